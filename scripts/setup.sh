@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Set up the Python environment of this checkout: setup.sh [--dev]
+# Makes .venv (or $QWEN_VENV) from the pinned requirements; does nothing when they have not changed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+venv=${QWEN_VENV:-.venv}
+requirements=requirements.txt
+[ "${1:-}" = --dev ] && requirements=requirements-dev.txt
+
+python=${PYTHON:-python3}
+command -v "$python" >/dev/null || { echo "setup.sh: no $python found. Install Python 3.11 or newer: sudo apt install python3 python3-venv" >&2; exit 1; }
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "setup.sh: $("$python" --version) is too old, 3.11 or newer is needed (set PYTHON=/path/to/python3.11)" >&2; exit 1; }
+
+stamp=$(cat requirements.txt requirements-dev.txt | sha256sum | cut -c1-16)
+marker="$venv/.installed-$requirements"
+[ -f "$marker" ] && [ "$(cat "$marker")" = "$stamp" ] && exit 0
+
+echo "Setting up $venv from $requirements (once; a few minutes on a Raspberry Pi) ..." >&2
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv" || { echo "setup.sh: could not make $venv. On Debian: sudo apt install python3-venv" >&2; exit 1; }
+bar=off
+[ -t 2 ] && bar=on
+"$venv/bin/python" -m pip install --disable-pip-version-check --only-binary=:all: --progress-bar "$bar" -r "$requirements" >&2
+"$venv/bin/python" - "$PWD" <<'PY'
+import pathlib, sys, sysconfig
+pathlib.Path(sysconfig.get_path("purelib"), "qwen_service_checkout.pth").write_text(sys.argv[1] + "\n")
+PY
+echo "$stamp" > "$marker"

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Run the tests: test.sh [pytest arguments]. Sets everything up on first use.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+./scripts/setup.sh --dev
+exec "${QWEN_VENV:-.venv}/bin/python" -m pytest "$@"
