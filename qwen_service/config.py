@@ -1,0 +1,188 @@
+"""One flat tree of settings. Precedence: flag > QWEN_* environment > config.yaml > default.
+
+The help texts below are the only ones: the command line's --help, docs/configuration.md and the error messages
+are made from them. An unknown key is refused, with the nearest known one named.
+"""
+
+import difflib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from qwen_service.errors import ServiceError
+
+ENV_PREFIX = "QWEN_"
+DEFAULT_FILES = (Path("config.yaml"), Path("/etc/qwen/config.yaml"))
+# Read by the scripts, by the command line or by tests, not settings of the service.
+OTHER_ENVIRONMENT = ("QWEN_CONFIG", "QWEN_VENV", "QWEN_TEST_", "QWEN_SERVICE_")
+
+
+class ConfigError(ServiceError):
+    """A setting is unknown or has a value it cannot have. The message names source, key, value and cure."""
+
+
+def _split_commas(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _split_pairs(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    pairs = (part.partition("=") for part in value.split(",") if part.strip())
+    return {name.strip(): target.strip() for name, _, target in pairs}
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
+Numbers = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_split_commas)]
+Pairs = Annotated[dict[str, str], NoDecode, BeforeValidator(_split_pairs)]
+Seconds = Annotated[float, Field(ge=0, le=86_400 * 365)]
+Port = Annotated[int, Field(ge=0, le=65_535)]
+
+
+def _setting(default: Any, text: str, **limits: Any) -> Any:
+    return Field(default, description=text, **limits)
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True, protected_namespaces=())
+
+    host: Names = _setting(
+        ("127.0.0.1", "::1"),
+        "Addresses to listen on, comma-separated. Anything but loopback opens the service to the network.",
+    )
+    port: Port = _setting(8080, "Port of the service; 0 takes a free one and logs it.")
+
+    model: str = _setting(
+        "auto",
+        "Name of the model to load at start (`qwen-service list` shows them). auto: the first installed model whose"
+        " runtime this machine can run, on a card if there is one, else the embedded one.",
+    )
+    model_path: Path | None = _setting(
+        None, "A GGUF file to serve instead of a catalog model, with its own chat template."
+    )
+    models_dir: Path = _setting(Path("models"), "Folder that holds the installed models.")
+    state_dir: Path = _setting(Path("~/.local/state/qwen-service"), "Folder for sockets and PID files.")
+    log_dir: Path | None = _setting(
+        None, "Folder for service.log, model.log and tokenizer.log, rotated. None: engine logs go to state_dir."
+    )
+
+    llama_server: Path | None = _setting(None, "A llama-server binary to use instead of the built-in llama.cpp.")
+    threads: int = _setting(
+        0, "CPU threads of the engine. 0: one less than the machine has, at least 1.", ge=0, le=1024
+    )
+    slots: int = _setting(4, "Generations at once on the CPU engine.", ge=1, le=64)
+    context_size: int = _setting(
+        2048,
+        "Context per generation on the CPU engine, prompt and completion, in tokens. More takes more memory.",
+        ge=256,
+        le=1_048_576,
+    )
+
+    queue_size: int = _setting(16, "Requests that may wait for a slot; one more is refused with 429.", ge=0, le=100_000)
+    queue_timeout: Seconds = _setting(60, "Longest wait for a slot or for a restarting engine, in seconds.")
+    stall_timeout: Seconds = _setting(
+        60, "An engine that gives no sign of life for so many seconds is restarted.", gt=0
+    )
+    grace_time: Seconds = _setting(
+        10, "On shutdown, running replies may go on for so many seconds before they are cut."
+    )
+    context_overflow: Literal["trim", "error"] = _setting(
+        "trim",
+        "A conversation longer than the context: trim drops the oldest turns and says so in a header, error refuses it.",
+    )
+    max_tokens: int = _setting(
+        0, "Completion tokens where a request names none. 0: what the context has room for.", ge=0
+    )
+    max_body_bytes: int = _setting(4_194_304, "Largest request body, in bytes.", ge=1024)
+    max_messages: int = _setting(4096, "Most messages in one request.", ge=1)
+    max_choices: int = _setting(8, "Largest n of one request.", ge=1, le=128)
+
+    unknown_model: Literal["error", "default"] = _setting(
+        "error",
+        "A request for a model that is not installed: error answers 404, default answers with the loaded model.",
+    )
+    model_aliases: Pairs = _setting({}, "Further model names, for apps with a fixed one: gpt-4o-mini=qwen3-4b,...")
+
+    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "How much the service logs.")
+
+    @property
+    def state_folder(self) -> Path:
+        return self.state_dir.expanduser()
+
+    @property
+    def log_folder(self) -> Path:
+        return (self.log_dir or self.state_dir).expanduser()
+
+
+def load_settings(flags: Mapping[str, Any] | None = None, *, config_file: Path | None = None) -> Settings:
+    """Settings of this process. `flags` win; raises ConfigError."""
+    given = {key: value for key, value in (flags or {}).items() if value is not None}
+    _refuse_unknown(given, "command line", lambda key: "--" + key.replace("_", "-"))
+    _refuse_unknown(_environment_keys(), "environment", lambda key: ENV_PREFIX + key.upper())
+    path, values = _read_file(config_file)
+    _refuse_unknown(values, str(path), str)
+    in_file = {key: value for key, value in values.items() if key not in given and not _in_environment(key)}
+    try:
+        return Settings(**{**in_file, **given})
+    except ValidationError as error:
+        raise ConfigError(_explain(error, given, values, path)) from None
+
+
+def describe(key: str) -> str:
+    return Settings.model_fields[key].description or ""
+
+
+def _read_file(config_file: Path | None) -> tuple[Path, dict[str, Any]]:
+    named = config_file or (Path(os.environ["QWEN_CONFIG"]) if os.environ.get("QWEN_CONFIG") else None)
+    path = named or next((candidate for candidate in DEFAULT_FILES if candidate.is_file()), DEFAULT_FILES[0])
+    if named is None and not path.is_file():
+        return path, {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}. Name another file with --config.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not valid YAML: {error}") from None
+    if content is None:
+        return path, {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected lines of the form `key: value`, found {type(content).__name__}.")
+    return path, {str(key): value for key, value in content.items()}
+
+
+def _environment_keys() -> list[str]:
+    return [
+        name.removeprefix(ENV_PREFIX).lower()
+        for name in os.environ
+        if name.startswith(ENV_PREFIX) and not name.startswith(OTHER_ENVIRONMENT)
+    ]
+
+
+def _in_environment(key: str) -> bool:
+    return ENV_PREFIX + key.upper() in os.environ
+
+
+def _refuse_unknown(keys: Iterable[str], source: str, spell: Callable[[str], str]) -> None:
+    for key in keys:
+        if key not in Settings.model_fields:
+            near = difflib.get_close_matches(key, Settings.model_fields, n=1, cutoff=0.5)
+            hint = f" Did you mean {spell(near[0])}?" if near else " docs/configuration.md lists all settings."
+            raise ConfigError(f"{source}: unknown setting {spell(key)}.{hint}")
+
+
+def _explain(error: ValidationError, flags: Mapping[str, Any], values: Mapping[str, Any], path: Path) -> str:
+    first = error.errors()[0]
+    key = str(first["loc"][0])
+    if key in flags:
+        source = f"--{key.replace('_', '-')}"
+    elif _in_environment(key):
+        source = ENV_PREFIX + key.upper()
+    else:
+        source = f"{path}: {key}"
+    value = values.get(key, first["input"]) if key not in flags else flags[key]
+    return f"{source}: {value!r} is not allowed: {first['msg']}. ({describe(key)})"

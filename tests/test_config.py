@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import pytest
+
+from qwen_service.config import ConfigError, load_settings
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_defaults_listen_on_loopback_only() -> None:
+    settings = load_settings()
+    assert settings.host == ("127.0.0.1", "::1")
+    assert settings.port == 8080
+
+
+def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.yaml").write_text("port: 1001\nslots: 2\nqueue_size: 5\n")
+    monkeypatch.setenv("QWEN_PORT", "1002")
+    monkeypatch.setenv("QWEN_SLOTS", "3")
+    settings = load_settings({"port": "1003"})
+    assert (settings.port, settings.slots, settings.queue_size, settings.max_choices) == (1003, 3, 5, 8)
+
+
+def test_lists_and_pairs_are_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QWEN_MODEL_ALIASES", "gpt-4o-mini=qwen3-4b, gpt-4o=qwen3-4b")
+    settings = load_settings({"host": "0.0.0.0, ::"})
+    assert settings.host == ("0.0.0.0", "::")
+    assert settings.model_aliases == {"gpt-4o-mini": "qwen3-4b", "gpt-4o": "qwen3-4b"}
+
+
+@pytest.mark.parametrize("source", ["file", "environment", "flag"])
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = {}
+    if source == "file":
+        (tmp_path / "config.yaml").write_text("queue_sise: 3\n")
+    elif source == "environment":
+        monkeypatch.setenv("QWEN_QUEUE_SISE", "3")
+    else:
+        flags = {"queue_sise": "3"}
+    with pytest.raises(ConfigError, match=r"(?i)queue[_-]sise.*queue[_-]size"):
+        load_settings(flags)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"), [("[1, 2]", "key: value"), ("a: [", "not valid YAML"), ("port: x", "port: 'x'")]
+)
+def test_a_bad_file_is_named_with_what_is_wrong(content: str, expected: str, tmp_path: Path) -> None:
+    path = tmp_path / "other.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        load_settings(config_file=path)
+    assert expected in caught.value.message
+    assert "other.yaml" in caught.value.message
+
+
+def test_a_named_file_that_is_missing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"missing\.yaml: cannot be read"):
+        load_settings(config_file=tmp_path / "missing.yaml")
+
+
+def test_a_value_out_of_range_is_refused_with_its_help_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QWEN_PORT", "70000")
+    with pytest.raises(ConfigError, match=r"QWEN_PORT: '70000' .*Port of the service"):
+        load_settings()
