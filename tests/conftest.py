@@ -1,0 +1,45 @@
+"""What several test modules share: the event loop, and the real models and tokenizers that scripts/setup.sh fetched."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import uvloop
+
+ROOT = Path(__file__).resolve().parent.parent
+TEST_FILES = ROOT / ".venv" / "share" / "qwen-test"
+SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Tests run on uvloop, as the service does; those marked `both_loops` on asyncio's own loop too."""
+    factories: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"uvloop": uvloop.new_event_loop}
+    if item.get_closest_marker("both_loops"):
+        factories["asyncio"] = asyncio.new_event_loop
+    return factories
+
+
+def first_existing(what: str, *candidates: str | Path | None) -> Path:
+    for candidate in candidates:
+        if candidate and Path(candidate).exists():
+            return Path(candidate)
+    pytest.skip(f"{what} is not here; scripts/setup.sh fetches it")
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The real SmolLM2-135M-Instruct GGUF."""
+    return first_existing(
+        SMOLLM2,
+        os.environ.get("QWEN_TEST_SMOLLM2"),
+        TEST_FILES / SMOLLM2,
+        *ROOT.glob(f"models/**/{SMOLLM2}"),
+    )
+
+
+@pytest.fixture(scope="session")
+def qwen_tokenizer_folder() -> Path:
+    """A folder with Qwen3's real tokenizer.json and tokenizer_config.json."""
+    return first_existing("Qwen3's tokenizer", os.environ.get("QWEN_TEST_TOKENIZER"), TEST_FILES / "qwen3")
