@@ -1,0 +1,42 @@
+"""What kind of machine this is, as far as the choice of a vendor program goes.
+
+`root` is where /proc, /sys and /dev are looked up, so that a recorded machine can be examined like a live one.
+"""
+
+import platform
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+# The board itself (main_ax650), or a host that drives a PCIe card (main_axcl_*).
+MachineKind = Literal["ax650", "axcl_arm64", "axcl_x86_64"]
+
+_ARCHITECTURES = {"aarch64": "arm64", "arm64": "arm64", "x86_64": "x86_64", "amd64": "x86_64"}
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    root: Path = Path("/")
+    machine: str = field(default_factory=platform.machine)  # as uname -m says
+
+    @property
+    def arch(self) -> str:
+        """arm64, x86_64, or what uname says where nobody has built anything for it."""
+        return _ARCHITECTURES.get(self.machine.lower(), self.machine)
+
+    @property
+    def kind(self) -> MachineKind | None:
+        """None where the vendor offers no program for this processor."""
+        if self.is_board:
+            return "ax650"
+        kinds: dict[str, MachineKind] = {"arm64": "axcl_arm64", "x86_64": "axcl_x86_64"}
+        return kinds.get(self.arch)
+
+    @property
+    def is_board(self) -> bool:
+        return (self.root / "proc/ax_proc").is_dir()
+
+    @property
+    def has_npu(self) -> bool:
+        """On a host the device file appears when the card's driver is loaded and has found it."""
+        return self.is_board or (self.root / "dev/axcl_host").exists()
