@@ -1,0 +1,186 @@
+"""Pieces of a reply -> text, reasoning and tool-call events. Free of IO: feed() each piece, then finish().
+
+- Stop strings end the visible text; they are not searched in reasoning and in the payload of a tool call.
+- A think block counts at the start of a reply only: later on the tag is something the model writes about.
+- <tool_call> counts where a JSON object follows it. What is no well-formed call stays visible text, tags included.
+- A call drafted while thinking is a call only if the thinking never ends: models do forget </think>.
+- Newlines around think blocks and white space around calls belong to the format and are dropped.
+- However a reply is cut into pieces, the joined events are the same, and nothing goes out that a later piece
+  could turn into a tag or a stop string.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from qwen_service.chat import FinishReason, ReasoningDelta, TextDelta, ToolCall
+from qwen_service.held_text import HeldText
+from qwen_service.needles import Place, padded_place, place
+from qwen_service.runtimes.base import Piece
+from qwen_service.tool_call_parser import find_outside_strings, parse_tool_call
+
+Parsed = TextDelta | ReasoningDelta | ToolCall
+RuntimeReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFormat:
+    """The opening and closing tags a model writes; None where it has no such thing."""
+
+    reasoning: tuple[str, str] | None = None
+    tool_call: tuple[str, str] | None = None
+
+
+class OutputParser:
+    """`stopped` turns true when a stop string was met: nothing more will come out, the engine can be stopped."""
+
+    def __init__(
+        self, output_format: OutputFormat, *, stop: Sequence[str] = (), tools: bool, starts_in_reasoning: bool = False
+    ) -> None:
+        self._think_open, self._think_close = output_format.reasoning or ("", "")
+        self._call_open, self._call_close = (output_format.tool_call if tools else None) or ("", "")
+        # A stop string that begins with the tag of a call can never stand in visible text.
+        self._stops = [s for s in stop if s and not (self._call_open and s.lstrip().startswith(self._call_open))]
+        self._held = HeldText()
+        self._events: list[Parsed] = []
+        self._skip: str | None = ""  # what to drop at the front, as str.lstrip takes it: None is any white space
+        self._opening_length = 0  # of the call being read: its tag and the white space before it
+        self._ending: RuntimeReason | None = None
+        self._advance: Callable[[], bool] = self._in_start if self._think_open else self._in_text
+        if starts_in_reasoning and self._think_open:
+            self._enter(self._in_reasoning, skip="\n")
+        self.stopped = False
+        self.tool_calls = 0
+        self.reasoning_tokens = 0
+
+    def feed(self, piece: Piece) -> list[Parsed]:
+        if self.stopped:
+            return []
+        if self._is_passing():
+            return [TextDelta(piece.text, piece.logprobs)] if piece.text or piece.logprobs else []
+        was_reasoning = self._advance == self._in_reasoning
+        self._held.add(piece)
+        events = self._run()
+        if was_reasoning or self._advance == self._in_reasoning:
+            self.reasoning_tokens += piece.token_count
+        return events
+
+    def finish(self, reason: RuntimeReason) -> list[Parsed]:
+        """The model has ended: what was held back. A call that the token limit cut is dropped."""
+        self._ending = reason
+        return [] if self.stopped else self._run()
+
+    def finish_reason(self, reason: RuntimeReason) -> FinishReason:
+        """What to tell the client, after finish()."""
+        if reason == "length" and not self.stopped:
+            return "length"
+        return "tool_calls" if self.tool_calls else "stop"
+
+    def _is_passing(self) -> bool:
+        """Nothing is searched and nothing held: the way of most tokens."""
+        return not (self._stops or self._call_open or self._skip != "") and self._advance == self._in_text
+
+    def _run(self) -> list[Parsed]:
+        self._events = []
+        self._drop_skipped()
+        while self._advance():
+            self._drop_skipped()
+        return self._events
+
+    def _drop_skipped(self) -> None:
+        if self._skip != "":
+            kept = self._held.text.lstrip(self._skip)
+            self._held.take(len(self._held.text) - len(kept))
+            self._skip = "" if kept else self._skip
+
+    def _enter(self, state: Callable[[], bool], *, skip: str | None = "") -> bool:
+        self._advance, self._skip = state, skip
+        return True
+
+    # Each state returns whether the next one shall go on with what is held.
+
+    def _in_start(self) -> bool:
+        text = self._held.text
+        begin = text.lstrip()
+        if begin.startswith(self._think_open):
+            self._held.take(len(text) - len(begin) + len(self._think_open))
+            return self._enter(self._in_reasoning, skip="\n")
+        if self._ending is None and self._think_open.startswith(begin):
+            return False
+        return self._enter(self._in_text)
+
+    def _in_reasoning(self) -> bool:
+        text, growing = self._held.text, self._ending is None
+        close = padded_place(text, self._think_close, "\n", growing=growing)
+        if close and not close.partial:
+            self._think(close.start)
+            self._held.take(close.end - close.start)
+            return self._enter(self._in_text, skip="\n")
+        call = padded_place(text, self._call_open, "\n", growing=growing) if self._call_open else None
+        if growing:
+            self._think(min((held.start for held in (close, call) if held), default=len(text)))
+            return False
+        return self._end_in_reasoning(text)
+
+    def _end_in_reasoning(self, text: str) -> bool:
+        call = re.search(re.escape(self._call_open) + r"\s*\{", text) if self._call_open else None
+        if call and self._ending == "stop":
+            self._think(len(text[: call.start()].rstrip("\n")))
+            return self._enter(self._in_text)
+        self._think(len(text))
+        return False
+
+    def _in_text(self) -> bool:
+        text = self._held.text
+        found = self._find_in_text(text)
+        self._say(found.start if found else len(text))
+        if found is None or found.partial:
+            return False
+        if found.needle != self._call_open:
+            self.stopped = True
+            return False
+        self._opening_length = found.end - found.start
+        return self._enter(self._in_call)
+
+    def _find_in_text(self, text: str) -> Place | None:
+        growing = self._ending is None
+        found = [place(text, needle, growing=growing) for needle in self._stops]
+        if self._call_open:
+            found.append(padded_place(text, self._call_open, None, growing=growing))
+        return min(filter(None, found), default=None)
+
+    def _in_call(self) -> bool:
+        payload = self._held.text[self._opening_length :]
+        if payload.lstrip()[:1] not in ("", "{"):
+            return self._reject_call()
+        end = find_outside_strings(payload, self._call_close) if self._call_close in payload else -1
+        if end >= 0:
+            return self._take_call(payload[:end], end + len(self._call_close))
+        if self._ending == "stop":  # the closing tag was forgotten
+            return self._take_call(payload, len(payload))
+        return False
+
+    def _take_call(self, payload: str, length: int) -> bool:
+        call = parse_tool_call(payload)
+        if call is None:
+            return self._reject_call()
+        self._events.append(call)
+        self.tool_calls += 1
+        self._held.take(self._opening_length + length)
+        return self._enter(self._in_text, skip=None)
+
+    def _reject_call(self) -> bool:
+        """It is text after all; what follows the tag is searched like any text."""
+        self._say(self._opening_length)
+        return self._enter(self._in_text)
+
+    def _say(self, length: int) -> None:
+        text, logprobs = self._held.take(length)
+        if text or logprobs:
+            self._events.append(TextDelta(text, logprobs))
+
+    def _think(self, length: int) -> None:
+        text, _ = self._held.take(length)
+        if text:
+            self._events.append(ReasoningDelta(text))

@@ -1,0 +1,52 @@
+"""The payload between <tool_call> and </tool_call>: a JSON object with a name and arguments."""
+
+import json
+import re
+from functools import cache
+from typing import Any, Never
+from uuid import uuid4
+
+from qwen_service.chat import ToolCall
+
+
+@cache
+def _string_or_tag(tag: str) -> re.Pattern[str]:
+    return re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|(?P<tag>' + re.escape(tag) + ")", re.DOTALL)
+
+
+def find_outside_strings(text: str, tag: str) -> int:
+    """Where `tag` first stands outside of every JSON string, or -1."""
+    for match in _string_or_tag(tag).finditer(text):
+        if match["tag"]:
+            return match.start()
+    return -1
+
+
+def parse_tool_call(payload: str) -> ToolCall | None:
+    """None where the payload is no call. Models put raw newlines into strings: those are taken."""
+    try:
+        call = json.loads(payload, strict=False, parse_constant=_refuse)
+        name = call.get("name") if isinstance(call, dict) else None
+        if not isinstance(name, str) or not name or not name.isprintable():
+            return None
+        arguments = _arguments_text(call.get("arguments"))
+    except (ValueError, RecursionError):  # RecursionError: brackets nested a thousand deep
+        return None
+    return ToolCall(f"call_{uuid4().hex}", name, arguments)
+
+
+def _arguments_text(arguments: Any) -> str:
+    """Raises ValueError where they are no JSON object."""
+    if isinstance(arguments, str):  # encoded twice, as some fine-tunes do
+        arguments = json.loads(arguments, strict=False, parse_constant=_refuse)
+    if arguments is None:
+        return "{}"
+    if not isinstance(arguments, dict):
+        raise ValueError("arguments are not an object")
+    text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+    lone_surrogate = any("\ud800" <= char <= "\udfff" for char in text)  # no UTF-8 could carry it
+    return json.dumps(arguments, allow_nan=False) if lone_surrogate else text
+
+
+def _refuse(constant: str) -> Never:
+    raise ValueError(f"{constant} is not JSON")
