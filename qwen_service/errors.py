@@ -7,6 +7,7 @@ ServiceError
 │   ├── Unsupported         a field or route this model, runtime or service does not offer
 │   ├── UnknownModel        no installed model has this name
 │   ├── NotLoaded           the model is installed, another one is running, and autoload is off
+│   ├── RequestTimedOut     its body did not arrive in time
 │   ├── PromptTooLong       does not fit into the context, even after trimming
 │   ├── Unauthorized        no key, or a wrong one
 │   └── Forbidden           known, but not allowed here (admin routes, foreign Host)
@@ -61,6 +62,10 @@ class UnknownModel(RequestError):
 
 
 class NotLoaded(RequestError):
+    pass
+
+
+class RequestTimedOut(RequestError):
     pass
 
 

@@ -1,0 +1,65 @@
+"""API keys by name, kept as SHA-256 only. One `NAME SHA256-HEX` a line, `#` begins a comment.
+
+A key is made of 32 random bytes (`new_key`), so a plain hash is enough: there is nothing to guess.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+from pathlib import Path
+
+from qwen_service.errors import ServiceError
+
+LINE = re.compile(r"([A-Za-z0-9._@-]{1,64})\s+([0-9a-f]{64})")
+
+
+class KeyFileError(ServiceError):
+    """The key file cannot be read; the service must not start open instead."""
+
+
+class ApiKeys:
+    """Falsy when empty: then no key is needed."""
+
+    def __init__(self, names_by_hash: dict[str, str]) -> None:
+        self._entries = [(digest.encode(), name) for digest, name in names_by_hash.items()]
+
+    @classmethod
+    def from_file(cls, path: Path) -> "ApiKeys":
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise KeyFileError(f"{path}: the API keys cannot be read: {error}") from None
+        names_by_hash = dict(_parse(path, number, line) for number, line in enumerate(lines, 1) if _content(line))
+        if not names_by_hash:
+            raise KeyFileError(f"{path}: no API key in it. A line is a name and the key's SHA-256 in hex.")
+        return cls(names_by_hash)
+
+    def __bool__(self) -> bool:
+        return bool(self._entries)
+
+    def name_of(self, key: bytes) -> str | None:
+        """All entries are compared, each in constant time: how long it takes says nothing."""
+        digest = hashlib.sha256(key).hexdigest().encode()
+        found = None
+        for known, name in self._entries:
+            if hmac.compare_digest(digest, known):
+                found = name
+        return found
+
+
+def new_key(name: str) -> tuple[str, str]:
+    """A fresh key, to be shown once, and the line for the key file."""
+    key = "qs-" + secrets.token_urlsafe(32)
+    return key, f"{name} {hashlib.sha256(key.encode()).hexdigest()}"
+
+
+def _content(line: str) -> str:
+    return line.partition("#")[0].strip()
+
+
+def _parse(path: Path, number: int, line: str) -> tuple[str, str]:
+    match = LINE.fullmatch(_content(line))
+    if match is None:
+        raise KeyFileError(f"{path}, line {number}: expected a name and a SHA-256 in hex (64 digits).")
+    return match[2], match[1]
