@@ -6,7 +6,7 @@ lines and switching are not its business (model_manager, scheduler).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -87,7 +87,7 @@ class Runtime(ABC):
         """Start and return when a prompt can be taken. Raises StartFailed (and leaves no process behind)."""
 
     @abstractmethod
-    def generate(self, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Prefill | Piece]:
+    def generate(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Prefill | Piece, None]:
         """Generate until the model ends or `sampling.max_tokens`; the last item is a Piece with finish_reason.
 
         An async generator: closing it (aclose) stops the work and returns when the engine is idle again

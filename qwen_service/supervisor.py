@@ -1,0 +1,163 @@
+"""Keeps one runtime of one model running on one device: load, watch, restart with backoff, give up, stop."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal
+
+from qwen_service.chat_template import ChatTemplate
+from qwen_service.errors import RuntimeFailure, ServiceError, StartFailed
+from qwen_service.output_parser import OutputFormat
+from qwen_service.runtimes.base import Limits, LoadProgress, Runtime, Tokenizer
+
+log = logging.getLogger(__name__)
+
+Phase = Literal["stopped", "loading", "ready", "restarting", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelText:
+    """What turns a conversation into ids, and output text into events."""
+
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    output_format: OutputFormat
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A runtime that is ready, with what it reported."""
+
+    runtime: Runtime
+    limits: Limits
+    text: ModelText
+
+
+BringUp = Callable[[LoadProgress], Awaitable[Engine]]  # raises StartFailed and leaves nothing behind
+
+
+@dataclass(slots=True)
+class Backoff:
+    """Seconds between restarts: doubling, and from the start again after a good time."""
+
+    first: float = 0.5
+    longest: float = 30.0
+    good_time: float = 60.0
+    _next: float = 0.0
+
+    def after(self, uptime: float) -> float:
+        if uptime >= self.good_time or not self._next:
+            self._next = self.first
+        delay, self._next = self._next, min(self.longest, self._next * 2)
+        return delay
+
+
+class Supervisor:
+    def __init__(
+        self, name: str, bring_up: BringUp, *, on_change: Callable[[], None], backoff: Backoff | None = None
+    ) -> None:
+        self.name = name
+        self.phase: Phase = "stopped"
+        self.progress = ""
+        self.last_error = ""
+        self.restarts = 0
+        self.changed_at = time.monotonic()
+        self.engine: Engine | None = None
+        self._bring_up = bring_up
+        self._on_change = on_change
+        self._backoff = backoff or Backoff()
+        self._reported: asyncio.Future[RuntimeFailure] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._settled = asyncio.Event()
+
+    def start(self) -> None:
+        self._enter("loading")
+        self._task = asyncio.create_task(self._run(), name=f"supervisor {self.name}")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+        self._enter("stopped")
+
+    def report(self, engine: Engine, failure: RuntimeFailure) -> None:
+        """A generation saw the engine fail: replace it, unless that has happened already."""
+        if engine is self.engine and self._reported is not None and not self._reported.done():
+            self._reported.set_result(failure)
+
+    async def settled(self) -> None:
+        """Return when the engine is ready, or given up, or stopped."""
+        await self._settled.wait()
+
+    async def _run(self) -> None:
+        try:
+            while await self._one_life():
+                self.restarts += 1
+        except Exception as error:  # a defect of ours must be seen in /health, not end as a silent dead task
+            log.exception("supervisor of %s failed", self.name)
+            self._give_up(f"internal error: {error!r}")
+
+    async def _one_life(self) -> bool:
+        """Load once and watch until it fails. False: no restart would help."""
+        started = time.monotonic()
+        try:
+            engine = await self._bring_up(self._show_progress)
+        except StartFailed as failure:
+            if failure.permanent:
+                self._give_up(failure.message)
+                return False
+            await self._pause(failure, uptime=0)
+            return True
+        ready = time.monotonic()
+        log.info("%s is ready after %.1f s", self.name, ready - started)
+        try:
+            ended = await self._watch(engine)
+        finally:
+            self.engine = None
+            await engine.runtime.stop()
+        await self._pause(ended, uptime=time.monotonic() - ready)
+        return True
+
+    async def _watch(self, engine: Engine) -> ServiceError:
+        self._reported = asyncio.get_running_loop().create_future()
+        self.engine = engine
+        self._enter("ready")
+        died = asyncio.ensure_future(engine.runtime.failed())
+        try:
+            await asyncio.wait({died, self._reported}, return_when=asyncio.FIRST_COMPLETED)
+            failure = self._reported.result() if self._reported.done() else died.result()
+        finally:
+            died.cancel()
+        self.engine = None
+        self._enter("restarting", failure.message)
+        return failure
+
+    async def _pause(self, failure: ServiceError, *, uptime: float) -> None:
+        delay = self._backoff.after(uptime)
+        self._enter("restarting", failure.message)
+        log.error("%s failed, restart in %.1f s: %s", self.name, delay, failure.message)
+        await asyncio.sleep(delay)
+
+    def _give_up(self, reason: str) -> None:
+        log.error("%s cannot run: %s", self.name, reason)
+        self._enter("failed", reason)
+
+    def _show_progress(self, text: str) -> None:
+        self.progress = text
+        log.info("%s: %s", self.name, text)
+
+    def _enter(self, phase: Phase, error: str = "") -> None:
+        self.phase = phase
+        self.progress = ""
+        self.last_error = error or self.last_error
+        self.changed_at = time.monotonic()
+        if phase in ("loading", "restarting"):
+            self._settled.clear()
+        else:
+            self._settled.set()
+        self._on_change()
