@@ -1,0 +1,132 @@
+"""Whose turn it is: a bounded first-in-first-out line in front of each model's slots."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from qwen_service.errors import Died, ProtocolError, QueueFull, QueueTimeout, Stalled
+from qwen_service.model_manager import ServedModel
+from qwen_service.runtimes.base import Prompt
+from qwen_service.supervisor import Engine, Supervisor
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The right to generate once on `engine`. `waited` is in seconds."""
+
+    engine: Engine
+    waited: float
+
+
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    model: ServedModel
+    prompt: Prompt
+    granted: asyncio.Future[Supervisor]
+    since: float = field(default_factory=time.monotonic)
+
+
+class Scheduler:
+    def __init__(self, *, queue_size: int, queue_timeout: float) -> None:
+        self._queue_size = queue_size
+        self._queue_timeout = queue_timeout
+        self._waiting: deque[_Waiter] = deque()
+        self._running: dict[Supervisor, int] = {}
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        return sum(self._running.values())
+
+    @asynccontextmanager
+    async def turn(self, model: ServedModel, prompt: Prompt) -> AsyncIterator[Turn]:
+        """Wait for a slot and hold it. Raises QueueFull, QueueTimeout, or what became of the model."""
+        started = time.monotonic()
+        supervisor = await self._acquire(model, prompt)
+        try:
+            engine = supervisor.engine
+            if engine is None:  # it died between the grant and now
+                raise Died(f"{model.name} stopped before the reply began: {supervisor.last_error}")
+            try:
+                yield Turn(engine, time.monotonic() - started)
+            except (Died, Stalled, ProtocolError) as failure:
+                supervisor.report(engine, failure)
+                raise
+        finally:
+            self._release(supervisor)
+
+    def dispatch(self) -> None:
+        """Grant what can be granted. Called whenever a slot, an engine or a model changes."""
+        for waiter in list(self._waiting):
+            if waiter.granted.done():  # its client has just left
+                continue
+            if (reason := waiter.model.out_of_service()) is not None:
+                self._waiting.remove(waiter)
+                waiter.granted.set_exception(reason)
+            elif (place := self._best_place(waiter)) is not None:
+                self._waiting.remove(waiter)
+                self._running[place] = self._running.get(place, 0) + 1
+                waiter.granted.set_result(place)
+
+    async def _acquire(self, model: ServedModel, prompt: Prompt) -> Supervisor:
+        waiter = _Waiter(model, prompt, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiter)
+        self.dispatch()
+        try:
+            if len(self._waiting) > self._queue_size:
+                raise QueueFull(
+                    f"{self._queue_size} requests are waiting already (queue_size); try again later",
+                    retry_after=self._retry_after(),
+                )
+            return await self._wait(waiter)
+        except BaseException:
+            self._give_back(waiter)
+            raise
+
+    async def _wait(self, waiter: _Waiter) -> Supervisor:
+        try:
+            async with asyncio.timeout(self._queue_timeout):
+                return await waiter.granted
+        except TimeoutError:
+            raise QueueTimeout(
+                f"no slot became free within {self._queue_timeout:g} s (queue_timeout)", retry_after=self._retry_after()
+            ) from None
+
+    def _give_back(self, waiter: _Waiter) -> None:
+        """A client leaves the line; a slot granted in that very moment must not be lost."""
+        if waiter in self._waiting:
+            self._waiting.remove(waiter)
+        granted = waiter.granted
+        if granted.done() and not granted.cancelled() and granted.exception() is None:
+            self._release(granted.result())
+
+    def _release(self, supervisor: Supervisor) -> None:
+        self._running[supervisor] -= 1
+        if not self._running[supervisor]:
+            del self._running[supervisor]
+        self.dispatch()
+
+    def _best_place(self, waiter: _Waiter) -> Supervisor | None:
+        """Of the engines with a free slot: the one whose KV cache holds most of the prompt, then the idlest."""
+        free = [
+            supervisor
+            for supervisor in waiter.model.supervisors
+            if supervisor.engine is not None and self._running.get(supervisor, 0) < supervisor.engine.limits.slots
+        ]
+
+        def merit(supervisor: Supervisor) -> tuple[int, int]:
+            reusable = supervisor.engine.runtime.reusable_tokens(waiter.prompt) if supervisor.engine else 0
+            return reusable, -self._running.get(supervisor, 0)
+
+        return max(free, key=merit, default=None)
+
+    def _retry_after(self) -> float:
+        """Seconds: about what a place in the line has cost lately, within reason."""
+        oldest = self._waiting[0].since if self._waiting else time.monotonic()
+        return min(60.0, max(1.0, time.monotonic() - oldest))
