@@ -1,0 +1,138 @@
+"""The request bodies of OpenAI's API that we read, as pydantic models; also the source of /docs.
+
+Fields that are not here are accepted and ignored, as OpenAI does. What is honoured, refused and ignored is listed in
+docs/api.md, and a test compares that list with these models.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_STOPS = 4  # as OpenAI
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Penalty = Annotated[Finite, Field(ge=-2, le=2)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Stop = (
+    Annotated[str, Field(max_length=1024)]
+    | Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=MAX_STOPS)]
+)
+
+
+class Wire(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+
+
+class ContentPart(Wire):
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+
+
+class FunctionCall(Wire):
+    name: str = Field(max_length=256)
+    arguments: str | dict[str, Any] | None = None
+
+
+class ToolCallPart(Wire):
+    id: str = Field("", max_length=256)
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class ChatMessage(Wire):
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[ContentPart] | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCallPart] | None = Field(None, max_length=128)
+    tool_call_id: str | None = Field(None, max_length=256)
+    name: str | None = Field(None, max_length=256)
+
+
+class FunctionSpec(Wire):
+    name: str = Field(pattern=r"^[a-zA-Z0-9_.:-]{1,128}$")
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ToolSpec(Wire):
+    type: Literal["function"] = "function"
+    function: FunctionSpec
+
+
+class NamedFunction(Wire):
+    name: str
+
+
+class NamedToolChoice(Wire):
+    type: Literal["function"] = "function"
+    function: NamedFunction
+
+
+class JsonSchemaFormat(Wire):
+    name: str = Field("response", max_length=128)
+    description: str | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(Wire):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchemaFormat | None = None
+
+
+class StreamOptions(Wire):
+    include_usage: bool = False
+
+
+class SamplingFields(Wire):
+    """What chat and plain completions have in common."""
+
+    model: str | None = Field(None, max_length=256)
+    max_tokens: Count | None = None
+    temperature: Annotated[Finite, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[Finite, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=1_000_000)] | None = None
+    min_p: Annotated[Finite, Field(ge=0, le=1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Annotated[Finite, Field(gt=0, le=10)] | None = None
+    logit_bias: Annotated[dict[str, Annotated[Finite, Field(ge=-100, le=100)]], Field(max_length=1024)] | None = None
+    seed: Seed | None = None
+    stop: Stop | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = Field(None, description="Ignored.")
+
+
+class ChatFields(Wire):
+    """What only chats have; optional in a plain completion that carries `messages`."""
+
+    max_completion_tokens: Count | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    tools: list[ToolSpec] | None = Field(None, max_length=128)
+    tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    chat_template_kwargs: dict[str, Any] | None = Field(None, max_length=32)
+    functions: Any = Field(None, description="Refused: use tools.")
+    function_call: Any = Field(None, description="Refused: use tool_choice.")
+    modalities: list[str] | None = Field(None, description='Only ["text"]; anything else is refused.')
+    audio: Any = Field(None, description="Refused.")
+
+
+class ChatCompletionBody(SamplingFields, ChatFields):
+    messages: list[ChatMessage] = Field(min_length=1)
+    logprobs: bool | None = None
+
+
+class CompletionBody(SamplingFields, ChatFields):
+    prompt: str | list[str] | list[int] | list[list[int]] | None = None
+    messages: list[ChatMessage] | None = Field(None, min_length=1)
+    suffix: str | None = None
+    echo: bool | None = None
+    best_of: int | None = Field(None, description="Refused unless equal to n.")
+    logprobs: Annotated[int, Field(ge=0, le=20)] | bool | None = None

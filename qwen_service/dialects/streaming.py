@@ -1,0 +1,186 @@
+"""Answering over HTTP while a reply is generated: shared by all dialects, knows none.
+
+- No status line before the first chunk or error. If neither comes within `HEADERS_AFTER`, the headers go out so
+  that clients and proxies do not give up; then a ping (a comment line, where the format has one) keeps the
+  connection alive in every silence.
+- A client that leaves cancels the work, streaming or not: closing the events gives up the slot or the place.
+- An error after the headers is the dialect's in-stream error, and the stream ends there.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import aclosing, suppress
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from qwen_service.chat import Event
+from qwen_service.errors import ServiceError
+
+log = logging.getLogger(__name__)
+
+HEADERS_AFTER = 2.0  # seconds
+PING_EVERY = 10.0  # seconds
+
+ErrorResponse = Callable[[ServiceError], Response]
+Events = AsyncGenerator[tuple[int, Event], None]  # with the index of the choice they belong to
+
+
+class WholeReply(Response):
+    """A response that is computed while watching for the client to leave."""
+
+    def __init__(self, compute: Callable[[], Awaitable[Response]], error_response: ErrorResponse) -> None:
+        self._compute = compute
+        self._error_response = error_response
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def answer() -> None:
+            try:
+                response = await self._compute()
+            except ServiceError as error:
+                response = self._error_response(error)
+            await response(scope, receive, send)
+
+        await until_disconnect(answer(), receive)
+
+
+class StreamReply(Response):
+    """`headers` is asked for when the first chunk is there (or HEADERS_AFTER has passed)."""
+
+    def __init__(
+        self,
+        events: Events,
+        encode: Callable[[Events], AsyncGenerator[bytes, None]],
+        *,
+        media_type: str,
+        headers: Callable[[], dict[str, str]],
+        error_response: ErrorResponse,
+        error_chunk: Callable[[ServiceError], bytes],
+        ping: bytes = b"",
+    ) -> None:
+        self._events = events
+        self._encode = encode
+        self._media_type = media_type
+        self._reply_headers = headers
+        self._error_response = error_response
+        self._error_chunk = error_chunk
+        self._ping = ping
+        self._begun = False
+        self._last_sent = 0.0
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await until_disconnect(self._run(scope, receive, send), receive)
+
+    async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
+        company = asyncio.create_task(self._keep_company(send))
+        try:
+            await self._send_chunks(send)
+        except ServiceError as error:
+            if not self._begun:
+                await self._error_response(error)(scope, receive, send)
+                return
+            await self._send(send, self._error_chunk(error))
+        except Exception:  # a defect of ours: the client must still learn that the reply is not complete
+            if not self._begun:
+                raise
+            log.exception("a stream failed")
+            await self._send(send, self._error_chunk(ServiceError("internal error; the service's log has details")))
+        finally:
+            company.cancel()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_chunks(self, send: Send) -> None:
+        async with aclosing(self._events) as events, aclosing(self._encode(events)) as chunks:
+            async for chunk in chunks:
+                await self._send(send, chunk)
+
+    async def _send(self, send: Send, chunk: bytes) -> None:
+        if not self._begun:
+            await self._begin(send)
+        self._last_sent = time.monotonic()
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    async def _begin(self, send: Send) -> None:
+        self._begun = True
+        fields = {"content-type": self._media_type, "cache-control": "no-cache", "x-accel-buffering": "no"}
+        fields |= self._reply_headers()
+        raw = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in fields.items()]
+        await send({"type": "http.response.start", "status": 200, "headers": raw})
+
+    async def _keep_company(self, send: Send) -> None:
+        await asyncio.sleep(HEADERS_AFTER)
+        if not self._begun:
+            await self._begin(send)
+        while True:
+            silence = time.monotonic() - self._last_sent
+            if silence >= PING_EVERY and self._ping:
+                await self._send(send, self._ping)
+                silence = 0.0
+            await asyncio.sleep(max(0.1, PING_EVERY - silence))
+
+
+async def until_disconnect(work: Coroutine[Any, Any, None], receive: Receive) -> None:
+    """Run `work`; cancel it, and wait until it has cleaned up, when the client leaves."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        left = not task.done()
+        task.cancel()
+        gone.cancel()
+        with suppress(asyncio.CancelledError):
+            await gone
+        try:
+            await task
+        except asyncio.CancelledError:
+            if not left:
+                raise
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def merged(streams: Sequence[AsyncGenerator[Event, None]]) -> Events:
+    """Events of several replies as they come, each with the index of its stream. One failure ends all."""
+    if len(streams) == 1:
+        async with aclosing(streams[0]) as events:
+            async for event in events:
+                yield 0, event
+        return
+    queue: asyncio.Queue[tuple[int, Event]] = asyncio.Queue(maxsize=64)
+    pumps = [asyncio.ensure_future(_pump(index, stream, queue)) for index, stream in enumerate(streams)]
+    try:
+        while True:
+            getter = asyncio.ensure_future(queue.get())
+            await asyncio.wait(
+                {getter, *(pump for pump in pumps if not pump.done())}, return_when=asyncio.FIRST_COMPLETED
+            )
+            if getter.done():
+                yield getter.result()
+                continue
+            getter.cancel()
+            for pump in pumps:
+                if pump.done():
+                    pump.result()
+            while not queue.empty():
+                yield queue.get_nowait()
+            if all(pump.done() for pump in pumps):
+                return
+    finally:
+        for pump in pumps:
+            pump.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
+
+
+async def _pump(index: int, stream: AsyncGenerator[Event, None], queue: asyncio.Queue[tuple[int, Event]]) -> None:
+    async with aclosing(stream) as events:
+        async for event in events:
+            await queue.put((index, event))
