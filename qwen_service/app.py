@@ -1,0 +1,114 @@
+"""The composition root: what the service is made of, in which order it starts and stops.
+
+`app` serves `uvicorn qwen_service.app:app`; `create_app(settings)` is for everybody else.
+"""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from qwen_service.catalog import Catalog
+from qwen_service.chat_completion import ChatCompletion
+from qwen_service.config import Settings, load_settings
+from qwen_service.dialects.openai.errors import error_response
+from qwen_service.dialects.openai.routes import openai_router
+from qwen_service.errors import InvalidRequest, ServiceError
+from qwen_service.machine import Machine
+from qwen_service.model_loading import Loaders, loaders_for
+from qwen_service.model_manager import ModelManager
+from qwen_service.scheduler import Scheduler
+from qwen_service.session_manager import SessionManager
+
+log = logging.getLogger(__name__)
+
+
+class Service:
+    """All parts, wired. Nothing runs before start()."""
+
+    def __init__(self, settings: Settings, *, loaders: Loaders = loaders_for) -> None:
+        self.settings = settings
+        self.scheduler = Scheduler(queue_size=settings.queue_size, queue_timeout=settings.queue_timeout)
+        self.models = ModelManager(
+            settings, Catalog.load(settings.models_dir), Machine(), on_change=self.scheduler.dispatch, loaders=loaders
+        )
+        self.sessions = SessionManager(overflow=settings.context_overflow, default_max_tokens=settings.max_tokens)
+        self.chat = ChatCompletion(
+            self.models,
+            self.sessions,
+            self.scheduler,
+            waiters=settings.queue_size,
+            patience=settings.queue_timeout,
+        )
+
+    async def start(self) -> None:
+        self.settings.state_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.settings.log_folder.mkdir(parents=True, exist_ok=True)
+        await self.models.start()
+
+    async def stop(self) -> None:
+        await self.models.stop()
+
+
+def create_app(settings: Settings | None = None, *, loaders: Loaders = loaders_for) -> FastAPI:
+    service = Service(settings or load_settings(), loaders=loaders)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await service.start()
+        try:
+            yield
+        finally:
+            await service.stop()
+
+    app = FastAPI(title="qwen-service", version=_version(), lifespan=lifespan)
+    app.include_router(openai_router(service))
+
+    @app.get("/health")
+    async def health() -> dict[str, object]:
+        current = service.models.current
+        return {"status": "ok" if current and current.engine else "down"}
+
+    @app.exception_handler(ServiceError)
+    async def service_error(_request: Request, error: ServiceError) -> Response:
+        return error_response(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def validation_error(_request: Request, error: RequestValidationError) -> Response:
+        return error_response(_explained(error))
+
+    @app.exception_handler(HTTPException)
+    async def http_error(_request: Request, error: HTTPException) -> Response:
+        response = error_response(InvalidRequest(str(error.detail)))
+        response.status_code = error.status_code
+        return response
+
+    return app
+
+
+def _explained(error: RequestValidationError) -> InvalidRequest:
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"][1:] if not str(part).startswith(("list[", "function-")))
+    if first["type"] == "json_invalid":
+        return InvalidRequest(f"the body is not valid JSON: {first['ctx']['error']}")
+    return InvalidRequest(f"{field}: {first['msg']}", param=field or None)
+
+
+def _version() -> str:
+    try:
+        return version("qwen-service")
+    except PackageNotFoundError:  # runs from a checkout
+        return "0.1.0"
+
+
+def __getattr__(name: str) -> FastAPI:
+    """`app`, made when it is asked for: importing this module has no effects."""
+    if name == "app":
+        return create_app()
+    raise AttributeError(name)

@@ -1,0 +1,36 @@
+"""qwen-service COMMAND. Only the module of the command that was given is imported."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from qwen_service.errors import ServiceError
+
+# command -> (module, function that adds it to the parser, what --help says)
+COMMANDS = {
+    "serve": ("qwen_service.cli_serve", "add_serve_command", "run the service"),
+    "chat": ("qwen_service.cli_chat", "add_chat_command", "talk in the terminal"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="qwen-service", description=__doc__.partition("\n")[0] if __doc__ else None)
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
+    added: set[str] = set()
+    for name, (module, function, text) in COMMANDS.items():
+        if COMMANDS.get(wanted or "", ("",))[0] != module:
+            subparsers.add_parser(name, help=text, add_help=False)
+        elif module not in added:
+            added.add(module)
+            getattr(import_module(module), function)(subparsers)
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except ServiceError as error:
+        print(f"qwen-service: {error.message}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130

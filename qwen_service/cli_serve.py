@@ -1,0 +1,87 @@
+"""qwen-service serve: uvicorn on our sockets, with our settings."""
+
+import argparse
+import errno
+import logging
+import socket
+from typing import Any
+
+import uvicorn
+
+from qwen_service.app import create_app
+from qwen_service.cli_settings import add_setting_flags, settings_from
+from qwen_service.config import ConfigError, Settings
+
+log = logging.getLogger(__name__)
+
+
+def add_serve_command(subparsers: Any) -> None:
+    parser = subparsers.add_parser("serve", help="run the service")
+    add_setting_flags(parser)
+    parser.set_defaults(run=serve)
+
+
+def serve(options: argparse.Namespace) -> int:
+    settings = settings_from(options)
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    sockets = listen(settings)
+    config = uvicorn.Config(
+        create_app(settings),
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=int(settings.grace_time) or None,
+    )
+    for listener in sockets:
+        host, port = listener.getsockname()[:2]
+        log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    server = uvicorn.Server(config)
+    server.run(sockets=sockets)
+    return 0 if server.started else 1
+
+
+def listen(settings: Settings) -> list[socket.socket]:
+    """One socket per address. Raises ConfigError when a port is taken or none of the addresses exists here."""
+    sockets: list[socket.socket] = []
+    port = settings.port
+    for host in settings.host:
+        try:
+            listener = _bind(host, port)
+        except OSError as error:
+            if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT) and len(settings.host) > 1:
+                log.warning("cannot listen on %s: %s; going on without it", host, error.strerror)
+                continue
+            raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}. {_cure(error, port)}") from None
+        port = listener.getsockname()[1]
+        sockets.append(listener)
+    if not sockets:
+        raise ConfigError(f"none of the addresses {', '.join(settings.host)} (host) exists on this machine")
+    return sockets
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError:
+        listener.close()
+        raise
+    listener.set_inheritable(False)
+    return listener
+
+
+def _cure(error: OSError, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"Another program has port {port}: stop it, or choose another port with --port."
+    if error.errno == errno.EACCES:
+        return "Ports below 1024 need privileges: choose another one with --port."
+    return "Check the setting host."
