@@ -1,0 +1,55 @@
+"""The calls of /decode of one reply -> its token ids, each exactly once. IO-free.
+
+The program decodes its reply in batches of three (the last one at eos may be shorter), then once more as a whole.
+The last call is the end marker and the authoritative list: on a stop or at the end of the context, up to two tokens
+appear only there. Which call is the last one follows from its length, except where a reply is so short that a batch
+and the whole look alike; then the next call, or finish() when the program is seen to wait again, decides.
+"""
+
+from collections.abc import Sequence
+
+from qwen_service.errors import ProtocolError
+
+BATCH = 3
+
+
+class ReplyTokens:
+    """feed() gives the ids that are new; after the whole reply was seen `ended` is true."""
+
+    def __init__(self) -> None:
+        self._seen: list[int] = []
+        self._undecided: list[int] = []  # equal to all that was seen: a repetition, or the whole reply
+        self._partial = False  # a batch of less than three: the reply has ended, the whole follows
+        self.ended = False
+
+    def feed(self, call: Sequence[int]) -> list[int]:
+        if self.ended:
+            raise ProtocolError(f"The runtime decoded {len(call)} tokens after the end of its reply.")
+        fresh = self._release_undecided()
+        if self._is_whole(call):
+            self.ended = True
+            return fresh + self._rest_of(call)
+        if len(self._seen) == BATCH and list(call) == self._seen:
+            self._undecided = list(call)
+            return fresh
+        self._partial = len(call) < BATCH
+        self._seen += call
+        return fresh + list(call)
+
+    def finish(self) -> None:
+        """The program waits again: a call that was held back was the whole reply, which adds nothing."""
+        self._undecided = []
+        self.ended = True
+
+    def _release_undecided(self) -> list[int]:
+        fresh, self._undecided = self._undecided, []
+        self._seen += fresh
+        return fresh
+
+    def _is_whole(self, call: Sequence[int]) -> bool:
+        return len(call) > BATCH or not call or self._partial
+
+    def _rest_of(self, whole: Sequence[int]) -> list[int]:
+        if list(whole[: len(self._seen)]) != self._seen:
+            raise ProtocolError("The runtime's whole reply does not begin with the tokens that it streamed.")
+        return list(whole[len(self._seen) :])

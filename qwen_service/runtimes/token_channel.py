@@ -1,0 +1,90 @@
+"""What one generation hears of the vendor's program: a one-way channel from the tokenizer's thread to the main loop.
+
+A channel is known to the program by its key, a short ASCII word that travels where a prompt or a system prompt is
+expected. The program hands the key to the tokenizer server, gets the ids that the channel holds, and from then on
+every id that it generates arrives here.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The program has fetched the prompt: the generation runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResetCalled:
+    """The program has fetched the ids of its new system prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """One call of /decode: a batch, or the whole reply (reply_tokens.py tells them apart)."""
+
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """The program waits for a prompt again. Posted by the runtime, which sees it on stdout or in an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Nothing more will come. Posted by the runtime when the program has died or can no longer be trusted."""
+
+    error: Exception
+
+
+ChannelEvent = Encoded | ResetCalled | Decoded | Idle | Lost
+
+
+class TokenChannel:
+    """Iterated in the loop that made it; post() may be called from any thread. Close it, or use it with `with`."""
+
+    def __init__(
+        self,
+        key: str,
+        token_ids: tuple[int, ...],
+        diff: tuple[int, ...],
+        on_close: Callable[["TokenChannel"], None],
+    ) -> None:
+        self.key = key
+        self.token_ids = token_ids
+        self.diff = diff
+        self._on_close = on_close
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[ChannelEvent] = asyncio.Queue()
+        self._closed = False
+
+    def post(self, event: ChannelEvent) -> None:
+        """Events posted by one thread arrive in order; what comes after close() is dropped."""
+        if not self._closed:
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+    async def next(self) -> ChannelEvent:
+        return await self._events.get()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ChannelEvent:
+        return await self.next()
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._on_close(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
