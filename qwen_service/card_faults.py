@@ -1,0 +1,58 @@
+"""What the driver's and the runtimes' error lines about the card mean, in plain words, and what helps."""
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class CardFault:
+    pattern: re.Pattern[str]
+    meaning: str
+    cure: str
+    permanent: bool = False  # no restart of the runtime helps, a person must act
+    needs_reboot: bool = False  # of the card: `axcl-smi reboot`
+
+    def __str__(self) -> str:
+        return f"{self.meaning}. {self.cure}"
+
+
+def _fault(pattern: str, meaning: str, cure: str, *, permanent: bool = False, needs_reboot: bool = False) -> CardFault:
+    return CardFault(re.compile(pattern, re.IGNORECASE), meaning, cure, permanent, needs_reboot)
+
+
+FAULTS = (
+    _fault(
+        r"device \d+: dead|heartbeat (?:lost|timeout)",
+        "The card's heartbeat is lost",
+        "`axcl-smi reboot -d 0` brings it back, or a restart of the machine; npu_recovery: reboot does it by itself.",
+        needs_reboot=True,
+    ),
+    _fault(
+        r"no device connected|no devices? found",
+        "No card was found",
+        "See whether lspci shows `Axera Semiconductor Co., Ltd Device 0650`. If not: check seat and power; a"
+        " Raspberry Pi 5 may need `dtoverlay=pciex1-compat-pi5,no-mip` in /boot/firmware/config.txt.",
+        permanent=True,
+    ),
+    _fault(
+        r"0x8030010b|open /dev/axcl_host fail",
+        "The card's driver is not loaded",
+        "Install the axclhost package for the running kernel, or load it: `sudo modprobe axcl_host`.",
+        permanent=True,
+    ),
+    _fault(
+        r"0x80300186|request ports from device \d+ fail",
+        "The card cannot be opened",
+        "Another process holds it (`axcl-smi` lists them), or the service's user may not use it.",
+    ),
+    _fault(
+        r"\[E\].*AX_ENGINE_Execute",
+        "The NPU failed while it computed",
+        "The runtime is restarted; if it happens again and again, look at temperature and power.",
+    ),
+)
+
+
+def explain(output: str) -> CardFault | None:
+    """The first known fault that this output of a runtime, axcl-smi or the kernel tells of."""
+    return next((fault for fault in FAULTS if fault.pattern.search(output)), None)

@@ -1,0 +1,161 @@
+"""The card as the service sees it: read every few seconds, judged by thresholds, brought back when it is lost.
+
+Reading never blocks anybody: a hanging axcl-smi is killed after its timeout, and what is asked in between is answered
+from the last reading. Nothing here starts or stops a runtime.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from qwen_service.axcl_smi import Card, read_board, read_table
+from qwen_service.card_faults import explain
+from qwen_service.errors import DeviceLost
+from qwen_service.process import run_tool
+
+log = logging.getLogger(__name__)
+
+CardState = Literal["unknown", "ok", "warm", "paused", "lost"]
+ALREADY_RUNNING = "is already running"  # axcl-smi takes one caller at a time
+REBOOT_TIMEOUT = 60.0  # seconds: it resets the card and loads its firmware
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one look at the cards gave. `fault` is in plain words, with the cure."""
+
+    cards: tuple[Card, ...] = ()
+    fault: str = ""
+
+
+ReadCards = Callable[[], Awaitable[Reading | None]]  # None: nothing could be learned this time
+
+
+class AxclSmi:
+    """Cards on PCIe, through the vendor's tool."""
+
+    def __init__(self, program: str = "axcl-smi", timeout: float = 5.0) -> None:
+        self._program, self._timeout = program, timeout
+
+    async def read(self) -> Reading | None:
+        try:
+            result = await run_tool([self._program], self._timeout)
+        except TimeoutError:
+            return Reading(fault=f"The card does not answer: axcl-smi hung for {self._timeout:g} s.")
+        except OSError as error:
+            return Reading(fault=f"axcl-smi cannot be run: {error}. It comes with the axclhost package.")
+        if ALREADY_RUNNING in result.output:
+            return None
+        if cards := read_table(result.output):
+            return Reading(cards)
+        known = explain(result.output)
+        last_words = " ".join(result.output.split())[-200:]
+        return Reading(fault=str(known) if known else f"axcl-smi shows no card: {last_words or 'no output'}")
+
+    async def reboot(self, index: int) -> None:
+        """Reset the card; all that runs on it is lost. Raises DeviceLost."""
+        try:
+            result = await run_tool([self._program, "reboot", "-d", str(index)], REBOOT_TIMEOUT, input=b"y\n")
+        except (OSError, TimeoutError) as error:
+            raise DeviceLost(f"Card {index} could not be rebooted: {error or 'axcl-smi reboot hung'}") from error
+        if result.returncode != 0:
+            raise DeviceLost(f"Card {index} could not be rebooted: {result.output.strip()[-200:]}")
+
+
+class BoardFiles:
+    """The AX650 board's own NPU, through /proc and /sys under `root`."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self._cmm = root / "proc/ax_proc/mem_cmm_info"
+        self._thermal = root / "sys/class/thermal/thermal_zone0/temp"
+
+    async def read(self) -> Reading | None:
+        return await asyncio.to_thread(self._read)
+
+    def _read(self) -> Reading:
+        try:
+            memory = self._cmm.read_text(errors="replace")
+        except OSError as error:
+            return Reading(fault=f"{self._cmm} cannot be read: {error.strerror}. The NPU's driver is not loaded.")
+        thermal = self._thermal.read_text(errors="replace") if self._thermal.is_file() else ""
+        return Reading((read_board(memory, thermal),))
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """In degrees C. Work pauses above `pause_above` and goes on below `resume_below`."""
+
+    warn_above: float = 75
+    pause_above: float = 85
+    resume_below: float = 75
+
+    def judge(self, before: CardState, temperature: float | None) -> CardState:
+        if temperature is None:
+            return "paused" if before == "paused" else "ok"
+        if temperature > self.pause_above or (before == "paused" and temperature >= self.resume_below):
+            return "paused"
+        return "warm" if temperature > self.warn_above else "ok"
+
+
+@dataclass(frozen=True, slots=True)
+class CardStatus:
+    card: Card
+    state: CardState = "unknown"
+    reason: str = ""  # for people, where the state is not ok
+
+
+@dataclass
+class CardMonitor:
+    """`statuses` holds the newest of each card ever seen; `on_change` is called when one's state changes."""
+
+    read: ReadCards
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    on_change: Callable[[], None] = lambda: None
+    statuses: dict[int, CardStatus] = field(default_factory=dict, init=False)
+    fault: str = field(default="", init=False)
+
+    async def run(self, interval: float) -> None:
+        while True:
+            await self.poll()
+            await asyncio.sleep(interval)
+
+    async def poll(self) -> None:
+        reading = await self.read()
+        if reading is None:
+            return
+        before = {index: status.state for index, status in self.statuses.items()}
+        self.fault = reading.fault
+        seen = {card.index: self._judge(card) for card in reading.cards}
+        gone = {index: self._lost(status) for index, status in self.statuses.items() if index not in seen}
+        self.statuses = gone | seen
+        self._report(before)
+
+    @property
+    def pause_reason(self) -> str:
+        """Why no new work should be given to the cards; empty when nothing speaks against it."""
+        return next((status.reason for status in self.statuses.values() if status.state == "paused"), "")
+
+    def _judge(self, card: Card) -> CardStatus:
+        before = self.statuses[card.index].state if card.index in self.statuses else "unknown"
+        state = self.thresholds.judge(before, card.temperature)
+        if state == "ok":
+            return CardStatus(card, state)
+        bound = f"new work waits until it is below {self.thresholds.resume_below:g} C"
+        advice = bound if state == "paused" else f"work pauses above {self.thresholds.pause_above:g} C"
+        temperature = "not known" if card.temperature is None else f"{card.temperature:g} C"
+        return CardStatus(card, state, f"Card {card.index} is hot: its temperature is {temperature}; {advice}.")
+
+    def _lost(self, status: CardStatus) -> CardStatus:
+        why = self.fault or f"Card {status.card.index} has vanished from axcl-smi's list."
+        return replace(status, state="lost", reason=why)
+
+    def _report(self, before: dict[int, CardState]) -> None:
+        changed = [s for index, s in self.statuses.items() if s.state != before.get(index, "unknown")]
+        for status in changed:
+            level = logging.INFO if status.state == "ok" else logging.WARNING
+            log.log(level, "card %d: %s %s", status.card.index, status.state, status.reason)
+        if changed:
+            self.on_change()

@@ -1,0 +1,177 @@
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qwen_service.axcl_smi import Card
+from qwen_service.card_faults import explain
+from qwen_service.npu import AxclSmi, BoardFiles, CardMonitor, Reading, Thresholds
+
+SIMULATOR = str(Path(__file__).parent / "simulators" / "axcl-smi")
+Weather = Callable[..., None]
+
+
+@pytest.fixture
+def weather(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Weather:
+    """Tells the simulated axcl-smi what is true from now on."""
+    monkeypatch.setenv("SIM_CARDS", str(tmp_path / "cards.json"))
+    monkeypatch.setenv("SIM_LOG", str(tmp_path / "calls"))
+
+    def change(**state: Any) -> None:
+        (tmp_path / "cards.json").write_text(json.dumps(state))
+
+    change()
+    return change
+
+
+async def test_a_card_is_read_through_the_tool(weather: Weather) -> None:
+    weather(cards=[{"temperature": 63}])
+    reading = await AxclSmi(SIMULATOR).read()
+    assert reading is not None
+    assert [card.temperature for card in reading.cards] == [63.0]
+    assert reading.fault == ""
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ("no_device", "dtoverlay=pciex1-compat-pi5,no-mip"),
+        ("driver", "driver is not loaded"),
+        ("garbage", "shows no card"),
+        ("silent", "no output"),
+    ],
+)
+async def test_what_is_wrong_is_told_in_plain_words(fault: str, expected: str, weather: Weather) -> None:
+    weather(fault=fault)
+    reading = await AxclSmi(SIMULATOR).read()
+    assert reading is not None
+    assert expected in reading.fault
+    assert reading.cards == ()
+
+
+async def test_a_hanging_tool_is_given_up_after_its_timeout(weather: Weather) -> None:
+    weather(fault="hang")
+    start = time.monotonic()
+    reading = await AxclSmi(SIMULATOR, timeout=0.3).read()
+    assert reading is not None
+    assert "hung for 0.3 s" in reading.fault
+    assert time.monotonic() - start < 5
+
+
+async def test_a_missing_tool_is_named() -> None:
+    reading = await AxclSmi("no-such-axcl-smi").read()
+    assert reading is not None
+    assert "axclhost package" in reading.fault
+
+
+async def test_a_tool_that_is_in_use_says_nothing_about_the_card(weather: Weather) -> None:
+    smi = AxclSmi(SIMULATOR)
+    monitor = CardMonitor(smi.read)
+    await monitor.poll()
+    weather(fault="busy")
+    await monitor.poll()
+    assert monitor.statuses[0].state == "ok"
+
+
+def scripted(*readings: Reading | None) -> CardMonitor:
+    script = iter(readings)
+
+    async def read() -> Reading | None:
+        return next(script)
+
+    return CardMonitor(read, Thresholds(warn_above=70, pause_above=80, resume_below=65))
+
+
+def at(*temperatures: float | None) -> Reading:
+    return Reading(tuple(Card(index, temperature=value) for index, value in enumerate(temperatures)))
+
+
+async def test_work_pauses_when_hot_and_resumes_only_when_cool() -> None:
+    course = [60, 71, 81, 79, 66, None, 65, 64.9, 71]
+    monitor = scripted(*(at(temperature) for temperature in course))
+    states = []
+    for _ in course:
+        await monitor.poll()
+        states.append(monitor.statuses[0].state)
+    assert states == ["ok", "warm", "paused", "paused", "paused", "paused", "paused", "ok", "warm"]
+
+
+async def test_the_reason_of_a_pause_names_card_temperature_and_end() -> None:
+    monitor = scripted(at(40, 85))
+    assert monitor.pause_reason == ""
+    await monitor.poll()
+    assert "Card 1" in monitor.pause_reason
+    assert "85 C" in monitor.pause_reason
+    assert "below 65 C" in monitor.pause_reason
+
+
+async def test_a_change_of_state_is_told_once() -> None:
+    changes: list[str] = []
+    monitor = scripted(at(60), at(61), at(90), at(91), at(50))
+    monitor.on_change = lambda: changes.append(monitor.statuses[0].state)
+    for _ in range(5):
+        await monitor.poll()
+    assert changes == ["ok", "paused", "ok"]
+
+
+async def test_a_lost_card_keeps_its_name_and_tells_why() -> None:
+    monitor = scripted(at(60, 61), at(60), Reading(fault="The card does not answer."))
+    await monitor.poll()
+    await monitor.poll()
+    assert (monitor.statuses[0].state, monitor.statuses[1].state) == ("ok", "lost")
+    assert "vanished" in monitor.statuses[1].reason
+    await monitor.poll()
+    assert monitor.statuses[0].reason == "The card does not answer."
+    assert monitor.statuses[0].card.temperature == 60
+
+
+async def test_the_monitor_goes_on_for_ever(weather: Weather) -> None:
+    monitor = CardMonitor(AxclSmi(SIMULATOR).read)
+    changed = asyncio.Event()
+    monitor.on_change = changed.set
+    task = asyncio.create_task(monitor.run(interval=0.01))
+    try:
+        await asyncio.wait_for(changed.wait(), 20)
+        changed.clear()
+        weather(cards=[{"temperature": 95}])
+        await asyncio.wait_for(changed.wait(), 20)
+        assert monitor.statuses[0].state == "paused"
+    finally:
+        task.cancel()
+
+
+async def test_the_boards_own_npu_is_read_from_its_files(tmp_path: Path) -> None:
+    missing = await BoardFiles(tmp_path).read()
+    assert missing is not None
+    assert "driver is not loaded" in missing.fault
+    (tmp_path / "proc/ax_proc").mkdir(parents=True)
+    (tmp_path / "proc/ax_proc/mem_cmm_info").write_text("total size=100KB(0MB),used=40KB(0MB + 40KB),remain=60KB\n")
+    reading = await BoardFiles(tmp_path).read()
+    assert reading is not None
+    assert (reading.cards[0].cmm_free, reading.cards[0].temperature) == (60, None)
+
+
+@pytest.mark.parametrize(
+    ("line", "permanent", "needs_reboot"),
+    [
+        ("axcl init fail, ret = 0x8030010b", True, False),
+        ("open /dev/axcl_host fail", True, False),
+        ("Set AXCL device failed{0x80300186}", False, False),
+        ("request ports from device 1 fail, errno: 1 Operation not permitted", False, False),
+        ("[  812.1] axcl: device 1: dead!", False, True),
+        ("[E][runAxModelAxcl] AX_ENGINE_Execute failed 0x80060106", False, False),
+    ],
+)
+def test_each_known_error_line_has_a_meaning_and_a_cure(line: str, permanent: bool, needs_reboot: bool) -> None:
+    fault = explain(f"\x1b[31mnoise\n{line}\nmore noise")
+    assert fault is not None
+    assert (fault.permanent, fault.needs_reboot) == (permanent, needs_reboot)
+    assert fault.cure in str(fault)
+
+
+def test_an_unknown_line_is_not_explained() -> None:
+    assert explain("LLM init ok") is None
