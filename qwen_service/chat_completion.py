@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from qwen_service.chat import (
@@ -25,6 +26,7 @@ from qwen_service.output_parser import OutputFormat, OutputParser
 from qwen_service.runtimes.base import Capabilities, Piece, Prefill
 from qwen_service.scheduler import Scheduler, Turn
 from qwen_service.session_manager import Fitted, SessionManager
+from qwen_service.structured import structured
 from qwen_service.supervisor import Engine
 
 # Sampling fields that shape the text; the others are limits or constraints with rules of their own.
@@ -49,9 +51,20 @@ class ChatCompletion:
         model = self._models.find(request.model)
         began = time.monotonic()
         engine = await model.ready(at_most=self._patience, waiters=self._waiters)
-        load = time.monotonic() - began
-        asked = request.sampling
-        request = _with_defaults(request, model, engine)
+        generate = partial(self._generate, model, engine, time.monotonic() - began, request.sampling)
+        reply = structured(
+            _with_defaults(request, model, engine),
+            generate,
+            output_format=engine.text.output_format,
+            capabilities=engine.runtime.capabilities,
+        )
+        async with aclosing(reply) as events:
+            async for event in events:
+                yield event
+
+    async def _generate(
+        self, model: ServedModel, engine: Engine, load: float, asked: Sampling, request: ChatRequest
+    ) -> AsyncGenerator[Event, None]:
         fitted = await self._sessions.fit(model, engine.text, engine.limits, request)
         sampling = dataclasses.replace(request.sampling, max_tokens=fitted.max_tokens)
         parser = _parser(engine, request, fitted)
@@ -145,7 +158,8 @@ def _parser(engine: Engine, request: ChatRequest, fitted: Fitted) -> OutputParse
     return OutputParser(
         plain,
         stop=request.stop,
-        tools=bool(request.tools) and request.tool_choice != "none",
+        tools=bool(request.tools),
+        parallel_tool_calls=request.parallel_tool_calls,
         starts_in_reasoning=fitted.starts_in_reasoning,
     )
 

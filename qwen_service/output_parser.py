@@ -33,15 +33,23 @@ class OutputFormat:
 
 
 class OutputParser:
-    """`stopped` turns true when a stop string was met: nothing more will come out, the engine can be stopped."""
+    """`stopped` turns true when nothing more will come out and the engine can be stopped: after a stop string, or
+    after the first call where no parallel ones are wanted."""
 
     def __init__(
-        self, output_format: OutputFormat, *, stop: Sequence[str] = (), tools: bool, starts_in_reasoning: bool = False
+        self,
+        output_format: OutputFormat,
+        *,
+        stop: Sequence[str] = (),
+        tools: bool,
+        parallel_tool_calls: bool = True,
+        starts_in_reasoning: bool = False,
     ) -> None:
         self._think_open, self._think_close = output_format.reasoning or ("", "")
         self._call_open, self._call_close = (output_format.tool_call if tools else None) or ("", "")
         # A stop string that begins with the tag of a call can never stand in visible text.
         self._stops = [s for s in stop if s and not (self._call_open and s.lstrip().startswith(self._call_open))]
+        self._one_call = not parallel_tool_calls
         self._held = HeldText()
         self._events: list[Parsed] = []
         self._skip: str | None = ""  # what to drop at the front, as str.lstrip takes it: None is any white space
@@ -168,7 +176,8 @@ class OutputParser:
         self._events.append(call)
         self.tool_calls += 1
         self._held.take(self._opening_length + length)
-        return self._enter(self._in_text, skip=None)
+        self.stopped = self._one_call
+        return self._enter(self._in_text, skip=None) and not self.stopped
 
     def _reject_call(self) -> bool:
         """It is text after all; what follows the tag is searched like any text."""

@@ -181,6 +181,14 @@ def test_parallel_calls_keep_their_order_and_have_unique_ids() -> None:
     assert not [event for event in events if isinstance(event, TextDelta)]
 
 
+def test_where_one_call_is_wanted_the_reply_ends_with_it() -> None:
+    parser = OutputParser(QWEN, tools=True, parallel_tool_calls=False)
+    assert joined(parser.feed(Piece(f"{CALL}\n{CALL} text", 40))) == [NOW]
+    assert parser.stopped
+    assert parser.finish("length") == []
+    assert parser.finish_reason("length") == "tool_calls"
+
+
 def test_white_space_around_calls_is_dropped_and_text_is_kept() -> None:
     assert parse([f"First.\n\n{CALL}\n Then."]) == [TextDelta("First."), NOW, TextDelta("Then.")]
 

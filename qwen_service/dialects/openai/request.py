@@ -15,8 +15,10 @@ from qwen_service.dialects.openai.wire import (
     ResponseFormat,
     SamplingFields,
     ToolCallPart,
+    ToolSpec,
 )
 from qwen_service.errors import InvalidRequest, RequestTooLarge, Unsupported
+from qwen_service.json_schema import check_schema
 
 
 def chat_request(body: ChatCompletionBody, request_id: str, *, max_messages: int) -> ChatRequest:
@@ -78,10 +80,7 @@ def _conversation(
         raise RequestTooLarge(
             f"{len(messages)} messages, at most {max_messages} are allowed (max_messages)", param="messages"
         )
-    tools = tuple(
-        Tool(tool.function.name, tool.function.description or "", tool.function.parameters or {})
-        for tool in body.tools or ()
-    )
+    tools = tuple(_tool(tool, index) for index, tool in enumerate(body.tools or ()))
     thinking, template_kwargs = _thinking(body)
     sampling = _sampling(body, top_logprobs)
     limits = [limit for limit in (body.max_tokens, body.max_completion_tokens) if limit is not None]
@@ -175,6 +174,12 @@ def _tool_call(call: ToolCallPart, where: str) -> ToolCall:
     return ToolCall(call.id, call.function.name, arguments or "{}")
 
 
+def _tool(tool: ToolSpec, index: int) -> Tool:
+    parameters = tool.function.parameters or {}
+    check_schema(parameters, f"tools[{index}].function.parameters")
+    return Tool(tool.function.name, tool.function.description or "", parameters)
+
+
 def _tool_choice(chat: ChatFields, tools: Sequence[Tool]) -> ToolChoice:
     choice = chat.tool_choice
     if choice is None or isinstance(choice, str):
@@ -196,6 +201,7 @@ def _format(response_format: ResponseFormat | None) -> JsonFormat | None:
     schema = response_format.json_schema.schema_ if response_format.json_schema is not None else None
     if schema is None:
         raise InvalidRequest("response_format json_schema needs json_schema.schema", param="response_format")
+    check_schema(schema, "response_format.json_schema.schema")
     return JsonFormat(schema)
 
 
