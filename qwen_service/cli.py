@@ -11,6 +11,11 @@ from qwen_service.errors import ServiceError
 COMMANDS = {
     "serve": ("qwen_service.cli_serve", "add_serve_command", "run the service"),
     "chat": ("qwen_service.cli_chat", "add_chat_command", "talk in the terminal"),
+    "pull": ("qwen_service.cli_pull", "add_pull_command", "download a model, verify it and install it"),
+    "list": ("qwen_service.cli_models", "add_model_commands", "list the installed models"),
+    "show": ("qwen_service.cli_models", "add_model_commands", "tell everything about a model"),
+    "verify": ("qwen_service.cli_models", "add_model_commands", "compare the files of a model with their checksums"),
+    "rm": ("qwen_service.cli_models", "add_model_commands", "remove a model from the disk"),
 }
 
 

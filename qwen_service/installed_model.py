@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from qwen_service.install_record import load_record
 from qwen_service.machine import Machine
-from qwen_service.model_spec import FileSpec, ModelSpec
+from qwen_service.model_spec import AXLLM, FileSpec, ModelSpec
 
 # A file that git-lfs has not fetched begins with this line and is about 130 bytes long.
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -49,7 +50,12 @@ class InstalledModel:
     @property
     def digest(self) -> str:
         """64 hexadecimal digits that tell this content from another, without reading gigabytes."""
-        identity = [(file.path, file.sha256, path.stat().st_size) for file, path in self._files() if path.is_file()]
+        record = load_record(self.folder)
+        if record is not None:
+            identity = sorted((path, file.sha256, file.size) for path, file in record.files.items())
+        else:
+            there = ((file, path) for file, path in self._files() if path.is_file())
+            identity = sorted((file.path, file.sha256 or "", path.stat().st_size) for file, path in there)
         return hashlib.sha256(repr((self.name, identity)).encode()).hexdigest()
 
     def paths(self) -> list[Path]:
@@ -68,13 +74,11 @@ class InstalledModel:
         return [file.path for file, path in self._files() if is_lfs_pointer(path)]
 
     def program(self, machine: Machine) -> str:
-        """The vendor's program: a path in the folder, or a bare name for PATH where the folder has none."""
-        program = self.spec.programs.get(machine.kind) if machine.kind is not None else None
-        candidates = program.candidates if program else ("axllm",)
-        found = next((self.folder / name for name in candidates if (self.folder / name).is_file()), None)
-        if found is not None:
-            return str(found.absolute())
-        return candidates[0] if program is None else str((self.folder / candidates[0]).absolute())
+        """The vendor's program: a path in the folder; where the folder has no axllm, its bare name, for PATH."""
+        candidates = self.spec.programs_for(machine) or (AXLLM,)
+        there = (self.folder / name for name in candidates if (self.folder / name).is_file())
+        path = next(there, self.folder / candidates[0])
+        return AXLLM if path.name == AXLLM and not path.exists() else str(path.absolute())
 
     def command(self, machine: Machine, values: Mapping[str, str]) -> list[str]:
         """Program and arguments, with `{key}` replaced by values[key]: tokenizer_url, devices, system_prompt, port."""
@@ -92,6 +96,13 @@ def is_lfs_pointer(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return file.read(len(LFS_POINTER)) == LFS_POINTER
+
+
+def pointer_advice(pointers: list[str]) -> str:
+    return (
+        f"{len(pointers)} files are text pointers of git-lfs, not the files themselves ({pointers[0]}, ...)."
+        " Cure: in that folder `sudo apt install git-lfs && git lfs pull`, or let `qwen-service pull` download it."
+    )
 
 
 def _fill(argument: str, values: Mapping[str, str]) -> str:

@@ -3,7 +3,7 @@
 All paths are relative to the model's folder, all limits are in tokens, all durations in seconds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,6 +12,7 @@ from qwen_service.machine import Machine, MachineKind
 
 RuntimeName = Literal["llamacpp", "ax_repl", "ax_api", "axllm"]
 Capability = Literal["completion", "tools", "thinking", "insert"]
+AXLLM = "axllm"  # the program of the runtime of the same name: in the folder, or on PATH
 NpuValue = bool | int | float
 
 
@@ -95,6 +96,16 @@ class ModelSpec:
     @property
     def needs_npu(self) -> bool:
         return self.runtime != "llamacpp"
+
+    def programs_among(self, paths: Iterable[str]) -> tuple[str, ...]:
+        """The vendor's programs, for any machine: upstream gives them no run bit."""
+        known = {name for program in self.programs.values() for name in program.candidates} | {AXLLM}
+        return tuple(sorted(known.intersection(paths)))
+
+    def programs_for(self, machine: Machine) -> tuple[str, ...]:
+        """Names under which this machine's program may be found, best first."""
+        program = self.programs.get(machine.kind) if machine.kind is not None else None
+        return program.candidates if program else ()
 
     def obstacle(self, machine: Machine) -> str | None:
         """Why this machine cannot run it, in plain words; None when it can."""
