@@ -1,0 +1,100 @@
+"""Someone to talk to: a running service over HTTP, or the engine in this process. Both yield events."""
+
+import json
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any, Protocol
+
+import httpx
+
+from qwen_service.app import Service
+from qwen_service.chat import ChatRequest, Event, Message, ReasoningDelta, TextDelta
+from qwen_service.config import Settings
+from qwen_service.errors import ServiceError
+
+
+class TalkFailed(ServiceError):
+    """The service that was asked answered with an error, or not at all."""
+
+
+class Talk(Protocol):
+    async def open(self) -> str:
+        """Get ready; returns the name of the model."""
+
+    def reply(self, messages: Sequence[Message]) -> AsyncGenerator[Event, None]: ...
+
+    async def close(self) -> None: ...
+
+
+class LocalTalk:
+    """Starts the engine itself, and stops it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._service = Service(settings)
+
+    async def open(self) -> str:
+        await self._service.start()
+        model = await self._service.models.obtain(None)
+        await model.ready(at_most=600, waiters=1)
+        return model.name
+
+    async def reply(self, messages: Sequence[Message]) -> AsyncGenerator[Event, None]:
+        async with aclosing(self._service.chat.stream(ChatRequest(id="chat", messages=tuple(messages)))) as events:
+            async for event in events:
+                yield event
+
+    async def close(self) -> None:
+        await self._service.stop()
+
+
+class RemoteTalk:
+    """Any OpenAI-compatible server; `url` without /v1."""
+
+    def __init__(self, url: str, *, api_key: str | None = None, model: str | None = None) -> None:
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._client = httpx.AsyncClient(base_url=url, headers=headers, timeout=httpx.Timeout(5, read=None))
+        self._model = model
+
+    async def open(self) -> str:
+        try:
+            answer = await self._client.get("/v1/models", timeout=5)
+            answer.raise_for_status()
+            names = [entry["id"] for entry in answer.json()["data"] if entry.get("state", "loaded") == "loaded"]
+        except (httpx.HTTPError, ValueError, KeyError) as error:
+            raise TalkFailed(f"no chat server answers at {self._client.base_url}: {error}") from None
+        return self._model or next(iter(names), "no model loaded")
+
+    async def reply(self, messages: Sequence[Message]) -> AsyncGenerator[Event, None]:
+        body = {"messages": [{"role": m.role, "content": m.content} for m in messages], "stream": True}
+        if self._model:
+            body["model"] = self._model
+        try:
+            async with self._client.stream("POST", "/v1/chat/completions", json=body) as answer:
+                if answer.status_code != httpx.codes.OK:
+                    raise TalkFailed(_message(json.loads(await answer.aread())))
+                async for line in answer.aiter_lines():
+                    if line.startswith("data: ") and line != "data: [DONE]":
+                        for event in _events(json.loads(line.removeprefix("data: "))):
+                            yield event
+        except (httpx.HTTPError, ValueError) as error:
+            raise TalkFailed(f"the connection to {self._client.base_url} broke: {error}") from None
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+
+def _events(chunk: dict[str, Any]) -> list[Event]:
+    if "error" in chunk:
+        raise TalkFailed(_message(chunk))
+    events: list[Event] = []
+    for choice in chunk.get("choices", []):
+        if text := choice["delta"].get("reasoning_content"):
+            events.append(ReasoningDelta(text))
+        if text := choice["delta"].get("content"):
+            events.append(TextDelta(text))
+    return events
+
+
+def _message(body: dict[str, Any]) -> str:
+    error = body.get("error")
+    return str(error.get("message", error)) if isinstance(error, dict) else str(error)
