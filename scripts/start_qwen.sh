@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Serve on http://127.0.0.1:8080: start_qwen.sh [-d] [settings as flags, see `qwen-service serve --help`]
+# First use sets up .venv and fetches the embedded model. -d runs in the background with a PID file and a log.
+set -euo pipefail
+here=$(cd "$(dirname "$0")/.." && pwd)
+cd "$here"
+
+background=no
+if [ "${1:-}" = -d ]; then
+  background=yes
+  shift
+fi
+
+./scripts/setup.sh
+python="${QWEN_VENV:-.venv}/bin/python"
+"$python" -m qwen_service pull --if-none smollm2-135m
+
+[ "$background" = yes ] || exec "$python" -m qwen_service serve "$@"
+
+state=${QWEN_STATE_DIR:-${XDG_STATE_HOME:-$HOME/.local/state}/qwen-service}
+mkdir -p "$state"
+pid_file="$state/start_qwen.pid"
+log="$state/service.log"
+if [ -f "$pid_file" ] && kill -0 "$(cut -d' ' -f1 "$pid_file")" 2>/dev/null; then
+  echo "start_qwen.sh: already running with PID $(cut -d' ' -f1 "$pid_file"); scripts/stop_qwen.sh stops it" >&2
+  exit 1
+fi
+
+nohup "$python" -m qwen_service serve "$@" >>"$log" 2>&1 &
+pid=$!
+# The start time tells this process from a later one that got the same number.
+echo "$pid $(cut -d' ' -f22 "/proc/$pid/stat" 2>/dev/null || ps -o lstart= -p "$pid")" >"$pid_file"
+for _ in $(seq 100); do
+  if grep -q "is ready after" <(tail -n 50 "$log"); then break; fi
+  kill -0 "$pid" 2>/dev/null || { echo "start_qwen.sh: the service ended at once; the end of $log:" >&2; tail -n 5 "$log" >&2; rm -f "$pid_file"; exit 1; }
+  sleep 0.1
+done
+echo "qwen-service runs with PID $pid, log in $log"
