@@ -4,7 +4,7 @@
 """
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 
@@ -94,10 +94,19 @@ def create_app(settings: Settings | None = None, *, loaders: Loaders = loaders_f
 
 def _explained(error: RequestValidationError) -> InvalidRequest:
     first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"][1:] if not str(part).startswith(("list[", "function-")))
     if first["type"] == "json_invalid":
         return InvalidRequest(f"the body is not valid JSON: {first['ctx']['error']}")
-    return InvalidRequest(f"{field}: {first['msg']}", param=field or None)
+    field = _field(first["loc"][1:])
+    return InvalidRequest(f"{field}: {first['msg']}" if field else first["msg"], param=field or None)
+
+
+_TYPE_NAMES = ("str", "int", "float", "bool", "dict", "NamedToolChoice")
+
+
+def _field(location: Sequence[str | int]) -> str:
+    """messages[0].content; without the names of types that pydantic adds for the members of a union."""
+    names = [part for part in location if isinstance(part, int) or (part.isidentifier() and part not in _TYPE_NAMES)]
+    return "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in names).lstrip(".")
 
 
 def _version() -> str:

@@ -21,10 +21,11 @@ from qwen_service.chat import (
     Usage,
 )
 from qwen_service.errors import Unsupported
-from qwen_service.model_manager import ModelManager, ServedModel
+from qwen_service.model_manager import ModelManager
 from qwen_service.output_parser import OutputFormat, OutputParser
 from qwen_service.runtimes.base import Capabilities, Piece, Prefill
 from qwen_service.scheduler import Scheduler, Turn
+from qwen_service.served_model import ServedModel
 from qwen_service.session_manager import Fitted, SessionManager
 from qwen_service.structured import structured
 from qwen_service.supervisor import Engine
@@ -48,19 +49,20 @@ class ChatCompletion:
 
         Close the iterator to stop the generation and give up its place.
         """
-        model = self._models.find(request.model)
         began = time.monotonic()
-        engine = await model.ready(at_most=self._patience, waiters=self._waiters)
-        generate = partial(self._generate, model, engine, time.monotonic() - began, request.sampling)
-        reply = structured(
-            _with_defaults(request, model, engine),
-            generate,
-            output_format=engine.text.output_format,
-            capabilities=engine.runtime.capabilities,
-        )
-        async with aclosing(reply) as events:
-            async for event in events:
-                yield event
+        model = await self._models.obtain(request.model)
+        with model.in_use():
+            engine = await model.ready(at_most=self._patience, waiters=self._waiters)
+            load = time.monotonic() - began
+            reply = structured(
+                _with_defaults(request, model, engine),
+                partial(self._generate, model, engine, load, request.sampling),
+                output_format=engine.text.output_format,
+                capabilities=engine.runtime.capabilities,
+            )
+            async with aclosing(reply) as events:
+                async for event in events:
+                    yield event
 
     async def _generate(
         self, model: ServedModel, engine: Engine, load: float, asked: Sampling, request: ChatRequest
@@ -74,13 +76,11 @@ class ChatCompletion:
             async with aclosing(turn.engine.runtime.generate(fitted.prompt, sampling)) as pieces:
                 async for piece in pieces:
                     for event in parser.feed(reply.add(piece)):
-                        reply.note(event)
-                        yield event
+                        yield reply.note(event)
                     if parser.stopped:
                         break
         for event in parser.finish(reply.reason):
-            reply.note(event)
-            yield event
+            yield reply.note(event)
         if reply.ids_are_exact and not parser.stopped:
             self._sessions.remember(fitted.prompt, reply.message(), reply.token_ids)
         yield reply.finished(fitted, parser)
@@ -114,11 +114,12 @@ class _Reply:
         self.reason = item.finish_reason or self.reason
         return item
 
-    def note(self, event: Event) -> None:
+    def note(self, event: Event) -> Event:
         if isinstance(event, TextDelta):
             self.text.append(event.text)
         elif isinstance(event, ToolCall):
             self.calls.append(event)
+        return event
 
     @property
     def ids_are_exact(self) -> bool:
@@ -169,7 +170,7 @@ def _started(model: ServedModel, turn: Turn, asked: Sampling, fitted: Fitted) ->
         model=model.name,
         trimmed_messages=fitted.trimmed,
         ignored_parameters=ignored_parameters(turn.engine.runtime.capabilities, asked),
-        served_by=model.spec.runtime,
+        served_by=f"{model.spec.runtime} (fallback)" if model.is_fallback else model.spec.runtime,
     )
 
 

@@ -71,6 +71,27 @@ class Settings(BaseSettings):
         None, "Folder for service.log, model.log and tokenizer.log, rotated. None: engine logs go to state_dir."
     )
 
+    accelerator: Literal["auto", "required", "none"] = _setting(
+        "auto", "auto: use a card if there is one. required: without a working card answer 503. none: CPU only."
+    )
+    devices: Numbers = _setting((0,), "Cards to use, comma-separated: one process of the model per card, one queue.")
+    fallback_model: str | None = _setting(
+        None, "A CPU model that answers while the card's model is down. Named truthfully in every answer."
+    )
+    fallback_after: Seconds = _setting(10, "The card must be down for so many seconds before the fallback answers.")
+    autoload: Literal["auto", "on", "off"] = _setting(
+        "auto",
+        "A request for an installed model that is not loaded: on switches to it, off refuses with 409, auto switches between CPU"
+        " models only, since loading a card takes minutes.",
+    )
+    drain_timeout: Seconds = _setting(120, "When switching models, running replies may go on for so many seconds.")
+    tokenizer_port: Port = _setting(
+        12345, "Loopback port of the tokenizer that the vendor's programs ask; one more for each further card."
+    )
+    runtime_port: Port = _setting(
+        8000, "Port of the vendor's API program. Stock main_api builds have 8000 compiled in; axllm takes any."
+    )
+
     llama_server: Path | None = _setting(None, "A llama-server binary to use instead of the built-in llama.cpp.")
     threads: int = _setting(
         0, "CPU threads of the engine. 0: one less than the machine has, at least 1.", ge=0, le=1024

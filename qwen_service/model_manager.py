@@ -1,100 +1,26 @@
-"""Which model runs where: choosing one at start, finding the one a request means, stopping.
+"""Which model runs where: choosing one at start, finding the one a request means, switching, CPU fallback.
 
-A model is served by one supervisor per device. Restarting is the supervisor's business, waiting lines are the
-scheduler's.
+A model is served by one supervisor per device (served_model). Restarting is the supervisor's business, waiting lines
+are the scheduler's.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from contextlib import suppress
 
 from qwen_service.catalog import Catalog, gguf_model, same_name
 from qwen_service.config import Settings
-from qwen_service.errors import Loading, NotLoaded, ServiceError, Unavailable, UnknownModel
+from qwen_service.errors import Loading, NotLoaded, QueueFull, ServiceError, StartFailed, Unavailable, UnknownModel
 from qwen_service.installed_model import InstalledModel
 from qwen_service.machine import Machine
 from qwen_service.model_loading import Loaders, loaders_for
-from qwen_service.model_spec import ModelSpec
-from qwen_service.supervisor import Engine, Phase, Supervisor
+from qwen_service.served_model import ServedModel
+from qwen_service.supervisor import Supervisor
 
-_STATES: dict[Phase, str] = {
-    "ready": "loaded",
-    "loading": "loading",
-    "restarting": "loading",
-    "failed": "failed",
-    "stopped": "installed",
-}
-PATIENCE_FOR_LOADING = 10.0  # seconds: a model that loads longer than this is not waited for, but refused with 503
+log = logging.getLogger(__name__)
 
-
-@dataclass(eq=False)
-class ServedModel:
-    installed: InstalledModel
-    supervisors: tuple[Supervisor, ...]
-    draining: bool = False
-    waiting_for_load: int = field(default=0, init=False)
-
-    @property
-    def name(self) -> str:
-        return self.installed.name
-
-    @property
-    def spec(self) -> ModelSpec:
-        return self.installed.spec
-
-    @property
-    def phase(self) -> Phase:
-        """Of the best of its engines."""
-        order: tuple[Phase, ...] = ("ready", "loading", "restarting", "failed", "stopped")
-        return min((supervisor.phase for supervisor in self.supervisors), key=order.index)
-
-    @property
-    def engine(self) -> Engine | None:
-        return next((s.engine for s in self.supervisors if s.engine is not None), None)
-
-    def out_of_service(self) -> ServiceError | None:
-        """Why nobody needs to wait for this model; None while it runs or will run again."""
-        match self.phase:
-            case "failed":
-                return Unavailable(f"{self.name} cannot run: {self.supervisors[0].last_error}")
-            case "stopped":
-                return Loading(f"{self.name} is not running any more", retry_after=10)
-            case _:
-                return None
-
-    async def ready(self, *, at_most: float, waiters: int) -> Engine:
-        """An engine that runs. Waits for a quick load or restart; raises Loading or Unavailable."""
-        if (engine := self.engine) is not None:
-            return engine
-        if (reason := self.out_of_service()) is not None:
-            raise reason
-        if (self.spec.load_seconds or 0) > PATIENCE_FOR_LOADING or self.waiting_for_load >= waiters:
-            raise self._loading()
-        self.waiting_for_load += 1
-        try:
-            async with asyncio.timeout(at_most):
-                while self.engine is None and self.out_of_service() is None:
-                    await self._a_change()
-        except TimeoutError:
-            raise self._loading() from None
-        finally:
-            self.waiting_for_load -= 1
-        return await self.ready(at_most=0, waiters=0)
-
-    async def _a_change(self) -> None:
-        settled = [asyncio.ensure_future(supervisor.settled()) for supervisor in self.supervisors]
-        try:
-            await asyncio.wait(settled, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for waiting in settled:
-                waiting.cancel()
-
-    def _loading(self) -> Loading:
-        first = self.supervisors[0]
-        how_far = f" ({first.progress})" if first.progress else ""
-        why = f" after: {first.last_error}" if first.phase == "restarting" else ""
-        return Loading(f"{self.name} is {first.phase}{how_far}{why}", retry_after=self.spec.load_seconds or 5.0)
+FALLBACK_LINGERS = 60.0  # seconds the CPU model stays loaded after the card is back
 
 
 class ModelManager:
@@ -112,8 +38,15 @@ class ModelManager:
         self._machine = machine
         self._on_change = on_change
         self._loaders = loaders
+        self._switch = asyncio.Lock()
+        self._waiting_for_switch = 0
+        self._stand_in: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
         self.current: ServedModel | None = None
+        self.fallback: ServedModel | None = None
         self.trouble = ""  # why there is no current model
+        self.fallback_trouble = ""
+        self.switching_to = ""
 
     async def start(self) -> None:
         """Choose a model and begin to load it; returns at once."""
@@ -121,34 +54,57 @@ class ModelManager:
             chosen = self._choose()
         except ServiceError as error:
             self.trouble = error.message
+            log.error("no model can be served: %s", error.message)
             return
         self.current = self._serve(chosen)
+        if self._settings.fallback_model is not None and chosen.spec.needs_npu:
+            self._prepare_fallback(self._settings.fallback_model)
 
     async def stop(self) -> None:
-        if self.current is not None:
-            await asyncio.gather(*(supervisor.stop() for supervisor in self.current.supervisors))
+        if self._stand_in is not None:
+            self._stand_in.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._stand_in
+        for model in (self.current, self.fallback):
+            if model is not None:
+                await model.stop()
 
-    def find(self, name: str | None) -> ServedModel:
-        """The served model that a request means. Raises UnknownModel, NotLoaded or Unavailable."""
-        if self.current is None:
-            raise Unavailable(self.trouble)
-        wanted = self._settings.model_aliases.get(name, name) if name else None
-        if not wanted or any(same_name(wanted, known) for known in self.current.spec.names):
-            return self.current
-        try:
-            other = self._catalog.find_installed(wanted)
-        except UnknownModel:
-            if self._settings.unknown_model == "default":
-                return self.current
-            raise UnknownModel(
-                f"There is no model {name!r}. Models here: {', '.join(m.name for m in self.installed())}.",
+    async def obtain(self, name: str | None) -> ServedModel:
+        """The served model that a request means; switches to it where `autoload` allows.
+
+        Raises UnknownModel, NotLoaded, Unavailable, QueueFull, or why the switch failed.
+        """
+        wanted = self._means(name)
+        if isinstance(wanted, ServedModel):
+            return self._or_fallback(wanted)
+        if not self._autoloads(wanted):
+            current = self.current.name if self.current is not None else "none"
+            raise NotLoaded(
+                f"{wanted.name} is installed, but not loaded (loaded: {current}). An administrator can switch with"
+                " POST /v1/models/load, or set `autoload: on`.",
                 param="model",
-            ) from None
-        raise NotLoaded(
-            f"{other.name} is installed, but {self.current.name} is loaded. An administrator can switch with"
-            " POST /v1/models/load.",
-            param="model",
-        )
+            )
+        if self._waiting_for_switch >= self._settings.queue_size:
+            raise QueueFull(f"{self._waiting_for_switch} requests are waiting already for a model to be loaded")
+        self._waiting_for_switch += 1
+        try:
+            return await self.load(wanted.name)
+        finally:
+            self._waiting_for_switch -= 1
+
+    async def load(self, name: str) -> ServedModel:
+        """Switch: let running work end, stop the old model, start the new one; go back to the old one if that fails."""
+        target = self._catalog.find_installed(self._settings.model_aliases.get(name, name))
+        async with self._switch:
+            old = self.current
+            if old is not None and same_name(old.name, target.name) and old.phase != "failed":
+                return old
+            self._refuse_impossible(target)
+            self.switching_to = target.name
+            try:
+                return await self._replace(old, target)
+            finally:
+                self.switching_to = ""
 
     def installed(self) -> list[InstalledModel]:
         models = self._catalog.installed()
@@ -156,42 +112,136 @@ class ModelManager:
             models.insert(0, self.current.installed)
         return models
 
-    def entries(self) -> list[dict[str, Any]]:
-        """Installed models with their state, as /v1/models lists them."""
-        return [self._entry(model) for model in self.installed()]
+    def served(self, model: InstalledModel) -> ServedModel | None:
+        return next((s for s in (self.current, self.fallback) if s is not None and s.name == model.name), None)
 
-    def _entry(self, model: InstalledModel) -> dict[str, Any]:
-        served = self.current if self.current is not None and self.current.name == model.name else None
-        engine = served.engine if served is not None else None
-        return {
-            "id": model.name,
-            "object": "model",
-            "created": int(model.modified),
-            "owned_by": "qwen-service",
-            "aliases": list(model.spec.aliases),
-            "state": _STATES[served.phase] if served is not None else "installed",
-            "runtime": model.spec.runtime,
-            "version": model.digest[:12],
-            "size": model.size,
-            "context": engine.limits.context if engine is not None else model.spec.context,
-            "sampling": sorted(engine.runtime.capabilities.sampling) if engine is not None else [],
-        }
+    def _means(self, name: str | None) -> ServedModel | InstalledModel:
+        wanted = self._settings.model_aliases.get(name, name) if name else None
+        for served in (self.current, self.fallback):
+            if served is not None and (not wanted or any(same_name(wanted, known) for known in served.spec.names)):
+                return served
+        if not wanted:
+            raise Unavailable(self.trouble)
+        try:
+            return self._catalog.find_installed(wanted)
+        except UnknownModel:
+            if self._settings.unknown_model == "default" and self.current is not None:
+                return self.current
+            names = ", ".join(model.name for model in self.installed()) or "none"
+            raise UnknownModel(f"There is no model {name!r}. Models here: {names}.", param="model") from None
 
-    def _choose(self) -> InstalledModel:
-        if self._settings.model_path is not None:
-            return gguf_model(self._settings.model_path.expanduser().absolute())
-        if self._settings.model != "auto":
-            return self._catalog.find_installed(self._settings.model)
-        for model in self._catalog.installed():
-            if model.spec.obstacle(self._machine) is None:
-                return model
-        raise Unavailable(
-            f"no model is installed in {self._catalog.models_dir}. `qwen-service pull smollm2-135m` installs a small one."
+    def _or_fallback(self, model: ServedModel) -> ServedModel:
+        stands_in = (
+            model is self.current
+            and self.fallback is not None
+            and self.fallback.engine is not None
+            and model.down_for > self._settings.fallback_after
+        )
+        return self.fallback if stands_in and self.fallback is not None else model
+
+    def _autoloads(self, model: InstalledModel) -> bool:
+        if self._settings.autoload == "auto":
+            on_card = self.current is not None and self.current.spec.needs_npu
+            return not (model.spec.needs_npu or on_card)
+        return self._settings.autoload == "on"
+
+    def _refuse_impossible(self, model: InstalledModel) -> None:
+        obstacle = "accelerator is none" if self._settings.accelerator == "none" else model.spec.obstacle(self._machine)
+        if model.spec.needs_npu and obstacle is not None:
+            raise Unavailable(f"{model.name} cannot run here: {obstacle}")
+
+    async def _replace(self, old: ServedModel | None, target: InstalledModel) -> ServedModel:
+        if old is not None:
+            await self._drain(old)
+            await old.stop()
+        new = self._serve(target)
+        self.current = new
+        await new.tried()
+        if new.phase == "ready":
+            log.info("switched to %s", new.name)
+            return new
+        reason = new.supervisors[0].last_error
+        await new.stop()
+        if old is not None:
+            self.current = self._serve(old.installed)
+        raise StartFailed(
+            f"{target.name} could not be loaded: {reason} Went back to {old.name if old else 'no model'}."
         )
 
-    def _serve(self, model: InstalledModel) -> ServedModel:
+    async def _drain(self, model: ServedModel) -> None:
+        """Requests that came with the switch itself are not waited for: they use no model yet."""
+        try:
+            async with asyncio.timeout(self._settings.drain_timeout):
+                await model.unused()
+        except TimeoutError:
+            raise Loading(
+                f"{model.name} was still busy after {self._settings.drain_timeout:g} s (drain_timeout); not switched",
+                retry_after=self._settings.drain_timeout,
+            ) from None
+
+    def _choose(self) -> InstalledModel:
+        settings = self._settings
+        if settings.model_path is not None:
+            return gguf_model(settings.model_path.expanduser().absolute())
+        if settings.model != "auto":
+            model = self._catalog.find_installed(settings.model_aliases.get(settings.model, settings.model))
+            self._refuse_impossible(model)
+            return model
+        obstacles = []
+        for model in self._catalog.installed():
+            obstacle = self._obstacle(model)
+            if obstacle is None:
+                return model
+            obstacles.append(f"{model.name}: {obstacle}")
+        raise Unavailable("; ".join(obstacles) or self._nothing_installed())
+
+    def _obstacle(self, model: InstalledModel) -> str | None:
+        if self._settings.accelerator == "required" and not model.spec.needs_npu:
+            return "runs on the CPU, and accelerator is required"
+        if self._settings.accelerator == "none" and model.spec.needs_npu:
+            return "needs a card, and accelerator is none"
+        return model.spec.obstacle(self._machine)
+
+    def _nothing_installed(self) -> str:
+        return f"no model is installed in {self._catalog.models_dir}. `qwen-service pull smollm2-135m` installs a small one."
+
+    def _serve(self, model: InstalledModel, *, is_fallback: bool = False) -> ServedModel:
         loaders = self._loaders(model, self._settings, self._machine)
-        supervisors = tuple(Supervisor(name, load, on_change=self._on_change) for name, load in loaders.items())
-        for supervisor in supervisors:
-            supervisor.start()
-        return ServedModel(model, supervisors)
+        supervisors = tuple(Supervisor(name, load, on_change=self._note_change) for name, load in loaders.items())
+        served = ServedModel(model, supervisors, is_fallback)
+        served.start()
+        return served
+
+    def _note_change(self) -> None:
+        self._changed.set()
+        self._on_change()
+
+    def _prepare_fallback(self, name: str) -> None:
+        try:
+            model = self._catalog.find_installed(name)
+        except UnknownModel as error:
+            self.fallback_trouble = f"fallback_model: {error.message}"
+            log.error("%s", self.fallback_trouble)
+            return
+        self._stand_in = asyncio.create_task(self._keep_stand_in(model), name="fallback")
+
+    async def _keep_stand_in(self, model: InstalledModel) -> None:
+        """Load the fallback while the card is down for long, unload it when the card has been back for a while."""
+        while True:
+            self._changed.clear()
+            down = self.current.down_for if self.current is not None else 0.0
+            if down > self._settings.fallback_after and self.fallback is None:
+                log.warning("%s is down; %s stands in on the CPU", self.current and self.current.name, model.name)
+                self.fallback = self._serve(model, is_fallback=True)
+            elif not down and self.fallback is not None:
+                await self._dismiss_fallback(self.fallback)
+            patience = max(0.05, self._settings.fallback_after - down) if down and self.fallback is None else 1.0
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), patience)
+
+    async def _dismiss_fallback(self, fallback: ServedModel) -> None:
+        await asyncio.sleep(FALLBACK_LINGERS)
+        if self.current is not None and self.current.engine is not None:
+            await fallback.unused()
+            self.fallback = None
+            await fallback.stop()

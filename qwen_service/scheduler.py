@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from qwen_service.errors import Died, ProtocolError, QueueFull, QueueTimeout, Stalled
-from qwen_service.model_manager import ServedModel
 from qwen_service.runtimes.base import Prompt
+from qwen_service.served_model import ServedModel
 from qwen_service.supervisor import Engine, Supervisor
 
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 
 from qwen_service.chat import ChatRequest, Message, ToolCall
 from qwen_service.errors import PromptTooLong
-from qwen_service.model_manager import ServedModel
 from qwen_service.runtimes.base import Limits, Prompt, PromptParts
+from qwen_service.served_model import ServedModel
 from qwen_service.supervisor import ModelText
 
 REMEMBERED_REPLIES = 256  # conversations per service; a few kB each

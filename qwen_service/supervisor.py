@@ -64,7 +64,6 @@ class Supervisor:
         self.progress = ""
         self.last_error = ""
         self.restarts = 0
-        self.changed_at = time.monotonic()
         self.engine: Engine | None = None
         self._bring_up = bring_up
         self._on_change = on_change
@@ -72,6 +71,8 @@ class Supervisor:
         self._reported: asyncio.Future[RuntimeFailure] | None = None
         self._task: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()
+        self.tried = asyncio.Event()  # the first load has ended, well or not
+        self.down_since = time.monotonic()
 
     def start(self) -> None:
         self._enter("loading")
@@ -152,10 +153,13 @@ class Supervisor:
         log.info("%s: %s", self.name, text)
 
     def _enter(self, phase: Phase, error: str = "") -> None:
+        if self.phase == "ready" and phase != "ready":
+            self.down_since = time.monotonic()
         self.phase = phase
         self.progress = ""
         self.last_error = error or self.last_error
-        self.changed_at = time.monotonic()
+        if phase != "loading":
+            self.tried.set()
         if phase in ("loading", "restarting"):
             self._settled.clear()
         else:

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.responses import Response
@@ -155,32 +156,37 @@ async def merged(streams: Sequence[AsyncGenerator[Event, None]]) -> Events:
             async for event in events:
                 yield 0, event
         return
-    queue: asyncio.Queue[tuple[int, Event]] = asyncio.Queue(maxsize=64)
+    queue: asyncio.Queue[tuple[int, Event] | _Ended] = asyncio.Queue(maxsize=64)
     pumps = [asyncio.ensure_future(_pump(index, stream, queue)) for index, stream in enumerate(streams)]
     try:
-        while True:
-            getter = asyncio.ensure_future(queue.get())
-            await asyncio.wait(
-                {getter, *(pump for pump in pumps if not pump.done())}, return_when=asyncio.FIRST_COMPLETED
-            )
-            if getter.done():
-                yield getter.result()
-                continue
-            getter.cancel()
-            for pump in pumps:
-                if pump.done():
-                    pump.result()
-            while not queue.empty():
-                yield queue.get_nowait()
-            if all(pump.done() for pump in pumps):
-                return
+        running = len(pumps)
+        while running:
+            item = await queue.get()
+            if isinstance(item, tuple):
+                yield item
+            elif item.error is not None:
+                raise item.error
+            else:
+                running -= 1
     finally:
         for pump in pumps:
             pump.cancel()
         await asyncio.gather(*pumps, return_exceptions=True)
 
 
-async def _pump(index: int, stream: AsyncGenerator[Event, None], queue: asyncio.Queue[tuple[int, Event]]) -> None:
-    async with aclosing(stream) as events:
-        async for event in events:
-            await queue.put((index, event))
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    error: Exception | None = None
+
+
+async def _pump(
+    index: int, stream: AsyncGenerator[Event, None], queue: asyncio.Queue[tuple[int, Event] | _Ended]
+) -> None:
+    ended = _Ended()
+    try:
+        async with aclosing(stream) as events:
+            async for event in events:
+                await queue.put((index, event))
+    except Exception as error:  # raised again by the consumer
+        ended = _Ended(error)
+    await queue.put(ended)

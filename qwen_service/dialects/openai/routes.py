@@ -12,12 +12,12 @@ from qwen_service.chat import ChatRequest
 from qwen_service.chat_completion import ChatCompletion
 from qwen_service.config import Settings
 from qwen_service.dialects.openai.errors import error_chunk, error_response
+from qwen_service.dialects.openai.models import model_list, one_model
 from qwen_service.dialects.openai.request import chat_request, chat_request_of_completion, choices, prompt_requests
 from qwen_service.dialects.openai.response import PING, ChatChunks, ReplyHeaders, chat_completion, collect
 from qwen_service.dialects.openai.text_completion import TextCompletion
 from qwen_service.dialects.openai.wire import ChatCompletionBody, CompletionBody, SamplingFields
 from qwen_service.dialects.streaming import Events, StreamReply, WholeReply, merged
-from qwen_service.errors import UnknownModel
 from qwen_service.model_manager import ModelManager
 
 
@@ -46,15 +46,11 @@ def openai_router(service: Service) -> APIRouter:
 
     @router.get("/v1/models", summary="Installed models")
     async def models() -> Response:
-        return _json({"object": "list", "data": service.models.entries()})
+        return _json(model_list(service.models))
 
-    @router.get("/v1/models/{model_id:path}", summary="One installed model")
-    async def model(model_id: str) -> Response:
-        for entry in service.models.entries():
-            if model_id.lower() in (entry["id"], *entry["aliases"]):
-                return _json(entry)
-        names = ", ".join(entry["id"] for entry in service.models.entries())
-        raise UnknownModel(f"There is no model {model_id!r}. Models here: {names}.", param="model")
+    @router.get("/v1/models/{name:path}", summary="One installed model")
+    async def model(name: str) -> Response:
+        return _json(one_model(service.models, name))
 
     def answer_chat(request: ChatRequest, body: ChatCompletionBody | CompletionBody) -> Response:
         requests = choices(request, body.n or 1, settings.max_choices)
