@@ -10,7 +10,7 @@ raise_exception, strftime_now), in Jinja's immutable sandbox.
 import json
 import re
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -25,6 +25,9 @@ SPECIAL_TOKEN_SHAPE = re.compile(r"<[^<>\s]{1,64}>|\[/?[A-Z_]{1,32}\]")
 # What the model itself writes in its replies and may therefore come back in assistant messages.
 OUTPUT_TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 _GUARDS = range(0xF0000, 0xF0400)  # private-use characters
+_RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
+
+Change = Callable[[str], str]
 
 
 class ChatTemplate:
@@ -57,13 +60,17 @@ class ChatTemplate:
         kwargs: Mapping[str, Any] | None = None,
     ) -> list[str | int]:
         """Raises InvalidRequest where the template itself refuses the conversation."""
-        guard = _unused_character(messages, tools)
-        text = self._run(
-            [_as_dict(message, lambda string, role: self._protect(string, role, guard)) for message in messages],
-            [_map_strings(_tool_dict(tool), lambda string: self._protect(string, "user", guard)) for tool in tools],
-            {**(kwargs or {}), **({} if thinking is None else {"enable_thinking": thinking})},
-        )
-        return self._split(text, guard)
+        _refuse_reserved(kwargs or {})
+        try:
+            return self._render(messages, tools, thinking, kwargs or {})
+        except TemplateError as error:
+            raise InvalidRequest(
+                f"the model's chat template refuses these messages: {error.message}", param="messages"
+            ) from error
+        except RecursionError:
+            raise InvalidRequest("tools or arguments are nested too deeply", param="messages") from None
+        except (TypeError, ValueError, OverflowError) as error:  # from expressions of the template
+            raise InvalidRequest(f"the model's chat template cannot render this: {error}", param="messages") from error
 
     def render_after(
         self,
@@ -92,23 +99,25 @@ class ChatTemplate:
         """A prompt that a client rendered itself: special tokens in it are meant."""
         return self._split(text, guard="")
 
-    def _run(self, messages: list[dict[str, Any]], tools: list[Any], kwargs: Mapping[str, Any]) -> str:
-        try:
-            return self._template.render(
-                **self._globals, **kwargs, messages=messages, tools=tools or None, add_generation_prompt=True
-            )
-        except TemplateError as error:
-            raise InvalidRequest(
-                f"the model's chat template refuses these messages: {error.message}", param="messages"
-            ) from error
-        except TypeError as error:
-            raise InvalidRequest(
-                f"chat_template_kwargs cannot be used: {error}", param="chat_template_kwargs"
-            ) from error
+    def _render(
+        self, messages: Sequence[Message], tools: Sequence[Tool], thinking: bool | None, kwargs: Mapping[str, Any]
+    ) -> list[str | int]:
+        guard = _unused_character(messages, tools, kwargs)
 
-    def _protect(self, text: str, role: str, guard: str) -> str:
-        pattern = self._control if role == "assistant" else self._special
-        return pattern.sub(lambda match: match[0][0] + guard + match[0][1:], text) if pattern else text
+        def plain(text: str) -> str:
+            return _guarded(text, self._special, guard)
+
+        def reply(text: str) -> str:
+            return _guarded(text, self._control, guard)
+
+        text = self._template.render(
+            **self._globals,
+            **_map_strings({**kwargs, **({} if thinking is None else {"enable_thinking": thinking})}, plain),
+            messages=[_as_dict(message, plain, reply) for message in messages],
+            tools=[_map_strings(_tool_dict(tool), plain) for tool in tools] or None,
+            add_generation_prompt=True,
+        )
+        return self._split(text, guard)
 
     def _split(self, text: str, guard: str) -> list[str | int]:
         return list(self._pieces(text, guard))
@@ -122,6 +131,11 @@ class ChatTemplate:
             position = match.end()
         if position < len(text):
             yield _without(text[position:], guard)
+
+
+def _guarded(text: str, pattern: re.Pattern[str] | None, guard: str) -> str:
+    """With the guard inside everything that reads like a special token."""
+    return pattern.sub(lambda match: match[0][0] + guard + match[0][1:], text) if pattern else text
 
 
 def _without(text: str, guard: str) -> str:
@@ -142,6 +156,11 @@ def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:
     return json.dumps(value, ensure_ascii=False, indent=indent, sort_keys=bool(options.get("sort_keys")))
 
 
+def _refuse_reserved(kwargs: Mapping[str, Any]) -> None:
+    if taken := sorted(_RESERVED & kwargs.keys()):
+        raise InvalidRequest(f"chat_template_kwargs may not set {taken[0]}", param="chat_template_kwargs")
+
+
 def _raise_exception(message: str) -> NoReturn:
     raise TemplateError(message)
 
@@ -151,20 +170,18 @@ def _alternatives(tokens: Iterator[str] | Mapping[str, int]) -> re.Pattern[str] 
     return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 
 
-def _as_dict(message: Message, protect: Any) -> dict[str, Any]:
+def _as_dict(message: Message, plain: Change, reply: Change) -> dict[str, Any]:
     """The shape that templates written for transformers expect: content is a string, arguments are an object."""
-    role = message.role
-    entry: dict[str, Any] = {"role": role, "content": protect(message.content, role)}
+    change = reply if message.role == "assistant" else plain
+    entry: dict[str, Any] = {"role": message.role, "content": change(message.content)}
     if message.reasoning:
-        entry["reasoning_content"] = protect(message.reasoning, role)
+        entry["reasoning_content"] = change(message.reasoning)
     if message.tool_calls:
-        entry["tool_calls"] = [
-            _map_strings(_call_dict(call), lambda string: protect(string, "user")) for call in message.tool_calls
-        ]
+        entry["tool_calls"] = [_map_strings(_call_dict(call), plain) for call in message.tool_calls]
     if message.tool_call_id is not None:
-        entry["tool_call_id"] = message.tool_call_id
+        entry["tool_call_id"] = plain(message.tool_call_id)
     if message.name is not None:
-        entry["name"] = protect(message.name, "user")
+        entry["name"] = plain(message.name)
     return entry
 
 
@@ -181,7 +198,7 @@ def _tool_dict(tool: Tool) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def _map_strings(value: Any, change: Any) -> Any:
+def _map_strings(value: Any, change: Change) -> Any:
     match value:
         case str():
             return change(value)
@@ -195,10 +212,10 @@ def _map_strings(value: Any, change: Any) -> Any:
             return value
 
 
-def _unused_character(messages: Sequence[Message], tools: Sequence[Tool]) -> str:
+def _unused_character(messages: Sequence[Message], tools: Sequence[Tool], kwargs: Mapping[str, Any]) -> str:
     texts = [text for message in messages for text in (message.content, message.reasoning, message.name or "")]
     texts += [call.arguments for message in messages for call in message.tool_calls]
-    texts += [json.dumps(_tool_dict(tool), ensure_ascii=False) for tool in tools]
+    texts += [json.dumps([_tool_dict(tool) for tool in tools] + [kwargs], ensure_ascii=False, default=dict)]
     used = set().union(*(text for text in texts if not text.isascii()))
     for code in _GUARDS:
         if chr(code) not in used:
