@@ -5,6 +5,7 @@ In order: RequestContext, CrossOrigin, Checks, BodyLimit. A refusal is a Service
 """
 
 import asyncio
+import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
@@ -13,42 +14,65 @@ from qwen_service.asgi import ASGIApp, ErrorResponse, Message, Receive, Scope, S
 from qwen_service.errors import Forbidden, RequestTimedOut, RequestTooLarge, ServiceError
 from qwen_service.request_record import CLIENT_LEFT, RequestRecord, current_record
 
+log = logging.getLogger(__name__)
+
 REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class RequestContext:
-    """Gives the request its id (the client's own if it is a decent one) and its record; hands that over at the end."""
+    """Gives the request its id (the client's own if it is a decent one) and its record; hands that over at the end.
 
-    def __init__(self, app: ASGIApp, finished: Callable[[RequestRecord], None], client: Callable[[Scope], str]) -> None:
-        self.app, self.finished, self.client = app, finished, client
+    A defect of ours that escapes the app is logged under that id and answered in the dialect's shape.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        finished: Callable[[RequestRecord], None],
+        client: Callable[[Scope], str],
+        error_response: ErrorResponse,
+    ) -> None:
+        self.app, self.finished, self.client, self.error_response = app, finished, client, error_response
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        given = header(scope, b"x-request-id")
-        request_id = given if given and REQUEST_ID.fullmatch(given) else secrets.token_hex(8).encode()
-        path = scope["path"]
-        record = RequestRecord(request_id.decode(), scope["method"], path, _dialect_of(path), self.client(scope))
-        scope.setdefault("state", {})["record"] = record
+        record = self._new_record(scope)
+        request_id = (b"x-request-id", record.id.encode())
 
         def send_with_id(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+                message["headers"] = [*message.get("headers", ()), request_id]
             return send(message)
 
         token = current_record.set(record)
         try:
-            await self.app(scope, receive, send_with_id)
-        except Exception:
-            if record.status == CLIENT_LEFT:
-                record.status = 500  # the server answers it so
-            raise
+            await self._run(scope, receive, send_with_id, record)
         finally:
             current_record.reset(token)
             record.route = getattr(scope.get("route"), "path", "")
             record.close()
             self.finished(record)
+        return None
+
+    async def _run(self, scope: Scope, receive: Receive, send: Send, record: RequestRecord) -> None:
+        try:
+            await self.app(scope, receive, send)
+        except Exception:
+            if record.status != CLIENT_LEFT:
+                raise  # an answer has begun: the server cuts the connection, so that nobody takes it for whole
+            log.exception("a request failed by a defect of the service")
+            error = ServiceError(f"Internal error. The service's log has details under {record.id}.")
+            await self.error_response(scope, error)(scope, receive, send)
+
+    def _new_record(self, scope: Scope) -> RequestRecord:
+        given = header(scope, b"x-request-id")
+        request_id = given.decode() if given and REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        path = scope["path"]
+        record = RequestRecord(request_id, scope["method"], path, dialect_of(path), self.client(scope))
+        scope.setdefault("state", {})["record"] = record
+        return record
 
 
 class CrossOrigin:
@@ -184,7 +208,7 @@ def _with_headers(send: Send, *headers: tuple[bytes, bytes]) -> Send:
     return send_with_headers
 
 
-def _dialect_of(path: str) -> str:
+def dialect_of(path: str) -> str:
     if path.startswith("/v1/"):
         return "openai"
     return "ollama" if path.startswith("/api/") else ""

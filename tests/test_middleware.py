@@ -12,7 +12,7 @@ from tests.asgi_calls import call, echo, error_by_name
 
 def in_context(app: ASGIApp) -> tuple[RequestContext, list[RequestRecord]]:
     records: list[RequestRecord] = []
-    return RequestContext(app, records.append, lambda scope: str(scope["client"][0])), records
+    return RequestContext(app, records.append, lambda scope: str(scope["client"][0]), error_by_name), records
 
 
 async def test_a_decent_request_id_of_the_client_is_kept() -> None:
@@ -50,19 +50,34 @@ async def test_the_record_is_at_hand_during_the_request_and_gone_after_it() -> N
     assert current_record.get() is None
 
 
-async def test_a_failing_app_is_recorded_as_500_and_a_silent_one_as_client_left() -> None:
+async def test_a_defect_is_logged_under_its_id_and_answered(caplog: pytest.LogCaptureFixture) -> None:
     async def fails(scope: Scope, receive: Receive, send: Send) -> None:
-        raise ValueError
+        raise ValueError("of all things")
 
+    app, records = in_context(fails)
+    answer = await call(app, headers={"X-Request-Id": "r7"})
+    assert (answer.body, answer.headers["x-request-id"], records[0].status) == (b"ServiceError", "r7", 400)
+    assert "of all things" in caplog.text
+
+
+async def test_a_defect_after_the_answer_has_begun_cuts_the_connection() -> None:
+    async def fails(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise ValueError("too late")
+
+    app, records = in_context(fails)
+    with pytest.raises(ValueError, match="too late"):
+        await call(app)
+    assert len(records) == 1
+
+
+async def test_a_request_without_an_answer_is_recorded_as_client_left() -> None:
     async def silent(scope: Scope, receive: Receive, send: Send) -> None:
         pass
 
-    app, records = in_context(fails)
-    with pytest.raises(ValueError):  # noqa: PT011 - it is the very one raised above
-        await call(app)
-    app, more = in_context(silent)
+    app, records = in_context(silent)
     await call(app)
-    assert [record.status for record in records + more] == [500, 499]
+    assert records[0].status == 499
 
 
 async def test_a_streamed_chunk_costs_no_coroutine_of_ours() -> None:

@@ -64,7 +64,7 @@ async def test_a_key_opens_and_its_name_is_on_the_record(tmp_path: Path) -> None
     (tmp_path / "keys").write_text(f"# ours\n\n{new_key('phone')[1]}\n{line}  # kitchen\n")
     records: list[RequestRecord] = []
     checks = Checks(echo, [KeyRequired(ApiKeys.from_file(tmp_path / "keys"))], error_by_name)
-    app = RequestContext(checks, records.append, lambda _: "10.0.0.1")
+    app = RequestContext(checks, records.append, lambda _: "10.0.0.1", error_by_name)
     assert (await call(app, headers={"Authorization": f"Bearer {key}"})).status == 200
     assert (await call(app, headers={"Authorization": f"bearer  {key}"})).status == 200
     assert [record.client for record in records] == ["laptop", "laptop"]
