@@ -4,29 +4,40 @@
 """
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 
+from qwen_service.api_keys import ApiKeys
+from qwen_service.asgi import ASGIApp, Scope
 from qwen_service.catalog import Catalog
 from qwen_service.chat_completion import ChatCompletion
+from qwen_service.client_address import ClientAddress
 from qwen_service.config import Settings, load_settings
 from qwen_service.dialects.openai.errors import error_response
 from qwen_service.dialects.openai.routes import openai_router
 from qwen_service.errors import InvalidRequest, ServiceError
+from qwen_service.logs import log_request
 from qwen_service.machine import Machine
+from qwen_service.middleware import BodyLimit, Checks, CrossOrigin, RequestContext
 from qwen_service.model_loading import Loaders, loaders_for
 from qwen_service.model_manager import ModelManager
+from qwen_service.request_checks import AllowedHosts, HeadLimit, KeyRequired
+from qwen_service.request_record import RequestRecord
 from qwen_service.scheduler import Scheduler
 from qwen_service.session_manager import SessionManager
 
 log = logging.getLogger(__name__)
+
+MAX_HEADERS = 100
 
 
 class Service:
@@ -34,6 +45,7 @@ class Service:
 
     def __init__(self, settings: Settings, *, loaders: Loaders = loaders_for) -> None:
         self.settings = settings
+        self.api_keys = ApiKeys.from_file(settings.api_keys_file) if settings.api_keys_file else None
         self.scheduler = Scheduler(queue_size=settings.queue_size, queue_timeout=settings.queue_timeout)
         self.models = ModelManager(
             settings, Catalog.load(settings.models_dir), Machine(), on_change=self.scheduler.dispatch, loaders=loaders
@@ -46,6 +58,9 @@ class Service:
             waiters=settings.queue_size,
             patience=settings.queue_timeout,
         )
+
+    def finished(self, record: RequestRecord) -> None:
+        log_request(record)
 
     async def start(self) -> None:
         self.settings.state_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -67,7 +82,7 @@ def create_app(settings: Settings | None = None, *, loaders: Loaders = loaders_f
         finally:
             await service.stop()
 
-    app = FastAPI(title="qwen-service", version=_version(), lifespan=lifespan)
+    app = FastAPI(title="qwen-service", version=_version(), lifespan=lifespan, middleware=_passage(service))
     app.include_router(openai_router(service))
 
     @app.get("/health")
@@ -90,6 +105,29 @@ def create_app(settings: Settings | None = None, *, loaders: Loaders = loaders_f
         return response
 
     return app
+
+
+def _passage(service: Service) -> list[Middleware]:
+    """What every request passes, in this order."""
+    settings = service.settings
+    client = ClientAddress(settings.trusted_proxies)
+    checks: list[Callable[[Scope], ServiceError | None]] = [
+        AllowedHosts({socket.gethostname(), f"{socket.gethostname()}.local", *settings.allowed_hosts}),
+        HeadLimit(MAX_HEADERS, settings.max_header_bytes),
+    ]
+    if service.api_keys is not None:
+        checks.append(KeyRequired(service.api_keys))
+    answer = {"error_response": _refusal}
+    return [
+        Middleware(RequestContext, finished=service.finished, client=client, **answer),
+        Middleware(CrossOrigin, origins=settings.cors_origins, **answer),
+        Middleware(Checks, checks=checks, **answer),
+        Middleware(BodyLimit, max_bytes=settings.max_body_bytes, timeout=settings.body_timeout, **answer),
+    ]
+
+
+def _refusal(_scope: Scope, error: ServiceError) -> ASGIApp:
+    return error_response(error)
 
 
 def _explained(error: RequestValidationError) -> InvalidRequest:

@@ -23,6 +23,7 @@ from qwen_service.chat import (
 from qwen_service.errors import Unsupported
 from qwen_service.model_manager import ModelManager
 from qwen_service.output_parser import OutputFormat, OutputParser
+from qwen_service.request_record import RequestRecord, recording
 from qwen_service.runtimes.base import Capabilities, Piece, Prefill
 from qwen_service.scheduler import Scheduler, Turn
 from qwen_service.served_model import ServedModel
@@ -49,20 +50,21 @@ class ChatCompletion:
 
         Close the iterator to stop the generation and give up its place.
         """
-        began = time.monotonic()
-        model = await self._models.obtain(request.model)
-        with model.in_use():
-            engine = await model.ready(at_most=self._patience, waiters=self._waiters)
-            load = time.monotonic() - began
-            reply = structured(
-                _with_defaults(request, model, engine),
-                partial(self._generate, model, engine, load, request.sampling),
-                output_format=engine.text.output_format,
-                capabilities=engine.runtime.capabilities,
-            )
-            async with aclosing(reply) as events:
-                async for event in events:
-                    yield event
+        with recording():
+            began = time.monotonic()
+            model = await self._models.obtain(request.model)
+            with model.in_use():
+                engine = await model.ready(at_most=self._patience, waiters=self._waiters)
+                load = time.monotonic() - began
+                reply = structured(
+                    _with_defaults(request, model, engine),
+                    partial(self._generate, model, engine, load, request.sampling),
+                    output_format=engine.text.output_format,
+                    capabilities=engine.runtime.capabilities,
+                )
+                async with aclosing(reply) as events:
+                    async for event in events:
+                        yield event
 
     async def _generate(
         self, model: ServedModel, engine: Engine, load: float, asked: Sampling, request: ChatRequest
@@ -71,8 +73,8 @@ class ChatCompletion:
         sampling = dataclasses.replace(request.sampling, max_tokens=fitted.max_tokens)
         parser = _parser(engine, request, fitted)
         async with self._scheduler.turn(model, fitted.prompt) as turn:
-            yield _started(model, turn, asked, fitted)
-            reply = _Reply(load=load, queue=turn.waited)
+            reply = _Reply(recording(), load=load, queue=turn.waited)
+            yield reply.begin(_started(model, turn, asked, fitted))
             async with aclosing(turn.engine.runtime.generate(fitted.prompt, sampling)) as pieces:
                 async for piece in pieces:
                     for event in parser.feed(reply.add(piece)):
@@ -91,8 +93,9 @@ _NOTHING = Piece()
 
 @dataclass(slots=True)
 class _Reply:
-    """What has been generated so far, and when."""
+    """What has been generated so far, and when; what the request's record must know of it goes there."""
 
+    record: RequestRecord
     load: float
     queue: float
     started: float = field(default_factory=time.monotonic)
@@ -104,12 +107,17 @@ class _Reply:
     calls: list[ToolCall] = field(default_factory=list)
     reason: Literal["stop", "length"] = "stop"
 
+    def begin(self, event: Started) -> Started:
+        self.record.begin(event)
+        return event
+
     def add(self, item: Prefill | Piece) -> Piece:
         if isinstance(item, Prefill):
             self.cached_tokens = item.cached_tokens
             return _NOTHING
         self.first_piece = self.first_piece or time.monotonic()
         self.token_count += item.token_count
+        self.record.generated(item.token_count)
         self.token_ids += item.token_ids
         self.reason = item.finish_reason or self.reason
         return item
@@ -132,12 +140,14 @@ class _Reply:
         now = time.monotonic()
         first = self.first_piece or now
         prompt_ids = fitted.prompt.token_ids
-        return Finished(
+        event = Finished(
             parser.finish_reason(self.reason),
             Usage(len(prompt_ids), self.token_count, self.cached_tokens, parser.reasoning_tokens),
             Timings(self.load, self.queue, prefill=first - self.started, generation=now - first),
             (*prompt_ids, *self.token_ids) if self.ids_are_exact else (),
         )
+        self.record.end(event)
+        return event
 
 
 def _with_defaults(request: ChatRequest, model: ServedModel, engine: Engine) -> ChatRequest:

@@ -8,6 +8,7 @@ from typing import Any
 
 import uvicorn
 
+from qwen_service import logs
 from qwen_service.app import create_app
 from qwen_service.cli_settings import add_setting_flags, settings_from
 from qwen_service.config import ConfigError, Settings
@@ -23,7 +24,7 @@ def add_serve_command(subparsers: Any) -> None:
 
 def serve(options: argparse.Namespace) -> int:
     settings = settings_from(options)
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    logs.configure(settings.log_level, settings.log_format, settings.service_log)
     sockets = listen(settings)
     config = uvicorn.Config(
         create_app(settings),
@@ -33,6 +34,7 @@ def serve(options: argparse.Namespace) -> int:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # client_address.py knows whom to believe
         timeout_keep_alive=75,
         timeout_graceful_shutdown=int(settings.grace_time) or None,
     )

@@ -123,6 +123,25 @@ class Settings(BaseSettings):
     max_messages: int = _setting(4096, "Most messages in one request.", ge=1)
     max_choices: int = _setting(8, "Largest n of one request.", ge=1, le=128)
 
+    body_timeout: Seconds = _setting(30, "Longest time for the body of a request to arrive, in seconds.", gt=0)
+    max_header_bytes: int = _setting(32_768, "Largest head of a request, headers and target, in bytes.", ge=1024)
+    allowed_hosts: Names = _setting(
+        ("host.docker.internal",),
+        "Host names, beside localhost, this machine's own name and plain addresses, under which the service may be called."
+        " A web page whose name is bound to our address is refused. *: every name.",
+    )
+    cors_origins: Names = _setting(
+        ("http://localhost:*", "http://127.0.0.1:*", "http://[::1]:*", "app://*", "file://*", "tauri://*"),
+        "Origins of web pages that may use the service, as browsers write them; * stands for a run of name or port"
+        " characters. Its own page always may.",
+    )
+    trusted_proxies: Names = _setting(
+        (), "Addresses or networks of reverse proxies whose X-Forwarded-For is believed. No other's is."
+    )
+    api_keys_file: Path | None = _setting(
+        None, "File of API keys, a line each: NAME SHA256-OF-THE-KEY. Without it, whoever can connect may ask."
+    )
+
     unknown_model: Literal["error", "default"] = _setting(
         "error",
         "A request for a model that is not installed: error answers 404, default answers with the loaded model.",
@@ -130,10 +149,21 @@ class Settings(BaseSettings):
     model_aliases: Pairs = _setting({}, "Further model names, for apps with a fixed one: gpt-4o-mini=qwen3-4b,...")
 
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "How much the service logs.")
+    log_format: Literal["text", "json"] = _setting("text", "Form of the service's log lines.")
+    log_file: Path | None = _setting(
+        None,
+        "File for the service's log, beside stderr, rotated at 10 MB. None: service.log in log_dir, if that is set.",
+    )
+    log_prompts: bool = _setting(False, "Log what the model is asked, for debugging: prompts may hold private things.")
 
     @property
     def state_folder(self) -> Path:
         return self.state_dir.expanduser()
+
+    @property
+    def service_log(self) -> Path | None:
+        file = self.log_file or (self.log_dir / "service.log" if self.log_dir else None)
+        return file.expanduser() if file else None
 
     @property
     def log_folder(self) -> Path:

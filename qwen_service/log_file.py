@@ -25,9 +25,9 @@ class LogFile:
             self._broken = False
         except OSError as error:
             self.close()
-            if not self._broken:
+            first, self._broken = not self._broken, True
+            if first:  # set before: the warning itself may be written to this file
                 logger.warning("%s cannot be written, its lines are lost: %s", self._path, error.strerror)
-            self._broken = True
 
     def close(self) -> None:
         if self._file is not None:

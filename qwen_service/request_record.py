@@ -1,14 +1,16 @@
 """What one HTTP request turned out to be: filled in on its way, read once at its end by the log and the metrics.
 
 `current_record` hands it to whoever works on the request, however deep, without a parameter through every layer;
-tasks started for the request see it too. Outside a request there is none, and nothing is recorded.
+tasks started for the request see it too.
 """
 
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Self
 
 from qwen_service.chat import Finished, Started
+from qwen_service.errors import ServiceError
 
 CLIENT_LEFT = 499  # nginx's code for a client that closed before the answer
 
@@ -35,24 +37,37 @@ class RequestRecord:
     error: str = ""  # class name of the ServiceError that ended it
     started: float = field(default_factory=time.perf_counter)
 
-    def generation_started(self, event: Started) -> None:
+    def begin(self, event: Started) -> None:
         self.model = event.model
         self.trimmed_messages = max(self.trimmed_messages, event.trimmed_messages)
 
-    def token_seen(self) -> None:
-        if self.first_token is None:
+    def generated(self, tokens: int) -> None:
+        if self.first_token is None and tokens:
             self.first_token = time.perf_counter() - self.started
+        self.completion_tokens += tokens
 
-    def generation_finished(self, event: Finished) -> None:
+    def end(self, event: Finished) -> None:
         """Several choices of one request add up; the prompt counts once."""
         self.finish = event.reason
         self.prompt_tokens = max(self.prompt_tokens, event.usage.prompt_tokens)
         self.cached_tokens = max(self.cached_tokens, event.usage.cached_tokens)
-        self.completion_tokens += event.usage.completion_tokens
         self.queue = max(self.queue, event.timings.queue)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """A ServiceError that passes by is what ended the request."""
+        if isinstance(error, ServiceError):
+            self.error = type(error).__name__
 
     def close(self) -> None:
         self.duration = time.perf_counter() - self.started
 
 
 current_record: ContextVar[RequestRecord | None] = ContextVar("current_record", default=None)
+
+
+def recording() -> RequestRecord:
+    """The record of the current request; outside a request one that nobody will read."""
+    return current_record.get() or RequestRecord("", "", "", "")

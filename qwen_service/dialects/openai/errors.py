@@ -16,6 +16,7 @@ TABLE: dict[type[errors.ServiceError], tuple[int, str, str | None]] = {
     errors.Unsupported: (400, "invalid_request_error", "unsupported"),
     errors.UnknownModel: (404, "invalid_request_error", "model_not_found"),
     errors.NotLoaded: (409, "invalid_request_error", "model_not_loaded"),
+    errors.RequestTimedOut: (408, "invalid_request_error", "request_timed_out"),
     errors.PromptTooLong: (400, "invalid_request_error", "context_length_exceeded"),
     errors.Unauthorized: (401, "authentication_error", "invalid_api_key"),
     errors.Forbidden: (403, "permission_error", "forbidden"),
