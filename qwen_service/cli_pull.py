@@ -20,6 +20,7 @@ def add_pull_command(commands: "argparse._SubParsersAction[argparse.ArgumentPars
     parser.add_argument("name", help="name of the model; `qwen-service list --all` shows them")
     parser.add_argument("--from", dest="source", type=Path, metavar="DIR", help="adopt this folder, download nothing")
     parser.add_argument("--link", action="store_true", help="with --from: leave the files there and link to them")
+    parser.add_argument("--if-none", action="store_true", help="only when no model at all is installed")
     add_models_dir_flags(parser)
     add_progress_flag(parser)
     parser.set_defaults(run=run_pull)
@@ -46,6 +47,8 @@ def run_pull(options: argparse.Namespace) -> int:
 def _pull(options: argparse.Namespace, sink: ProgressSink) -> None:
     catalog = catalog_from(options)
     spec = catalog.find(options.name)
+    if options.if_none and catalog.installed():
+        return
     if options.source is not None:
         adopt(spec, options.source, catalog.models_dir, sink, link=options.link)
     else:

@@ -13,7 +13,10 @@ fi
 
 ./scripts/setup.sh
 python="${QWEN_VENV:-.venv}/bin/python"
-"$python" -m qwen_service pull --if-none smollm2-135m
+case " $* " in
+  *" --model-path"* | *" --models-dir"* | *" --help "*) ;; # served from elsewhere
+  *) "$python" -m qwen_service pull --if-none smollm2-135m ;;
+esac
 
 [ "$background" = yes ] || exec "$python" -m qwen_service serve "$@"
 
