@@ -61,6 +61,11 @@ class TokenizerServer:
         """For the program's command line; a trailing slash would crash it."""
         return f"http://{self._address[0]}:{self.port}"
 
+    @property
+    def strangers(self) -> int:
+        """Grows when a program works on what was not registered here: somebody else talks to it."""
+        return self._routes.strangers
+
     def prompt(self, token_ids: Sequence[int], diff: Sequence[int] | None = None) -> TokenChannel:
         """Register a generation. `diff`: the ids to prefill after what the program's KV cache holds (uid dialect)."""
         return self._routes.open_prompt(tuple(token_ids), tuple(token_ids if diff is None else diff))

@@ -1,0 +1,83 @@
+"""The HTTP interface of main_api_*: four calls, one at a time, a new connection for each."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import httpx
+
+from qwen_service.chat import Sampling
+from qwen_service.errors import ProtocolError
+
+TIMEOUT = 10.0  # seconds; each call only queues or reads something
+
+# For what neither a request nor the model's manifest says: Qwen's own recommendation for chats.
+TEMPERATURE, TOP_P, TOP_K = 0.7, 0.8, 20
+ANY_TOP_K = 1000  # for top_k 0, which means no limit to clients
+
+Body = Mapping[str, str | float]
+
+
+class EngineBusy(Exception):
+    """400 {"error": "llm is running"}: work runs that is not ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provided:
+    done: bool
+    text: str  # since the last poll; our tokenizer answers with empty texts, so this is what the program itself says
+
+
+class AxApiClient:
+    """Raises ProtocolError for an answer that is not in the program's contract, and for none at all."""
+
+    def __init__(self, port: int) -> None:
+        self._http = httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}",
+            timeout=TIMEOUT,
+            trust_env=False,
+            headers={"Connection": "close"},  # its server closes idle connections without notice
+        )
+
+    async def reset(self, key: str) -> None:
+        """Returns when the reset is queued. EngineBusy when something runs."""
+        await self._call("POST", "/api/reset", {"system_prompt": key})
+
+    async def generate(self, key: str, sampling: Sampling) -> None:
+        """Returns when the generation is queued. EngineBusy when something runs."""
+        await self._call("POST", "/api/generate", {"prompt": key, **sampling_fields(sampling)})
+
+    async def stop(self) -> None:
+        await self._call("GET", "/api/stop")
+
+    async def provider(self) -> Provided:
+        answer = await self._call("GET", "/api/generate_provider")
+        return Provided(bool(answer.get("done")), str(answer.get("response", "")))
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def _call(self, method: str, path: str, body: Body | None = None) -> dict[str, object]:
+        try:
+            response = await self._http.request(method, path, json=body)
+            answer = response.json() if response.content else {}
+        except (httpx.TransportError, ValueError) as error:
+            raise ProtocolError(f"The runtime does not answer {path}: {error!r}") from error
+        if response.status_code == httpx.codes.BAD_REQUEST and "running" in str(answer):
+            raise EngineBusy
+        if response.status_code != httpx.codes.OK or not isinstance(answer, dict):
+            raise ProtocolError(f"The runtime answered {path} with HTTP {response.status_code}: {response.text[:200]}")
+        return answer
+
+
+def sampling_fields(sampling: Sampling) -> dict[str, float]:
+    """All of them, because the program keeps each value until it is told another.
+
+    Temperature 0 only turns its scaling off; what is greedy there is a choice among one.
+    """
+    top_k = TOP_K if sampling.top_k is None else sampling.top_k or ANY_TOP_K
+    return {
+        "temperature": TEMPERATURE if sampling.temperature is None else sampling.temperature,
+        "repetition_penalty": 1.0 if sampling.repeat_penalty is None else sampling.repeat_penalty,
+        "top-p": TOP_P if sampling.top_p is None else sampling.top_p,
+        "top-k": 1 if sampling.temperature == 0 else top_k,
+    }

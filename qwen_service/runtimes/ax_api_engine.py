@@ -1,0 +1,202 @@
+"""main_api_* as something that takes one piece of work at a time: reset, or generate. It knows nothing of replies.
+
+A piece of work is queued by an HTTP call that returns at once. It has begun when the program asks our tokenizer
+server for its ids, and is over when the program says that it is done. Before it has begun, "done" means nothing and
+a stop is lost. Nothing else is asked of the program until it is over, even when the one who wanted it has left.
+"""
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from qwen_service.chat import Sampling
+from qwen_service.errors import ProtocolError, RuntimeFailure, Stalled, StartFailed
+from qwen_service.runtimes.ax_api_client import AxApiClient
+from qwen_service.runtimes.ax_api_process import AxApiProcess, AxApiProgram
+from qwen_service.runtimes.base import LoadProgress
+from qwen_service.runtimes.kv_cache import Ids
+from qwen_service.runtimes.token_channel import ChannelEvent, Encoded, Idle, Lost, ResetCalled, TokenChannel
+from qwen_service.runtimes.tokenizer_server import TokenizerServer
+
+POLL = 0.25  # seconds between looks at a program that says nothing; it decodes a batch of tokens in 0.7 s
+SETTLE = 0.02  # seconds between looks at a program that is about to be idle; it stops within a step of 0.25 s
+LAST_WORDS = 2.0  # seconds: a program that hangs up may be dying
+
+T = TypeVar("T")
+
+
+@dataclass(eq=False, slots=True)
+class Work:
+    channel: TokenChannel
+    queued: bool = False
+    begun: bool = False
+    said: str = ""  # words of the program's own, such as a refusal
+
+
+class AxApiEngine:
+    """`failure` is set once, when it can no longer be used; every call then raises it."""
+
+    def __init__(self, program: AxApiProgram, server: TokenizerServer) -> None:
+        self._server = server
+        self._patience = program.stall_timeout
+        self._client = AxApiClient(program.port)
+        self._process = AxApiProcess(program, server)
+        self._work: Work | None = None
+        self._unfinished: asyncio.Task[None] | None = None
+        self.failure = self._process.failure
+        self.failure.add_done_callback(self._tell_work)
+
+    async def start(self, progress: LoadProgress, opening: Ids) -> Mapping[str, int]:
+        """Load, and prefill `opening`: until a first reset the program has no state. Returns the numbers it reported."""
+        try:
+            numbers = await self._process.start(progress, opening)
+            await self.reset(opening)
+        except StartFailed:
+            await self.stop()
+            raise
+        except RuntimeFailure as failure:
+            await self.stop()
+            raise StartFailed(f"It came up, but failed its first prefill: {failure.message}") from failure
+        except BaseException:
+            await self.stop()
+            raise
+        return numbers
+
+    async def stop(self) -> None:
+        await self._process.stop(self._leave_work)
+        await self._client.close()
+
+    async def reset(self, ids: Ids) -> None:
+        """Make `ids` all that the KV cache holds. EngineBusy when work runs that is not ours."""
+        await self._to_its_end(self._reset(ids))
+
+    async def generate(self, prompt: Ids, diff: Ids, sampling: Sampling) -> Work:
+        """Queue it; next() tells how it goes, finish() must follow. EngineBusy when work runs that is not ours."""
+        work = self._new_work(self._server.prompt(prompt, diff))
+        try:
+            await self._to_its_end(self._queue(work, self._client.generate(work.channel.key, sampling)))
+        except BaseException:
+            await self.finish(work)
+            raise
+        return work
+
+    async def next(self, work: Work) -> ChannelEvent:
+        """What the program does next; Idle is the last. Raises a RuntimeFailure."""
+        try:
+            async with asyncio.timeout(self._patience):
+                return await self._next(work)
+        except TimeoutError:
+            silence = Stalled(f"The NPU has given no sign of life for {self._patience:g} s.")
+            raise self._process.fail(silence) from None
+
+    async def finish(self, work: Work, *, stop: bool = True) -> None:
+        """Return when the program is idle, or has failed; with `stop` it leaves undone what it has not done by now."""
+        await self._to_its_end(self._finish(work, stop=stop))
+
+    async def failed(self) -> RuntimeFailure:
+        return await asyncio.shield(self.failure)
+
+    async def until_idle(self) -> None:
+        """For work that is not ours."""
+        try:
+            async with asyncio.timeout(self._patience):
+                while True:
+                    if (await self._ask(self._client.provider())).done:
+                        return
+                    await asyncio.sleep(POLL)
+        except TimeoutError:
+            busy = Stalled(f"The runtime has been busy with work that is not ours for {self._patience:g} s.")
+            raise self._process.fail(busy) from None
+
+    def _new_work(self, channel: TokenChannel) -> Work:
+        self._work = Work(channel)
+        if self.failure.done():
+            self._tell_work(self.failure)
+        return self._work
+
+    def _tell_work(self, failure: asyncio.Future[RuntimeFailure]) -> None:
+        if self._work is not None:
+            self._work.channel.post(Lost(failure.result()))
+
+    async def _to_its_end(self, step: Coroutine[Any, Any, None]) -> None:
+        """Run a step after the one before, and to its end even when the caller is cancelled: the caller waits."""
+        task = asyncio.create_task(self._after(self._unfinished, step))
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())  # somebody may have left
+        self._unfinished = task
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait({task})
+            raise
+
+    async def _after(self, before: asyncio.Task[None] | None, step: Coroutine[Any, Any, None]) -> None:
+        if before is not None:
+            await asyncio.wait({before})
+        await step
+
+    async def _reset(self, ids: Ids) -> None:
+        work = self._new_work(self._server.reset(ids))
+        with work.channel:
+            await self._queue(work, self._client.reset(work.channel.key))
+            await self.next(work)
+            await self._until_done(work)
+
+    async def _queue(self, work: Work, call: Coroutine[Any, Any, None]) -> None:
+        await self._ask(call)
+        work.queued = True
+
+    async def _next(self, work: Work) -> ChannelEvent:
+        while True:
+            try:
+                event = await asyncio.wait_for(work.channel.next(), POLL)
+            except TimeoutError:
+                if work.begun and await self._is_done(work):
+                    work.channel.post(Idle())  # behind what has been posted meanwhile
+                continue
+            if isinstance(event, Lost):
+                raise event.error
+            work.begun = work.begun or isinstance(event, Encoded | ResetCalled)
+            return event
+
+    async def _finish(self, work: Work, *, stop: bool) -> None:
+        with work.channel:
+            try:
+                async with asyncio.timeout(self._patience):
+                    while work.queued and not work.begun:
+                        await self._next(work)
+                    await self._until_done(work, stop=stop)
+            except TimeoutError:
+                self._process.fail(Stalled(f"The runtime does not stop within {self._patience:g} s."))
+            except RuntimeFailure as failure:
+                self._process.fail(failure)
+
+    async def _until_done(self, work: Work, *, stop: bool = False) -> None:
+        while work.queued and not await self._is_done(work):
+            if stop:  # once may not be enough
+                await self._ask(self._client.stop())
+            await asyncio.sleep(SETTLE)
+        work.queued = False
+
+    async def _is_done(self, work: Work) -> bool:
+        provided = await self._ask(self._client.provider())
+        work.said += provided.text
+        return provided.done
+
+    async def _leave_work(self) -> None:
+        with suppress(RuntimeFailure):
+            await self._client.stop()
+            while not (await self._client.provider()).done:
+                await asyncio.sleep(SETTLE)
+                await self._client.stop()
+
+    async def _ask(self, call: Coroutine[Any, Any, T]) -> T:
+        if self.failure.done():
+            call.close()
+            raise self.failure.result()
+        try:
+            return await call
+        except ProtocolError as error:
+            await self._process.ends_within(LAST_WORDS)  # a death explains more than a closed connection
+            raise self._process.fail(error) from error
