@@ -16,6 +16,7 @@ COMMANDS = {
     "show": ("qwen_service.cli_models", "add_model_commands", "tell everything about a model"),
     "verify": ("qwen_service.cli_models", "add_model_commands", "compare the files of a model with their checksums"),
     "rm": ("qwen_service.cli_models", "add_model_commands", "remove a model from the disk"),
+    "doctor": ("qwen_service.cli_doctor", "add_doctor_command", "look for what may be wrong"),
 }
 
 
