@@ -259,10 +259,10 @@ async def test_a_taken_port_is_refused_before_a_second_instance_shares_it(card: 
 @pytest.mark.parametrize(
     ("kind", "words", "permanent"),
     [
-        ("no_device", "No Axera card was found on PCIe", True),
+        ("no_device", "No card was found", True),
         ("axcl_init", "driver is not loaded", True),
         ("host_node", "driver is not loaded", True),
-        ("held_card", "another process holds it", False),
+        ("held_card", "Another process holds it", False),
         ("layer", r"l1\.axmodel cannot be loaded", True),
     ],
 )

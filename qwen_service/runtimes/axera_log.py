@@ -8,6 +8,7 @@ import re
 from collections import deque
 from dataclasses import dataclass
 
+from qwen_service import card_faults
 from qwen_service.errors import StartFailed
 from qwen_service.process import explain_exit
 from qwen_service.runtimes.base import LoadProgress
@@ -21,55 +22,29 @@ _ERRORS_KEPT = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class _ProgramFault:
+    """No restart cures one of these. What the card and its driver complain of is in card_faults."""
+
     pattern: str
     message: str
-    permanent: bool = False  # no restart can cure it
 
 
-# Only printed: the program goes on with stale data, an endless run of one token.
-NPU_FAULT = Fault(
-    r"AX_ENGINE_Execute|AXCL_ENGINE_Execute|axclrtEngineExecute",
-    "The NPU reports execution errors: its answers cannot be trusted. If a restart does not help, reset the card"
-    " (`axcl-smi reboot`) or the machine.",
-)
-FAULTS = (
-    Fault(
-        r"axcl init fail|open /dev/axcl_host fail",
-        "The card's driver is not loaded. Install or reload the vendor's axcl driver package and look at"
-        " `dmesg | grep -i axcl`; `qwen-service doctor` checks the rest.",
-        permanent=True,
-    ),
-    Fault(
-        r"no device connected",
-        "No Axera card was found on PCIe. Check that it sits firmly and that `lspci` shows it; a Raspberry Pi 5 may need"
-        " `dtoverlay=pciex1-compat-pi5,no-mip` in /boot/firmware/config.txt.",
-        permanent=True,
-    ),
-    Fault(
-        r"Set AXCL device failed|request ports from device",
-        "The card cannot be opened: another process holds it (`axcl-smi` names it), or this user may not use"
-        " /dev/axcl_host.",
-    ),
-    Fault(
+_PROGRAM_FAULTS = (
+    _ProgramFault(
         r"init axmodel\((?P<file>[^)]*)\) failed",
-        "The model file {file} cannot be loaded: it is damaged, incomplete or of another chip. `qwen-service verify`"
+        "The model file {file} cannot be loaded: it is damaged, incomplete or for another chip. `qwen-service verify`"
         " finds out; fetch the model again.",
-        permanent=True,
     ),
-    Fault(
+    _ProgramFault(
         r"embed",
         "The model's embedding file cannot be opened. It must exist, and with --use_mmap_load_embed 1 be writable"
         " by the user the service runs as.",
-        permanent=True,
     ),
-    Fault(
+    _ProgramFault(
         r"undefined option|need option",
         "This build of the vendor's program does not take these arguments; the model's manifest and the program do not"
         " belong together.",
-        permanent=True,
     ),
-    NPU_FAULT,
 )
 
 
@@ -101,19 +76,18 @@ class AxeraLog:
             self.ready = True
 
     def fault(self) -> tuple[str, bool] | None:
-        """The first error as (plain words with the program's own, permanent); None when nothing was complained of."""
-        if not self.errors:
-            return None
+        """The first known fault as (plain words with the program's own, permanent); None where it complained of none."""
         for line in self.errors:
-            for fault in FAULTS:
+            if (of_card := card_faults.explain(line)) is not None:
+                return f"{of_card} ({line})", of_card.permanent
+            for fault in _PROGRAM_FAULTS:
                 if found := re.search(fault.pattern, line):
-                    return f"{fault.message.format(**found.groupdict())} ({line})", fault.permanent
-        return f"The vendor's program reports: {self.errors[0]}", False
+                    return f"{fault.message.format(**found.groupdict())} ({line})", True
+        return (f"The vendor's program reports: {self.errors[0]}", False) if self.errors else None
 
     def running_fault(self) -> str | None:
-        """Why what it generates from now on is worth nothing; None when it complains of no such thing."""
-        line = next((line for line in self.errors if re.search(NPU_FAULT.pattern, line)), None)
-        return f"{NPU_FAULT.message} ({line})" if line else None
+        """A complaint about the card. The program only prints it and goes on with stale data: one token for ever."""
+        return next((f"{fault} ({line})" for line in self.errors if (fault := card_faults.explain(line))), None)
 
     def start_failure(self, returncode: int | None) -> StartFailed:
         """Why a program did not come up. `returncode` is None while it still runs."""
