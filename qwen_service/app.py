@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from qwen_service.api_keys import ApiKeys
 from qwen_service.asgi import ASGIApp, Scope
@@ -30,10 +30,11 @@ from qwen_service.machine import Machine
 from qwen_service.middleware import BodyLimit, Checks, CrossOrigin, RequestContext
 from qwen_service.model_loading import Loaders, loaders_for
 from qwen_service.model_manager import ModelManager
-from qwen_service.request_checks import AllowedHosts, HeadLimit, KeyRequired
+from qwen_service.request_checks import ALWAYS_OPEN, AllowedHosts, HeadLimit, KeyRequired
 from qwen_service.request_record import RequestRecord
 from qwen_service.scheduler import Scheduler
 from qwen_service.session_manager import SessionManager
+from qwen_service.web_routes import ChatPage
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class Service:
 
     def __init__(self, settings: Settings, *, loaders: Loaders = loaders_for) -> None:
         self.settings = settings
+        self.page = ChatPage()
         self.api_keys = ApiKeys.from_file(settings.api_keys_file) if settings.api_keys_file else None
         self.scheduler = Scheduler(queue_size=settings.queue_size, queue_timeout=settings.queue_timeout)
         self.models = ModelManager(
@@ -84,6 +86,11 @@ def create_app(settings: Settings | None = None, *, loaders: Loaders = loaders_f
 
     app = FastAPI(title="qwen-service", version=_version(), lifespan=lifespan, middleware=_passage(service))
     app.include_router(openai_router(service))
+    app.router.routes.extend(service.page.routes())
+
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    async def root(request: Request) -> Response:
+        return service.page.for_browser(request) or PlainTextResponse("Ollama is running", headers={"Vary": "Accept"})
 
     @app.get("/health")
     async def health() -> dict[str, object]:
@@ -116,7 +123,7 @@ def _passage(service: Service) -> list[Middleware]:
         HeadLimit(MAX_HEADERS, settings.max_header_bytes),
     ]
     if service.api_keys is not None:
-        checks.append(KeyRequired(service.api_keys))
+        checks.append(KeyRequired(service.api_keys, ALWAYS_OPEN | service.page.public_paths))
     answer = {"error_response": _refusal}
     return [
         Middleware(RequestContext, finished=service.finished, client=client, **answer),

@@ -8,7 +8,7 @@ from qwen_service.api_keys import ApiKeys
 from qwen_service.asgi import Scope, header
 from qwen_service.errors import Forbidden, RequestTooLarge, Unauthorized
 
-ALWAYS_OPEN = ("/health", "/health/live", "/health/ready")
+ALWAYS_OPEN = frozenset({"/health", "/health/live", "/health/ready"})
 HOST_AND_PORT = re.compile(r"(\[[^\]]*\]|[^:]*)(?::\d*)?")
 
 

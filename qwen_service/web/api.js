@@ -1,0 +1,106 @@
+// The service's own HTTP API, as any OpenAI client sees it.
+
+export class Failure extends Error {
+  constructor(message, { status = 0, retryAfter = null, code = "" } = {}) {
+    super(message);
+    Object.assign(this, { status, retryAfter, code });
+  }
+}
+
+const UNREACHABLE = "The service cannot be reached. Is it running, and is this device still on its network?";
+const CUT = "The reply was cut off: the connection to the service ended in the middle.";
+
+export async function getJson(path, apiKey, signal) {
+  const response = await request(path, { headers: authorization(apiKey), signal, cache: "no-store" });
+  return response.json();
+}
+
+/** /health answers 503 with a body when the service is down: that body is what we want to show. */
+export async function getHealth(signal) {
+  const response = await fetch("health", { signal, cache: "no-store" });
+  return response.json();
+}
+
+/** Yields {text}, {reasoning}, {usage}, {finish} and first {headers}; throws Failure, also in mid-stream. */
+export async function* streamChat(body, { apiKey, signal }) {
+  const response = await request("v1/chat/completions", {
+    method: "POST",
+    headers: { "Content-Type": "application/json", ...authorization(apiKey) },
+    body: JSON.stringify({ ...body, stream: true, stream_options: { include_usage: true } }),
+    signal,
+  });
+  yield { headers: notes(response.headers) };
+  let finished = false;
+  for await (const data of sseData(response.body)) {
+    if (data === "[DONE]") return;
+    const chunk = JSON.parse(data);
+    if (chunk.error) throw new Failure(chunk.error.message ?? String(chunk.error), { code: chunk.error.code ?? "" });
+    for (const event of eventsOf(chunk)) {
+      finished ||= event.finish !== undefined;
+      yield event;
+    }
+  }
+  if (!finished) throw new Failure(CUT);
+}
+
+function authorization(apiKey) {
+  return apiKey ? { Authorization: `Bearer ${apiKey}` } : {};
+}
+
+async function request(path, options) {
+  let response;
+  try {
+    response = await fetch(path, options);
+  } catch (error) {
+    throw error.name === "AbortError" ? error : new Failure(UNREACHABLE);
+  }
+  if (!response.ok) throw await failureOf(response);
+  return response;
+}
+
+async function failureOf(response) {
+  const text = await response.text();
+  const retryAfter = Number(response.headers.get("Retry-After")) || null;
+  return new Failure(messageIn(text) ?? `The service answered with status ${response.status}.`, { status: response.status, retryAfter });
+}
+
+function messageIn(text) {
+  try {
+    const { error, detail } = JSON.parse(text);
+    return error?.message ?? (typeof error === "string" ? error : detail) ?? null;
+  } catch {
+    return null;
+  }
+}
+
+function notes(headers) {
+  return {
+    ignored: (headers.get("X-Ignored-Parameters") ?? "").split(/[,\s]+/).filter(Boolean),
+    trimmed: Number(headers.get("X-Context-Trimmed-Messages")) || 0,
+    servedBy: headers.get("X-Served-By") ?? "",
+  };
+}
+
+function* eventsOf(chunk) {
+  const choice = chunk.choices?.[0];
+  if (choice?.delta?.reasoning_content) yield { reasoning: choice.delta.reasoning_content };
+  if (choice?.delta?.content) yield { text: choice.delta.content };
+  if (choice?.finish_reason) yield { finish: choice.finish_reason };
+  if (chunk.usage) yield { usage: chunk.usage, model: chunk.model };
+}
+
+async function* sseData(stream) {
+  const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
+  let held = "";
+  for (;;) {
+    const { value, done } = await reader.read().catch(asCut);
+    if (done) return;
+    const lines = (held + value).split("\n");
+    held = lines.pop();
+    for (const line of lines) if (line.startsWith("data:")) yield line.slice(5).trim();
+  }
+}
+
+function asCut(error) {
+  throw error.name === "AbortError" ? error : new Failure(CUT);
+}
