@@ -84,7 +84,7 @@ class ChatCompletion:
         for event in parser.finish(reply.reason):
             yield reply.note(event)
         if reply.ids_are_exact and not parser.stopped:
-            self._sessions.remember(fitted.prompt, reply.message(), reply.token_ids)
+            self._sessions.remember(model, fitted.prompt, reply.message(), reply.token_ids)
         yield reply.finished(fitted, parser)
 
 
