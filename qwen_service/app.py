@@ -22,6 +22,8 @@ from qwen_service.catalog import Catalog
 from qwen_service.chat_completion import ChatCompletion
 from qwen_service.client_address import ClientAddress
 from qwen_service.config import Settings, load_settings
+from qwen_service.dialects.ollama.errors import error_response as ollama_error_response
+from qwen_service.dialects.ollama.routes import ollama_router
 from qwen_service.dialects.openai.errors import error_response
 from qwen_service.dialects.openai.routes import openai_router
 from qwen_service.errors import InvalidRequest, ServiceError
@@ -86,6 +88,7 @@ def create_app(settings: Settings | None = None, *, loaders: Loaders = loaders_f
 
     app = FastAPI(title="qwen-service", version=_version(), lifespan=lifespan, middleware=_passage(service))
     app.include_router(openai_router(service))
+    app.include_router(ollama_router(service))
     app.router.routes.extend(service.page.routes())
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
@@ -106,8 +109,9 @@ def create_app(settings: Settings | None = None, *, loaders: Loaders = loaders_f
         return error_response(_explained(error))
 
     @app.exception_handler(HTTPException)
-    async def http_error(_request: Request, error: HTTPException) -> Response:
-        response = error_response(InvalidRequest(str(error.detail)))
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        answer = ollama_error_response if request.url.path.startswith("/api/") else error_response
+        response = answer(InvalidRequest(str(error.detail)))
         response.status_code = error.status_code
         return response
 
@@ -133,8 +137,8 @@ def _passage(service: Service) -> list[Middleware]:
     ]
 
 
-def _refusal(_scope: Scope, error: ServiceError) -> ASGIApp:
-    return error_response(error)
+def _refusal(scope: Scope, error: ServiceError) -> ASGIApp:
+    return ollama_error_response(error) if scope["path"].startswith("/api/") else error_response(error)
 
 
 def _explained(error: RequestValidationError) -> InvalidRequest:

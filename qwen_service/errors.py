@@ -4,7 +4,8 @@ ServiceError
 ├── RequestError            the request cannot be served as it is; the client must change it
 │   ├── InvalidRequest      a field is wrong (param names it)
 │   │   └── RequestTooLarge more bytes or items than the configuration allows
-│   ├── Unsupported         a field or route this model, runtime or service does not offer
+│   ├── Unsupported         a field this model, runtime or service does not offer
+│   │   └── NotOffered      a whole route that this service does not offer
 │   ├── UnknownModel        no installed model has this name
 │   ├── NotLoaded           the model is installed, another one is running, and autoload is off
 │   ├── RequestTimedOut     its body did not arrive in time
@@ -54,6 +55,10 @@ class RequestTooLarge(InvalidRequest):
 
 
 class Unsupported(RequestError):
+    pass
+
+
+class NotOffered(Unsupported):
     pass
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from qwen_service.chat import ChatRequest, Message, ToolCall
 from qwen_service.errors import PromptTooLong
+from qwen_service.infill import infill_prompt
 from qwen_service.runtimes.base import Limits, Prompt, PromptParts
 from qwen_service.served_model import ServedModel
 from qwen_service.supervisor import ModelText
@@ -51,7 +52,7 @@ class SessionManager:
         most = min(limits.prompt, context - 1)
         asked = request.sampling.max_tokens or self._default_max_tokens or context
         if request.prompt is not None:
-            fitted, rendered = request, await _raw(text, request.prompt)
+            fitted, rendered = request, await _raw(model, text, request)
         else:
             comfortable = min(most, context - min(asked, context // 4), model.spec.prompt_budget or most)
             fitted, rendered = await self._fit_messages(model, text, request, comfortable, most)
@@ -133,10 +134,14 @@ class SessionManager:
         return _Rendered([*held, *new], _ending(text, rest))
 
 
-async def _raw(text: ModelText, prompt: str | tuple[int, ...]) -> _Rendered:
-    if isinstance(prompt, tuple):
-        return _Rendered(list(prompt), "")
-    parts = text.template.split_raw(prompt)
+async def _raw(model: ServedModel, text: ModelText, request: ChatRequest) -> _Rendered:
+    if isinstance(request.prompt, tuple):
+        return _Rendered(list(request.prompt), "")
+    prompt = request.prompt or ""
+    if request.suffix is not None:
+        parts = infill_prompt(model.spec, text.template, prompt, request.suffix)
+    else:
+        parts = text.template.split_raw(prompt)
     return _Rendered(await text.tokenizer.encode(parts), _ending(text, parts))
 
 

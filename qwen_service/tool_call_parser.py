@@ -44,8 +44,7 @@ def _arguments_text(arguments: Any) -> str:
     if not isinstance(arguments, dict):
         raise ValueError("arguments are not an object")
     text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
-    lone_surrogate = any("\ud800" <= char <= "\udfff" for char in text)  # no UTF-8 could carry it
-    return json.dumps(arguments, allow_nan=False) if lone_surrogate else text
+    return text.encode(errors="replace").decode()  # half a surrogate pair has no form in UTF-8
 
 
 def _refuse(constant: str) -> Never:

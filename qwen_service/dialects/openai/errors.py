@@ -14,6 +14,7 @@ TABLE: dict[type[errors.ServiceError], tuple[int, str, str | None]] = {
     errors.InvalidRequest: (400, "invalid_request_error", "invalid_value"),
     errors.RequestTooLarge: (413, "invalid_request_error", "request_too_large"),
     errors.Unsupported: (400, "invalid_request_error", "unsupported"),
+    errors.NotOffered: (501, "invalid_request_error", "not_offered"),
     errors.UnknownModel: (404, "invalid_request_error", "model_not_found"),
     errors.NotLoaded: (409, "invalid_request_error", "model_not_loaded"),
     errors.RequestTimedOut: (408, "invalid_request_error", "request_timed_out"),

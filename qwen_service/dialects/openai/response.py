@@ -17,27 +17,11 @@ from qwen_service.chat import (
     ToolCall,
     Usage,
 )
+from qwen_service.dialects.reply_headers import ReplyHeaders
 from qwen_service.dialects.streaming import Events
 
 DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"
-
-
-@dataclass
-class ReplyHeaders:
-    """Response headers, known once the reply has started."""
-
-    started: Started | None = None
-
-    def __call__(self) -> dict[str, str]:
-        if self.started is None:
-            return {}
-        headers = {"X-Served-By": self.started.served_by}
-        if self.started.ignored_parameters:
-            headers["X-Ignored-Parameters"] = ", ".join(self.started.ignored_parameters)
-        if self.started.trimmed_messages:
-            headers["X-Context-Trimmed-Messages"] = str(self.started.trimmed_messages)
-        return headers
 
 
 @dataclass(slots=True)

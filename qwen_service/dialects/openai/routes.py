@@ -14,9 +14,10 @@ from qwen_service.config import Settings
 from qwen_service.dialects.openai.errors import error_chunk, error_response
 from qwen_service.dialects.openai.models import model_list, one_model
 from qwen_service.dialects.openai.request import chat_request, chat_request_of_completion, choices, prompt_requests
-from qwen_service.dialects.openai.response import PING, ChatChunks, ReplyHeaders, chat_completion, collect
+from qwen_service.dialects.openai.response import PING, ChatChunks, chat_completion, collect
 from qwen_service.dialects.openai.text_completion import TextCompletion
 from qwen_service.dialects.openai.wire import ChatCompletionBody, CompletionBody, SamplingFields
+from qwen_service.dialects.reply_headers import ReplyHeaders
 from qwen_service.dialects.streaming import Events, StreamReply, WholeReply, merged
 from qwen_service.model_manager import ModelManager
 

@@ -7,7 +7,8 @@ from typing import Any
 import orjson
 
 from qwen_service.chat import Event, Finished, ReasoningDelta, Started, TextDelta, TokenLogprob, ToolCall, Usage
-from qwen_service.dialects.openai.response import DONE, ReplyHeaders, usage_object
+from qwen_service.dialects.openai.response import DONE, usage_object
+from qwen_service.dialects.reply_headers import ReplyHeaders
 from qwen_service.dialects.streaming import Events
 
 

@@ -1,0 +1,54 @@
+"""Our errors in Ollama's shape: {"error": "text"} with the right status."""
+
+import math
+
+import orjson
+from starlette.responses import Response
+
+from qwen_service import errors
+
+# class -> status. A test demands an entry for every class of the tree. Home Assistant takes 401 and 403 as a wrong
+# key, 429 and 5xx as "try later", and any other 4xx as a mistake in its set-up.
+TABLE: dict[type[errors.ServiceError], int] = {
+    errors.ServiceError: 500,
+    errors.RequestError: 400,
+    errors.InvalidRequest: 400,
+    errors.RequestTooLarge: 413,
+    errors.RequestTimedOut: 408,
+    errors.Unsupported: 400,
+    errors.NotOffered: 501,
+    errors.UnknownModel: 404,
+    errors.NotLoaded: 409,
+    errors.PromptTooLong: 400,
+    errors.Unauthorized: 401,
+    errors.Forbidden: 403,
+    errors.Busy: 503,
+    errors.QueueFull: 503,
+    errors.QueueTimeout: 503,
+    errors.Loading: 503,
+    errors.ShuttingDown: 503,
+    errors.Unavailable: 503,
+    errors.RuntimeFailure: 500,
+    errors.StartFailed: 503,
+    errors.Died: 500,
+    errors.Stalled: 504,
+    errors.ProtocolError: 500,
+    errors.InvalidOutput: 502,
+    errors.DeviceLost: 503,
+    errors.Cancelled: 503,
+    errors.InstallError: 502,
+    errors.ChecksumMismatch: 502,
+    errors.DownloadFailed: 502,
+}
+
+
+def error_response(error: errors.ServiceError) -> Response:
+    status = next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)
+    headers = {}
+    if isinstance(error, errors.Busy):
+        headers["Retry-After"] = str(math.ceil(error.retry_after))
+    return Response(orjson.dumps({"error": error.message}), status, headers, media_type="application/json")
+
+
+def error_line(error: errors.ServiceError) -> bytes:
+    return orjson.dumps({"error": error.message}) + b"\n"

@@ -1,0 +1,125 @@
+"""The request bodies of Ollama's API that we read, as pydantic models; also the source of /docs.
+
+Unknown fields are accepted and ignored, as Ollama does; docs/api.md lists what is honoured, refused and ignored.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+KeepAlive = Annotated[int | float | str, Field(union_mode="left_to_right")]
+ModelName = Annotated[str, Field(max_length=256, validation_alias=AliasChoices("model", "name"))]
+Text = str | None
+
+
+class Wire(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+
+
+class Options(Wire):
+    num_ctx: Annotated[int, Field(ge=0)] | None = Field(None, description="Capped at the model's own context.")
+    num_predict: int | None = Field(None, description="-1 and -2: until the model or the context ends.")
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    temperature: Annotated[Finite, Field(ge=0)] | None = None
+    top_p: Annotated[Finite, Field(ge=0)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=1_000_000)] | None = None
+    min_p: Annotated[Finite, Field(ge=0, le=1)] | None = None
+    repeat_penalty: Annotated[Finite, Field(ge=0, le=10)] | None = None
+    presence_penalty: Finite | None = None
+    frequency_penalty: Finite | None = None
+    stop: str | Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=16)] | None = None
+    # Sampling that no engine here offers: named in X-Ignored-Parameters. How a model is loaded is ignored in silence.
+    typical_p: Finite | None = Field(None, description="Ignored.")
+    tfs_z: Finite | None = Field(None, description="Ignored.")
+    repeat_last_n: int | None = Field(None, description="Ignored.")
+    mirostat: int | None = Field(None, description="Ignored.")
+    mirostat_tau: Finite | None = Field(None, description="Ignored.")
+    mirostat_eta: Finite | None = Field(None, description="Ignored.")
+    penalize_newline: bool | None = Field(None, description="Ignored.")
+
+
+IGNORED_OPTIONS = (
+    "typical_p",
+    "tfs_z",
+    "repeat_last_n",
+    "mirostat",
+    "mirostat_tau",
+    "mirostat_eta",
+    "penalize_newline",
+)
+
+
+class CallFunction(Wire):
+    name: str = Field(max_length=256)
+    arguments: dict[str, Any] | str | None = None
+
+
+class CallPart(Wire):
+    id: str | None = Field(None, max_length=256)
+    function: CallFunction
+
+
+class ChatMessage(Wire):
+    role: Literal["system", "user", "assistant", "tool"]
+    content: Text = None
+    thinking: Text = None
+    images: list[Any] | None = Field(None, description="Refused unless empty.")
+    tool_calls: list[CallPart] | None = Field(None, max_length=128)
+    tool_name: str | None = Field(None, max_length=256)
+    tool_call_id: str | None = Field(None, max_length=256)
+
+
+class ToolFunction(Wire):
+    name: str = Field(pattern=r"^[a-zA-Z0-9_.:/-]{1,128}$")
+    description: Text = None
+    parameters: dict[str, Any] | None = None
+
+
+class ToolSpec(Wire):
+    type: str = "function"
+    function: ToolFunction
+
+
+class GenerationFields(Wire):
+    """What chats and plain generations have in common."""
+
+    model: ModelName
+    stream: bool | None = Field(None, description="Ollama streams unless told not to.")
+    format: Literal["", "json"] | dict[str, Any] | None = None
+    options: Options | None = None
+    think: bool | Literal["low", "medium", "high", ""] | None = None
+    keep_alive: KeepAlive | None = None
+    truncate: bool | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+
+
+class ChatBody(GenerationFields):
+    messages: list[ChatMessage] | None = None
+    tools: list[ToolSpec] | None = Field(None, max_length=128)
+
+
+class GenerateBody(GenerationFields):
+    prompt: Text = None
+    suffix: Text = None
+    system: Text = None
+    template: Text = Field(None, description="Refused unless empty: templates come with the model.")
+    context: Annotated[list[int], Field(max_length=1_000_000)] | None = None
+    raw: bool | None = None
+    images: list[Any] | None = Field(None, description="Refused unless empty.")
+
+
+class ShowBody(Wire):
+    model: ModelName
+    verbose: bool | None = Field(None, description="Ignored.")
+
+
+class PullBody(Wire):
+    model: ModelName
+    stream: bool | None = None
+    insecure: bool | None = Field(None, description="Ignored: every file is checked.")
+
+
+class DeleteBody(Wire):
+    model: ModelName
