@@ -12,7 +12,7 @@ from typing import Any
 
 from qwen_service.chat import ChatRequest, Sampling
 from qwen_service.runtimes.ax_api import AxApi
-from qwen_service.runtimes.ax_api_process import AxApiProgram
+from qwen_service.runtimes.axera_process import AxeraProgram
 from qwen_service.runtimes.base import Piece, Prefill, Prompt
 from qwen_service.runtimes.tokenizer_server import TokenizerServer
 from qwen_service.tokenizer import LocalTokenizer
@@ -57,7 +57,7 @@ class SimulatedCard:
         self.pid_file = folder / "main_api.pid"
         self.port = free_port()
         self.progress: list[str] = []
-        program = AxApiProgram(
+        program = AxeraProgram(
             command=self.command,
             folder=folder,
             env={**os.environ, "SIM_PORT": str(self.port), "SIM_RECORD": str(self.record), **environment},

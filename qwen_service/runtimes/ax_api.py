@@ -11,8 +11,8 @@ from qwen_service.chat import Sampling
 from qwen_service.errors import ProtocolError, RuntimeFailure, Stalled
 from qwen_service.runtimes.ax_api_client import EngineBusy
 from qwen_service.runtimes.ax_api_engine import AxApiEngine, Work
-from qwen_service.runtimes.ax_api_process import AxApiProgram
 from qwen_service.runtimes.ax_api_reply import AxApiReply
+from qwen_service.runtimes.axera_process import AxeraProgram
 from qwen_service.runtimes.base import Capabilities, Limits, LoadProgress, Piece, Prefill, Prompt, Runtime
 from qwen_service.runtimes.kv_cache import Ids, KvCache, Plan
 from qwen_service.runtimes.token_channel import Idle
@@ -30,7 +30,7 @@ class AxApi(Runtime):
 
     def __init__(
         self,
-        program: AxApiProgram,
+        program: AxeraProgram,
         tokenizer: LocalTokenizer,
         server: TokenizerServer,
         *,

@@ -6,6 +6,7 @@ a stop is lost. Nothing else is asked of the program until it is over, even when
 """
 
 import asyncio
+import signal
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,13 +14,16 @@ from typing import Any, TypeVar
 
 from qwen_service.chat import Sampling
 from qwen_service.errors import ProtocolError, RuntimeFailure, Stalled, StartFailed
+from qwen_service.process import ChildProcess
 from qwen_service.runtimes.ax_api_client import AxApiClient
-from qwen_service.runtimes.ax_api_process import AxApiProcess, AxApiProgram
+from qwen_service.runtimes.axera_process import AxeraProcess, AxeraProgram
 from qwen_service.runtimes.base import LoadProgress
 from qwen_service.runtimes.kv_cache import Ids
 from qwen_service.runtimes.token_channel import ChannelEvent, Encoded, Idle, Lost, ResetCalled, TokenChannel
 from qwen_service.runtimes.tokenizer_server import TokenizerServer
 
+READY = "Server running on port"
+FIRST_CALL = 2.0  # seconds for its call of our tokenizer, which precedes the ready line, to be seen
 POLL = 0.25  # seconds between looks at a program that says nothing; it decodes a batch of tokens in 0.7 s
 SETTLE = 0.02  # seconds between looks at a program that is about to be idle; it stops within a step of 0.25 s
 LAST_WORDS = 2.0  # seconds: a program that hangs up may be dying
@@ -38,11 +42,11 @@ class Work:
 class AxApiEngine:
     """`failure` is set once, when it can no longer be used; every call then raises it."""
 
-    def __init__(self, program: AxApiProgram, server: TokenizerServer) -> None:
+    def __init__(self, program: AxeraProgram, server: TokenizerServer) -> None:
         self._server = server
         self._patience = program.stall_timeout
         self._client = AxApiClient(program.port)
-        self._process = AxApiProcess(program, server)
+        self._process = AxeraProcess(program)
         self._work: Work | None = None
         self._unfinished: asyncio.Task[None] | None = None
         self.failure = self._process.failure
@@ -51,7 +55,7 @@ class AxApiEngine:
     async def start(self, progress: LoadProgress, opening: Ids) -> Mapping[str, int]:
         """Load, and prefill `opening`: until a first reset the program has no state. Returns the numbers it reported."""
         try:
-            numbers = await self._process.start(progress, opening)
+            await self._load(progress, opening)
             await self.reset(opening)
         except StartFailed:
             await self.stop()
@@ -62,10 +66,10 @@ class AxApiEngine:
         except BaseException:
             await self.stop()
             raise
-        return numbers
+        return self._process.log.numbers
 
     async def stop(self) -> None:
-        await self._process.stop(self._leave_work)
+        await self._process.stop(self._ask_to_end)
         await self._client.close()
 
     async def reset(self, ids: Ids) -> None:
@@ -184,12 +188,32 @@ class AxApiEngine:
         work.said += provided.text
         return provided.done
 
-    async def _leave_work(self) -> None:
+    async def _load(self, progress: LoadProgress, opening: Ids) -> None:
+        with self._server.reset(opening) as channel:
+            values = {"tokenizer_url": self._server.url, "system_prompt": channel.key}
+            await self._process.launch(values, progress, ready_text=READY)
+            await self._process.until(self._has_said_ready)
+            try:
+                async with asyncio.timeout(FIRST_CALL):
+                    await channel.next()
+            except TimeoutError:
+                raise StartFailed(
+                    f"It is up, but has not asked the tokenizer at {self._server.url} for its system prompt. Is"
+                    " --url_tokenizer_model in its arguments?",
+                    permanent=True,
+                ) from None
+
+    async def _has_said_ready(self) -> bool:
+        return self._process.log.ready
+
+    async def _ask_to_end(self, child: ChildProcess) -> None:
+        """SIGINT ends it, but only once it is idle."""
         with suppress(RuntimeFailure):
             await self._client.stop()
             while not (await self._client.provider()).done:
                 await asyncio.sleep(SETTLE)
                 await self._client.stop()
+        child.send_signal(signal.SIGINT)
 
     async def _ask(self, call: Coroutine[Any, Any, T]) -> T:
         if self.failure.done():
