@@ -14,27 +14,40 @@ BATCH = 3
 
 
 class ReplyTokens:
-    """feed() gives the ids that are new; after the whole reply was seen `ended` is true."""
+    """feed() gives the ids that are new; after the whole reply was seen `ended` is true.
+
+    `cut`: its last tokens came with the whole only, so no eos but a stop or the end of the context ended it.
+    """
 
     def __init__(self) -> None:
         self._seen: list[int] = []
         self._undecided: list[int] = []  # equal to all that was seen: a repetition, or the whole reply
+        self._calls = 0
         self._partial = False  # a batch of less than three: the reply has ended, the whole follows
         self.ended = False
+        self.cut = False
 
     def feed(self, call: Sequence[int]) -> list[int]:
         if self.ended:
             raise ProtocolError(f"The runtime decoded {len(call)} tokens after the end of its reply.")
+        self._calls += 1
         fresh = self._release_undecided()
         if self._is_whole(call):
             self.ended = True
-            return fresh + self._rest_of(call)
+            rest = self._rest_of(call)
+            self.cut = bool(rest)
+            return fresh + rest
         if len(self._seen) == BATCH and list(call) == self._seen:
             self._undecided = list(call)
             return fresh
         self._partial = len(call) < BATCH
         self._seen += call
         return fresh + list(call)
+
+    @property
+    def may_be_over(self) -> bool:
+        """False: the whole reply cannot have been decoded yet, so whoever says that it is over is wrong."""
+        return self.ended or (self._calls > 0 and len(self._seen) <= BATCH)
 
     def finish(self) -> None:
         """The program waits again: a call that was held back was the whole reply, which adds nothing."""
