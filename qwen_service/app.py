@@ -4,43 +4,40 @@
 """
 
 import logging
-import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from qwen_service.api_keys import ApiKeys
 from qwen_service.asgi import ASGIApp, Scope
 from qwen_service.catalog import Catalog
 from qwen_service.chat_completion import ChatCompletion
-from qwen_service.client_address import ClientAddress
 from qwen_service.config import Settings, load_settings
 from qwen_service.dialects.ollama.errors import error_response as ollama_error_response
 from qwen_service.dialects.ollama.routes import ollama_router
 from qwen_service.dialects.openai.errors import error_response
 from qwen_service.dialects.openai.routes import openai_router
 from qwen_service.errors import InvalidRequest, ServiceError
+from qwen_service.health import health_router, metrics_router
 from qwen_service.logs import log_request
 from qwen_service.machine import Machine
-from qwen_service.middleware import BodyLimit, Checks, CrossOrigin, RequestContext
+from qwen_service.metrics import Metrics
 from qwen_service.model_loading import Loaders, loaders_for
 from qwen_service.model_manager import ModelManager
-from qwen_service.request_checks import ALWAYS_OPEN, AllowedHosts, HeadLimit, KeyRequired
+from qwen_service.npu import card_monitor
+from qwen_service.overview import Overview
+from qwen_service.passage import passage
 from qwen_service.request_record import RequestRecord
 from qwen_service.scheduler import Scheduler
 from qwen_service.session_manager import SessionManager
 from qwen_service.web_routes import ChatPage
 
 log = logging.getLogger(__name__)
-
-MAX_HEADERS = 100
 
 
 class Service:
@@ -49,11 +46,12 @@ class Service:
     def __init__(self, settings: Settings, *, loaders: Loaders = loaders_for) -> None:
         self.settings = settings
         self.page = ChatPage()
-        self.api_keys = ApiKeys.from_file(settings.api_keys_file) if settings.api_keys_file else None
         self.scheduler = Scheduler(queue_size=settings.queue_size, queue_timeout=settings.queue_timeout)
+        machine = Machine()
         self.models = ModelManager(
-            settings, Catalog.load(settings.models_dir), Machine(), on_change=self.scheduler.dispatch, loaders=loaders
+            settings, Catalog.load(settings.models_dir), machine, on_change=self.scheduler.dispatch, loaders=loaders
         )
+        self.cards = card_monitor(settings, machine, on_change=self.scheduler.dispatch)
         self.sessions = SessionManager(overflow=settings.context_overflow, default_max_tokens=settings.max_tokens)
         self.chat = ChatCompletion(
             self.models,
@@ -63,15 +61,26 @@ class Service:
             patience=settings.queue_timeout,
         )
 
+        self.state = Overview(
+            self.models, self.scheduler, self.cards, queue_size=settings.queue_size, version=_version()
+        )
+        self.metrics = Metrics(_version())
+        self.metrics.observe_state(self.state)
+
     def finished(self, record: RequestRecord) -> None:
         log_request(record)
+        self.metrics.observe(record)
 
     async def start(self) -> None:
         self.settings.state_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.settings.log_folder.mkdir(parents=True, exist_ok=True)
+        if self.cards is not None:
+            self.cards.start(self.settings.npu_poll_interval)
         await self.models.start()
 
     async def stop(self) -> None:
+        if self.cards is not None:
+            await self.cards.stop()
         await self.models.stop()
 
 
@@ -86,19 +95,21 @@ def create_app(settings: Settings | None = None, *, loaders: Loaders = loaders_f
         finally:
             await service.stop()
 
-    app = FastAPI(title="qwen-service", version=_version(), lifespan=lifespan, middleware=_passage(service))
+    app = FastAPI(
+        title="qwen-service",
+        version=_version(),
+        lifespan=lifespan,
+        middleware=passage(service.settings, service.finished, _refusal, public_paths=service.page.public_paths),
+    )
     app.include_router(openai_router(service))
     app.include_router(ollama_router(service))
+    app.include_router(health_router(service.state))
+    app.include_router(metrics_router(service.metrics))
     app.router.routes.extend(service.page.routes())
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def root(request: Request) -> Response:
         return service.page.for_browser(request) or PlainTextResponse("Ollama is running", headers={"Vary": "Accept"})
-
-    @app.get("/health")
-    async def health() -> dict[str, object]:
-        current = service.models.current
-        return {"status": "ok" if current and current.engine else "down"}
 
     @app.exception_handler(ServiceError)
     async def service_error(_request: Request, error: ServiceError) -> Response:
@@ -116,25 +127,6 @@ def create_app(settings: Settings | None = None, *, loaders: Loaders = loaders_f
         return response
 
     return app
-
-
-def _passage(service: Service) -> list[Middleware]:
-    """What every request passes, in this order."""
-    settings = service.settings
-    client = ClientAddress(settings.trusted_proxies)
-    checks: list[Callable[[Scope], ServiceError | None]] = [
-        AllowedHosts({socket.gethostname(), f"{socket.gethostname()}.local", *settings.allowed_hosts}),
-        HeadLimit(MAX_HEADERS, settings.max_header_bytes),
-    ]
-    if service.api_keys is not None:
-        checks.append(KeyRequired(service.api_keys, ALWAYS_OPEN | service.page.public_paths))
-    answer = {"error_response": _refusal}
-    return [
-        Middleware(RequestContext, finished=service.finished, client=client, **answer),
-        Middleware(CrossOrigin, origins=settings.cors_origins, **answer),
-        Middleware(Checks, checks=checks, **answer),
-        Middleware(BodyLimit, max_bytes=settings.max_body_bytes, timeout=settings.body_timeout, **answer),
-    ]
 
 
 def _refusal(scope: Scope, error: ServiceError) -> ASGIApp:

@@ -142,6 +142,17 @@ class Settings(BaseSettings):
         None, "File of API keys, a line each: NAME SHA256-OF-THE-KEY. Without it, whoever can connect may ask."
     )
 
+    axcl_smi: str = _setting("axcl-smi", "The vendor's tool for cards: a name on PATH, or a path.")
+    npu_poll_interval: Seconds = _setting(10, "Seconds between two looks at the cards. 0: never look.")
+    npu_timeout: Seconds = _setting(5, "A look at the cards that takes longer is given up, in seconds.", gt=0)
+    npu_warn_above: float = _setting(75, "Log a warning when a card is hotter than this, in degrees C.")
+    npu_pause_above: float = _setting(85, "Hold back new work when a card is hotter than this, in degrees C.")
+    npu_resume_below: float = _setting(75, "Go on when the card is cooler than this again, in degrees C.")
+    npu_recovery: Literal["off", "reboot"] = _setting(
+        "off", "What to do with a card that is lost: reboot runs `axcl-smi reboot` before the model is started again."
+    )
+    npu_reboots_per_hour: int = _setting(3, "At most so many reboots of a card in an hour.", ge=1, le=60)
+
     unknown_model: Literal["error", "default"] = _setting(
         "error",
         "A request for a model that is not installed: error answers 404, default answers with the loaded model.",

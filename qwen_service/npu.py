@@ -7,13 +7,16 @@ from the last reading. Nothing here starts or stops a runtime.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from qwen_service.axcl_smi import Card, read_board, read_table
 from qwen_service.card_faults import explain
+from qwen_service.config import Settings
 from qwen_service.errors import DeviceLost
+from qwen_service.machine import Machine
 from qwen_service.process import run_tool
 
 log = logging.getLogger(__name__)
@@ -116,8 +119,18 @@ class CardMonitor:
     on_change: Callable[[], None] = lambda: None
     statuses: dict[int, CardStatus] = field(default_factory=dict, init=False)
     fault: str = field(default="", init=False)
+    _task: asyncio.Task[None] | None = field(default=None, init=False)
 
-    async def run(self, interval: float) -> None:
+    def start(self, interval: float) -> None:
+        self._task = asyncio.create_task(self._run(interval), name="card monitor")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _run(self, interval: float) -> None:
         while True:
             await self.poll()
             await asyncio.sleep(interval)
@@ -159,3 +172,12 @@ class CardMonitor:
             log.log(level, "card %d: %s %s", status.card.index, status.state, status.reason)
         if changed:
             self.on_change()
+
+
+def card_monitor(settings: Settings, machine: Machine, on_change: Callable[[], None]) -> CardMonitor | None:
+    """None on a machine without any card."""
+    if not machine.has_npu or not settings.npu_poll_interval:
+        return None
+    read = BoardFiles(machine.root).read if machine.is_board else AxclSmi(settings.axcl_smi, settings.npu_timeout).read
+    bounds = Thresholds(settings.npu_warn_above, settings.npu_pause_above, settings.npu_resume_below)
+    return CardMonitor(read, bounds, on_change)

@@ -133,7 +133,7 @@ async def test_the_monitor_goes_on_for_ever(weather: Weather) -> None:
     monitor = CardMonitor(AxclSmi(SIMULATOR).read)
     changed = asyncio.Event()
     monitor.on_change = changed.set
-    task = asyncio.create_task(monitor.run(interval=0.01))
+    monitor.start(interval=0.01)
     try:
         await asyncio.wait_for(changed.wait(), 20)
         changed.clear()
@@ -141,7 +141,7 @@ async def test_the_monitor_goes_on_for_ever(weather: Weather) -> None:
         await asyncio.wait_for(changed.wait(), 20)
         assert monitor.statuses[0].state == "paused"
     finally:
-        task.cancel()
+        await monitor.stop()
 
 
 async def test_the_boards_own_npu_is_read_from_its_files(tmp_path: Path) -> None:
