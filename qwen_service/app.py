@@ -3,6 +3,7 @@
 `app` serves `uvicorn qwen_service.app:app`; `create_app(settings)` is for everybody else.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -35,6 +36,8 @@ from qwen_service.passage import passage
 from qwen_service.request_record import RequestRecord
 from qwen_service.scheduler import Scheduler
 from qwen_service.session_manager import SessionManager
+from qwen_service.systemd_notify import SystemdNotifier
+from qwen_service.systemd_report import report
 from qwen_service.web_routes import ChatPage
 
 log = logging.getLogger(__name__)
@@ -90,9 +93,13 @@ def create_app(settings: Settings | None = None, *, loaders: Loaders = loaders_f
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await service.start()
+        systemd = SystemdNotifier()
+        reporting = asyncio.create_task(report(systemd, service.models))
         try:
             yield
         finally:
+            reporting.cancel()
+            systemd.stopping()
             await service.stop()
 
     app = FastAPI(

@@ -63,7 +63,11 @@ def _processor(host: Host, settings: Settings) -> Iterator[Finding]:
         case "arm64" | "x86_64":
             yield ok("processor", name)
         case _:
-            yield fail("processor", f"{host.machine.machine}: nobody builds the engines for it", "Use a 64-bit ARM or x86 system.")
+            yield fail(
+                "processor",
+                f"{host.machine.machine}: nobody builds the engines for it",
+                "Use a 64-bit ARM or x86 system.",
+            )
 
 
 def _memory(host: Host) -> Finding:

@@ -3,10 +3,9 @@
 Without systemd ($NOTIFY_SOCKET is not set) nothing is said to nobody.
 """
 
-import asyncio
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 
 
@@ -14,7 +13,10 @@ class SystemdNotifier:
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         address = environment.get("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address  # @: no file, an abstract name
-        self._watchdog = _watchdog_seconds(environment)
+
+    @property
+    def is_heard(self) -> bool:
+        return bool(self._address)
 
     def ready(self, status: str) -> None:
         """Once, when the model answers: units that wait for this one start now."""
@@ -31,26 +33,15 @@ class SystemdNotifier:
     def stopping(self) -> None:
         self._send("STOPPING=1", "STATUS=stopping")
 
-    async def keep_alive(self, healthy: Callable[[], bool]) -> None:
-        """Tell the watchdog in time, for as long as we are healthy and this loop turns. Runs until cancelled."""
-        while self._watchdog is not None:
-            if healthy():
-                self._send("WATCHDOG=1")
-            await asyncio.sleep(self._watchdog / 3)
+    def alive(self) -> None:
+        """For the watchdog of the unit; to be said more often than its WatchdogSec."""
+        self._send("WATCHDOG=1")
 
     def _send(self, *lines: str) -> None:
-        if not self._address:
+        if not self.is_heard:
             return
         message = "\n".join(line.replace("\n", " ") for line in lines)
         # A full or vanished socket is systemd's affair; no reply may fail because of it.
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, suppress(OSError):
             sender.setblocking(False)
             sender.sendto(message.encode(), self._address)
-
-
-def _watchdog_seconds(environment: Mapping[str, str]) -> float | None:
-    """As WatchdogSec= of the unit says; None when there is none, or it watches another process."""
-    interval, pid = environment.get("WATCHDOG_USEC", ""), environment.get("WATCHDOG_PID", "")
-    if not interval.isdecimal() or int(interval) == 0 or pid not in ("", str(os.getpid())):
-        return None
-    return int(interval) / 1e6

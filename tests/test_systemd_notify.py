@@ -1,4 +1,3 @@
-import asyncio
 import os
 import socket
 from collections.abc import Iterator
@@ -18,8 +17,8 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
         yield listener
 
 
-def notifier(manager: socket.socket, **environment: str) -> SystemdNotifier:
-    return SystemdNotifier({"NOTIFY_SOCKET": manager.getsockname(), **environment})
+def notifier(manager: socket.socket) -> SystemdNotifier:
+    return SystemdNotifier({"NOTIFY_SOCKET": manager.getsockname()})
 
 
 def test_a_unit_that_is_ready_says_so_with_its_status(manager: socket.socket) -> None:
@@ -50,32 +49,9 @@ def test_an_abstract_socket_is_spoken_to() -> None:
         assert listener.recv(1000).startswith(b"READY=1")
 
 
-async def test_the_watchdog_is_fed_three_times_an_interval_while_healthy(manager: socket.socket) -> None:
-    fed = asyncio.create_task(notifier(manager, WATCHDOG_USEC="90000").keep_alive(lambda: True))
-    manager.setblocking(False)
-    loop = asyncio.get_running_loop()
-    assert [await asyncio.wait_for(loop.sock_recv(manager, 100), 10) for _ in range(3)] == [b"WATCHDOG=1"] * 3
-    fed.cancel()
-
-
-async def test_the_watchdog_is_not_fed_when_unhealthy(manager: socket.socket) -> None:
-    asked = asyncio.Event()
-
-    def healthy() -> bool:
-        asked.set()
-        return False
-
-    fed = asyncio.create_task(notifier(manager, WATCHDOG_USEC="1000").keep_alive(healthy))
-    await asyncio.wait_for(asked.wait(), 10)
-    fed.cancel()
-    manager.setblocking(False)
-    with pytest.raises(BlockingIOError):
-        manager.recv(100)
-
-
-@pytest.mark.parametrize("environment", [{}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "9000000", "WATCHDOG_PID": "1"}])
-async def test_without_a_watchdog_for_this_process_nothing_is_waited_for(environment: dict[str, str]) -> None:
-    await asyncio.wait_for(SystemdNotifier(environment).keep_alive(lambda: True), 10)
+def test_the_watchdog_is_told(manager: socket.socket) -> None:
+    notifier(manager).alive()
+    assert manager.recv(1000) == b"WATCHDOG=1"
 
 
 def test_without_systemd_or_with_a_socket_that_is_gone_nothing_happens(tmp_path: Path) -> None:

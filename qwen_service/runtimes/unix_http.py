@@ -5,9 +5,8 @@ Lean, because it is passed by every token: httptools parses, and no object is ma
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import cast
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from httptools import HttpParserError, HttpResponseParser
