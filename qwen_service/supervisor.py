@@ -3,13 +3,13 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from qwen_service.chat_template import ChatTemplate
-from qwen_service.errors import RuntimeFailure, ServiceError, StartFailed
+from qwen_service.errors import InstallError, RuntimeFailure, ServiceError, StartFailed
 from qwen_service.output_parser import OutputFormat
 from qwen_service.runtimes.base import Limits, LoadProgress, Runtime, Tokenizer
 
@@ -36,7 +36,7 @@ class Engine:
     text: ModelText
 
 
-BringUp = Callable[[LoadProgress], Awaitable[Engine]]  # raises StartFailed and leaves nothing behind
+BringUp = Callable[[LoadProgress], Awaitable[Engine]]  # raises a ServiceError and leaves nothing behind
 
 
 @dataclass(slots=True)
@@ -90,6 +90,7 @@ class Supervisor:
         """A generation saw the engine fail: replace it, unless that has happened already."""
         if engine is self.engine and self._reported is not None and not self._reported.done():
             self._reported.set_result(failure)
+            self._lose_engine(failure)  # at once: nobody else shall be given it
 
     async def settled(self) -> None:
         """Return when the engine is ready, or given up, or stopped."""
@@ -108,8 +109,8 @@ class Supervisor:
         started = time.monotonic()
         try:
             engine = await self._bring_up(self._show_progress)
-        except StartFailed as failure:
-            if failure.permanent:
+        except ServiceError as failure:
+            if _is_permanent(failure):
                 self._give_up(failure.message)
                 return False
             await self._pause(failure, uptime=0)
@@ -120,7 +121,7 @@ class Supervisor:
             ended = await self._watch(engine)
         finally:
             self.engine = None
-            await engine.runtime.stop()
+            await _to_the_end(engine.runtime.stop())
         await self._pause(ended, uptime=time.monotonic() - ready)
         return True
 
@@ -134,9 +135,12 @@ class Supervisor:
             failure = self._reported.result() if self._reported.done() else died.result()
         finally:
             died.cancel()
+        self._lose_engine(failure)
+        return failure
+
+    def _lose_engine(self, failure: ServiceError) -> None:
         self.engine = None
         self._enter("restarting", failure.message)
-        return failure
 
     async def _pause(self, failure: ServiceError, *, uptime: float) -> None:
         delay = self._backoff.after(uptime)
@@ -165,3 +169,18 @@ class Supervisor:
         else:
             self._settled.set()
         self._on_change()
+
+
+def _is_permanent(failure: ServiceError) -> bool:
+    """Whether starting again cannot help, because files of the model are missing or broken, say."""
+    return isinstance(failure, InstallError) or (isinstance(failure, StartFailed) and failure.permanent)
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Also when the caller is cancelled meanwhile."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise

@@ -2,7 +2,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,36 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_service.chat import ChatRequest, Message, Sampling, Tool, ToolCall
-from qwen_service.chat_template import ChatTemplate
 from qwen_service.errors import PromptTooLong
-from qwen_service.installed_model import InstalledModel
-from qwen_service.model_spec import ModelSpec
-from qwen_service.output_parser import OutputFormat
 from qwen_service.runtimes.base import Limits
 from qwen_service.served_model import ServedModel
 from qwen_service.session_manager import REMEMBERED_REPLIES, Fitted, SessionManager
-from qwen_service.supervisor import ModelText
-from tests.fakes import LetterTokenizer
+from tests.serving import SPECIAL_IDS, TEMPLATE, installed, model_text
 
-START, END, THINK, END_THINK = 1, 2, 3, 4
-TEMPLATE = (
-    "{% if tools %}{{ tools | tojson }}{% endif %}{{ note }}"
-    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}"
-    "{% for c in m.tool_calls %}{{ c.function.name }}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
-    "{{ '<|im_start|>assistant\n' }}{% if enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
-)
+START, END, THINK, END_THINK = SPECIAL_IDS.values()
 OPENING_TEMPLATE = TEMPLATE + "{% if enable_thinking %}{{ '<think>\n' }}{% endif %}"
-IDS = {"<|im_start|>": START, "<|im_end|>": END, "<think>": THINK, "</think>": END_THINK}
 LIMITS = Limits(context=200, prompt=199)
 QUESTION = Message("user", "And now?")
 
 
 def served(name: str = "m", **spec: Any) -> ServedModel:
-    return ServedModel(InstalledModel(ModelSpec(name, "llamacpp", (), **spec), Path()), ())
-
-
-def text(template: str = TEMPLATE) -> ModelText:
-    return ModelText(LetterTokenizer(), ChatTemplate(template, IDS), OutputFormat())
+    return ServedModel(installed(name, **spec), ())
 
 
 async def fit(
@@ -52,7 +35,7 @@ async def fit(
     **request: Any,
 ) -> Fitted:
     asked = ChatRequest("r1", messages=tuple(messages), **request)
-    return await (sessions or SessionManager()).fit(model or served(), text(template), limits, asked)
+    return await (sessions or SessionManager()).fit(model or served(), model_text(template), limits, asked)
 
 
 def talk(turns: int, length: int = 10) -> list[Message]:
@@ -269,8 +252,8 @@ async def test_another_conversation_does_not_continue_the_held_one(change: Any) 
     first = await fit([QUESTION], sessions)
     sessions.remember(served(), first.prompt, reply, [500, 501])
     request = ChatRequest("r2", messages=(QUESTION, reply, QUESTION))
-    assert 500 in (await sessions.fit(served(), text(), LIMITS, request)).prompt.token_ids
-    assert 500 not in (await sessions.fit(served(), text(), LIMITS, change(request))).prompt.token_ids
+    assert 500 in (await sessions.fit(served(), model_text(), LIMITS, request)).prompt.token_ids
+    assert 500 not in (await sessions.fit(served(), model_text(), LIMITS, change(request))).prompt.token_ids
 
 
 async def test_another_model_does_not_get_the_ids_of_this_one() -> None:

@@ -1,0 +1,66 @@
+"""Served models around scripted runtimes: letters are tokens, and the template is Qwen's in four lines."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from qwen_service.chat import Sampling
+from qwen_service.chat_template import ChatTemplate
+from qwen_service.installed_model import InstalledModel
+from qwen_service.model_spec import ModelSpec
+from qwen_service.output_parser import OutputFormat
+from qwen_service.runtimes.base import LoadProgress, Piece, Prefill, Prompt
+from qwen_service.served_model import ServedModel
+from qwen_service.supervisor import BringUp, Engine, ModelText, Supervisor
+from tests.fakes import LetterTokenizer, ScriptedRuntime
+
+SPECIAL_IDS = {"<|im_start|>": 1, "<|im_end|>": 2, "<think>": 3, "</think>": 4}
+TEMPLATE = (
+    "{% if tools %}{{ tools | tojson }}{% endif %}{{ note }}"
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}"
+    "{% for c in m.tool_calls %}{{ c.function.name }}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{{ '<|im_start|>assistant\n' }}{% if enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+)
+QWEN = OutputFormat(("<think>", "</think>"), ("<tool_call>", "</tool_call>"))
+
+
+def model_text(template: str = TEMPLATE, output_format: OutputFormat = QWEN) -> ModelText:
+    return ModelText(LetterTokenizer(), ChatTemplate(template, SPECIAL_IDS), output_format)
+
+
+def installed(name: str = "m", **spec: Any) -> InstalledModel:
+    return InstalledModel(ModelSpec(name, "llamacpp", (), **spec), Path())
+
+
+def brings_up(make: Callable[[], ScriptedRuntime], text: ModelText | None = None) -> BringUp:
+    async def bring_up(progress: LoadProgress) -> Engine:
+        runtime = make()
+        return Engine(runtime, await runtime.start(progress), text or model_text())
+
+    return bring_up
+
+
+@asynccontextmanager
+async def served_model(
+    *runtimes: ScriptedRuntime, on_change: Callable[[], None] = lambda: None, **spec: Any
+) -> AsyncGenerator[ServedModel, None]:
+    """A model that is ready, one device for each runtime."""
+    supervisors = tuple(
+        Supervisor(f"m-{number}", brings_up(lambda runtime=runtime: runtime), on_change=on_change)  # type: ignore[misc] # a default binds early
+        for number, runtime in enumerate(runtimes)
+    )
+    model = ServedModel(installed(**spec), supervisors)
+    model.start()
+    await asyncio.gather(*(supervisor.settled() for supervisor in supervisors))
+    try:
+        yield model
+    finally:
+        await model.stop()
+
+
+async def says_hi(prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Prefill | Piece, None]:
+    yield Prefill(len(prompt.token_ids), 3, len(prompt.token_ids))
+    yield Piece("H", 1, (72,))
+    yield Piece("i", 1, (105,), finish_reason="stop")
