@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from qwen_service.asgi import ASGIApp, Scope
+from qwen_service.cancellation import Cancellations
 from qwen_service.catalog import Catalog
 from qwen_service.chat_completion import ChatCompletion
 from qwen_service.config import Settings, load_settings
@@ -24,6 +25,7 @@ from qwen_service.dialects.ollama.routes import ollama_router
 from qwen_service.dialects.openai.errors import error_response
 from qwen_service.dialects.openai.routes import openai_router
 from qwen_service.errors import InvalidRequest, ServiceError
+from qwen_service.fairness import Priorities
 from qwen_service.health import health_router, metrics_router
 from qwen_service.logs import log_request
 from qwen_service.machine import Machine
@@ -35,6 +37,7 @@ from qwen_service.overview import Overview
 from qwen_service.passage import passage
 from qwen_service.request_record import RequestRecord
 from qwen_service.scheduler import Scheduler
+from qwen_service.served_model import ServedModel
 from qwen_service.session_manager import SessionManager
 from qwen_service.systemd_notify import SystemdNotifier
 from qwen_service.systemd_report import report
@@ -49,12 +52,13 @@ class Service:
     def __init__(self, settings: Settings, *, loaders: Loaders = loaders_for) -> None:
         self.settings = settings
         self.page = ChatPage()
-        self.scheduler = Scheduler(queue_size=settings.queue_size, queue_timeout=settings.queue_timeout)
+        self.scheduler = Scheduler(queue_size=settings.queue_size, queue_timeout=settings.queue_timeout, hold=self.hold)
         machine = Machine()
         self.models = ModelManager(
             settings, Catalog.load(settings.models_dir), machine, on_change=self.scheduler.dispatch, loaders=loaders
         )
         self.cards = card_monitor(settings, machine, on_change=self.scheduler.dispatch)
+        self.cancellations = Cancellations()
         self.sessions = SessionManager(overflow=settings.context_overflow, default_max_tokens=settings.max_tokens)
         self.chat = ChatCompletion(
             self.models,
@@ -62,13 +66,18 @@ class Service:
             self.scheduler,
             waiters=settings.queue_size,
             patience=settings.queue_timeout,
+            priorities=Priorities(settings.background_markers),
+            cancellations=self.cancellations,
         )
-
         self.state = Overview(
             self.models, self.scheduler, self.cards, queue_size=settings.queue_size, version=_version()
         )
         self.metrics = Metrics(_version())
         self.metrics.observe_state(self.state)
+
+    def hold(self, model: ServedModel) -> str:
+        """Why the model gets no new work now: a card is too hot."""
+        return self.cards.pause_reason if self.cards is not None and model.spec.needs_npu else ""
 
     def finished(self, record: RequestRecord) -> None:
         log_request(record)

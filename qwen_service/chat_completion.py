@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
+from qwen_service.cancellation import Cancellations
 from qwen_service.chat import (
     ChatRequest,
     Event,
@@ -21,6 +22,7 @@ from qwen_service.chat import (
     Usage,
 )
 from qwen_service.errors import Unsupported
+from qwen_service.fairness import Priorities
 from qwen_service.model_manager import ModelManager
 from qwen_service.output_parser import OutputFormat, OutputParser
 from qwen_service.request_record import RequestRecord, recording
@@ -37,20 +39,31 @@ TASTE = ("temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "
 
 class ChatCompletion:
     def __init__(
-        self, models: ModelManager, sessions: SessionManager, scheduler: Scheduler, *, waiters: int, patience: float
+        self,
+        models: ModelManager,
+        sessions: SessionManager,
+        scheduler: Scheduler,
+        *,
+        waiters: int,
+        patience: float,
+        priorities: Priorities | None = None,
+        cancellations: Cancellations | None = None,
     ) -> None:
         self._models = models
         self._sessions = sessions
         self._scheduler = scheduler
         self._waiters = waiters
         self._patience = patience
+        self._priorities = priorities or Priorities(())
+        self._cancellations = cancellations or Cancellations()
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
         """Events of one reply: Started, then deltas and calls, then Finished. Raises ServiceError at any point.
 
         Close the iterator to stop the generation and give up its place.
         """
-        with recording():
+        with recording() as record, self._cancellations.cancellable(record.id):
+            request = self._priorities.apply(request, record.priority, record.client)
             began = time.monotonic()
             model = await self._models.obtain(request.model)
             with model.in_use():

@@ -142,6 +142,12 @@ class Settings(BaseSettings):
         None, "File of API keys, a line each: NAME SHA256-OF-THE-KEY. Without it, whoever can connect may ask."
     )
 
+    background_markers: Names = _setting(
+        ("### Task:",),
+        "Requests whose last message begins so yield to all others: Open WebUI's titles, tags and follow-ups do."
+        " The header `X-Priority: background` (or `interactive`) decides before.",
+    )
+
     axcl_smi: str = _setting("axcl-smi", "The vendor's tool for cards: a name on PATH, or a path.")
     npu_poll_interval: Seconds = _setting(10, "Seconds between two looks at the cards. 0: never look.")
     npu_timeout: Seconds = _setting(5, "A look at the cards that takes longer is given up, in seconds.", gt=0)

@@ -71,6 +71,7 @@ class RequestContext:
         request_id = given.decode() if given and REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         path = scope["path"]
         record = RequestRecord(request_id, scope["method"], path, dialect_of(path), self.client(scope))
+        record.priority = (header(scope, b"x-priority") or b"")[:16].decode("latin-1").strip().lower()
         scope.setdefault("state", {})["record"] = record
         return record
 

@@ -1,13 +1,14 @@
-"""Whose turn it is: a bounded first-in-first-out line in front of each model's slots."""
+"""Whose turn it is: one bounded line in front of all slots, in the order that fairness.py tells."""
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from qwen_service.errors import Died, ProtocolError, QueueFull, QueueTimeout, Stalled
+from qwen_service.chat import ChatRequest
+from qwen_service.errors import Died, ProtocolError, QueueFull, QueueTimeout, ServiceError, Stalled
+from qwen_service.fairness import FairOrder, surplus
 from qwen_service.runtimes.base import Prompt
 from qwen_service.served_model import ServedModel
 from qwen_service.supervisor import Engine, Supervisor
@@ -28,12 +29,22 @@ class _Waiter:
     granted: asyncio.Future[Supervisor]
     since: float = field(default_factory=time.monotonic)
 
+    @property
+    def request(self) -> ChatRequest:
+        return self.prompt.request
+
 
 class Scheduler:
-    def __init__(self, *, queue_size: int, queue_timeout: float) -> None:
+    """`hold` tells why no new work may be given to a model now (a hot card), or "" when nothing speaks against it."""
+
+    def __init__(
+        self, *, queue_size: int, queue_timeout: float, hold: Callable[[ServedModel], str] = lambda _: ""
+    ) -> None:
         self._queue_size = queue_size
         self._queue_timeout = queue_timeout
-        self._waiting: deque[_Waiter] = deque()
+        self._hold = hold
+        self._order = FairOrder()
+        self._waiting: list[_Waiter] = []  # as they came
         self._running: dict[Supervisor, int] = {}
 
     @property
@@ -63,39 +74,54 @@ class Scheduler:
 
     def dispatch(self) -> None:
         """Grant what can be granted. Called whenever a slot, an engine or a model changes."""
-        for waiter in list(self._waiting):
-            if waiter.granted.done():  # its client has just left
-                continue
-            if (reason := waiter.model.out_of_service()) is not None:
-                self._waiting.remove(waiter)
-                waiter.granted.set_exception(reason)
-            elif (place := self._best_place(waiter)) is not None:
-                self._waiting.remove(waiter)
-                self._running[place] = self._running.get(place, 0) + 1
-                waiter.granted.set_result(place)
+        while any(self._settle(waiter) for waiter in self._order.sorted(self._waiting)):
+            pass
+
+    def _settle(self, waiter: _Waiter) -> bool:
+        """Whether the line has changed: each turn given changes who is next."""
+        if waiter.granted.done():  # its client has just left
+            return False
+        if (reason := waiter.model.out_of_service()) is not None:
+            self._refuse(waiter, reason)
+            return True
+        if self._hold(waiter.model) or (place := self._best_place(waiter)) is None:
+            return False
+        self._waiting.remove(waiter)
+        self._running[place] = self._running.get(place, 0) + 1
+        self._order.note_turn(waiter.request, self._waiting)
+        waiter.granted.set_result(place)
+        return True
+
+    def _refuse(self, waiter: _Waiter, reason: ServiceError) -> None:
+        self._waiting.remove(waiter)
+        waiter.granted.set_exception(reason)
 
     async def _acquire(self, model: ServedModel, prompt: Prompt) -> Supervisor:
         waiter = _Waiter(model, prompt, asyncio.get_running_loop().create_future())
         self._waiting.append(waiter)
         self.dispatch()
+        if len(self._waiting) > self._queue_size:
+            self._refuse(surplus(self._waiting), self._queue_full())
         try:
-            if len(self._waiting) > self._queue_size:
-                raise QueueFull(
-                    f"{self._queue_size} requests are waiting already (queue_size); try again later",
-                    retry_after=self._retry_after(),
-                )
             return await self._wait(waiter)
         except BaseException:
             self._give_back(waiter)
             raise
+
+    def _queue_full(self) -> QueueFull:
+        return QueueFull(
+            f"{self._queue_size} requests are waiting already (queue_size); try again later",
+            retry_after=self._retry_after(),
+        )
 
     async def _wait(self, waiter: _Waiter) -> Supervisor:
         try:
             async with asyncio.timeout(self._queue_timeout):
                 return await waiter.granted
         except TimeoutError:
+            why = self._hold(waiter.model) or "all slots were busy"
             raise QueueTimeout(
-                f"no slot became free within {self._queue_timeout:g} s (queue_timeout)", retry_after=self._retry_after()
+                f"No turn within {self._queue_timeout:g} s (queue_timeout): {why}", retry_after=self._retry_after()
             ) from None
 
     def _give_back(self, waiter: _Waiter) -> None:

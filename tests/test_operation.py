@@ -84,3 +84,40 @@ async def test_the_openapi_description_is_served(tmp_path: Path) -> None:
     async with live_service(tmp_path, talking()) as live:
         paths = json.loads((await live.http.get("/openapi.json")).text)["paths"]
     assert {"/v1/chat/completions", "/health", "/metrics"} <= paths.keys()
+
+
+def as_client(address: str, **more: str) -> dict[str, str]:
+    return {"X-Forwarded-For": address, **more}
+
+
+async def test_clients_take_turns_and_background_work_waits(tmp_path: Path) -> None:
+    async with live_service(tmp_path, trusted_proxies="127.0.0.1") as live:
+        asking = []
+        for number, (text, headers) in enumerate(
+            [
+                ("a1", as_client("10.0.0.1")),
+                ("a2", as_client("10.0.0.1")),
+                ("title", as_client("10.0.0.3", **{"X-Priority": "background"})),
+                ("a3", as_client("10.0.0.1")),
+                ("b1", as_client("10.0.0.2")),
+            ]
+        ):
+            asking.append(asyncio.create_task(live.chat(text, headers=headers, max_tokens=1)))
+            await live.until(running=1, waiting=number)
+        live.engine.gate.set()
+        assert {(await task).status_code for task in asking} == {200}
+    assert live.engine.answered == ["a1", "b1", "a2", "a3", "title"]
+
+
+async def test_a_full_line_costs_the_greedy_client_a_place_not_the_newcomer(tmp_path: Path) -> None:
+    async with live_service(tmp_path, trusted_proxies="127.0.0.1", queue_size=2) as live:
+        greedy = []
+        for number in range(3):
+            greedy.append(asyncio.create_task(live.chat(f"a{number}", headers=as_client("10.0.0.1"))))
+            await live.until(running=1, waiting=number)
+        newcomer = asyncio.create_task(live.chat("b", headers=as_client("10.0.0.2")))
+        refused = await greedy[2]
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
+        assert int(refused.headers["retry-after"]) >= 1
+        live.engine.gate.set()
+        assert [(await task).status_code for task in (*greedy[:2], newcomer)] == [200, 200, 200]

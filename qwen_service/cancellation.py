@@ -1,0 +1,48 @@
+"""Ending a running request from outside, by its id: its client gets the error Cancelled, and its slot is free."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from qwen_service.errors import Cancelled
+
+
+@dataclass(eq=False, slots=True)
+class _Generation:
+    request_id: str
+    task: asyncio.Task[object]
+    cancelled: bool = False
+
+
+class Cancellations:
+    def __init__(self) -> None:
+        self._running: list[_Generation] = []
+
+    @property
+    def request_ids(self) -> list[str]:
+        return [generation.request_id for generation in self._running]
+
+    @contextmanager
+    def cancellable(self, request_id: str) -> Iterator[None]:
+        """Around the work of the current task."""
+        task = asyncio.current_task()
+        assert task is not None
+        generation = _Generation(request_id, task)
+        self._running.append(generation)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if generation.cancelled and task.uncancel() == 0:
+                raise Cancelled("An administrator has cancelled this request.") from None
+            raise
+        finally:
+            self._running.remove(generation)
+
+    def cancel(self, request_id: str) -> int:
+        """How many generations of this request were running and are being ended."""
+        found = [g for g in self._running if g.request_id == request_id and not g.cancelled]
+        for generation in found:
+            generation.cancelled = True
+            generation.task.cancel()
+        return len(found)
