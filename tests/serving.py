@@ -3,16 +3,25 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qwen_service.catalog import Catalog
 from qwen_service.chat import Sampling
+from qwen_service.chat_completion import ChatCompletion
 from qwen_service.chat_template import ChatTemplate
+from qwen_service.config import Settings
 from qwen_service.installed_model import InstalledModel
+from qwen_service.machine import Machine
+from qwen_service.model_loading import Loaders
+from qwen_service.model_manager import ModelManager
 from qwen_service.model_spec import ModelSpec
 from qwen_service.output_parser import OutputFormat
 from qwen_service.runtimes.base import LoadProgress, Piece, Prefill, Prompt
+from qwen_service.scheduler import Scheduler
 from qwen_service.served_model import ServedModel
+from qwen_service.session_manager import SessionManager
 from qwen_service.supervisor import BringUp, Engine, ModelText, Supervisor
 from tests.fakes import LetterTokenizer, ScriptedRuntime
 
@@ -64,3 +73,48 @@ async def says_hi(prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Prefill 
     yield Prefill(len(prompt.token_ids), 3, len(prompt.token_ids))
     yield Piece("H", 1, (72,))
     yield Piece("i", 1, (105,), finish_reason="stop")
+
+
+def settings_with_models(folder: Path, *names: str, manifest: str = "", **changed: Any) -> Settings:
+    """Settings under which models of these names are installed; `manifest` is what their manifests say besides."""
+    manifests = folder / "models" / "manifests"
+    manifests.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (manifests / f"{name}.yaml").write_text(
+            f"name: {name}\nruntime: llamacpp\nfiles: [{{path: weights.gguf}}]\n{manifest}"
+        )
+        (folder / "models" / name).mkdir(exist_ok=True)
+        (folder / "models" / name / "weights.gguf").write_bytes(b"GGUF")
+    changed = {"model": names[0] if names else "auto", **changed}
+    return Settings(models_dir=folder / "models", state_dir=folder / "state", **changed)
+
+
+def loads(make: Callable[[], ScriptedRuntime], text: ModelText | None = None) -> Loaders:
+    """Every model on one device."""
+    return lambda model, settings, machine: {model.name: brings_up(make, text)}
+
+
+@dataclass
+class Pipeline:
+    models: ModelManager
+    scheduler: Scheduler
+    sessions: SessionManager
+    chat: ChatCompletion
+
+
+@asynccontextmanager
+async def pipeline(settings: Settings, loaders: Loaders) -> AsyncGenerator[Pipeline, None]:
+    """From request to events, with the first model loaded."""
+    scheduler = Scheduler(queue_size=settings.queue_size, queue_timeout=settings.queue_timeout)
+    models = ModelManager(
+        settings, Catalog.load(settings.models_dir), Machine(), on_change=scheduler.dispatch, loaders=loaders
+    )
+    sessions = SessionManager()
+    chat = ChatCompletion(models, sessions, scheduler, waiters=settings.queue_size, patience=settings.queue_timeout)
+    await models.start()
+    if models.current is not None:
+        await models.current.tried()
+    try:
+        yield Pipeline(models, scheduler, sessions, chat)
+    finally:
+        await models.stop()
