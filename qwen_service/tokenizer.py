@@ -7,11 +7,10 @@ out of tokenizer.json before the BPE is built, and the only way to get one into 
 import asyncio
 import codecs
 import ctypes
-import gc
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,9 @@ import tokenizers
 from qwen_service.errors import InstallError
 
 LONG_TEXT = 4_000  # characters; about 2 ms of encoding
+SECTION = 65_536  # characters encoded at once; an encoding takes 200 bytes per character while it lasts
+# Between a letter and a word that begins with its space: every pre-tokenizer of this kind cuts there.
+WORD_BOUNDARY = re.compile(r"(?<=[A-Za-z])(?= [A-Za-z])")
 ADDED_TOKENS_SIZE = 1_000_000  # bytes, at most; Qwen3's take 4 kB
 PromptParts = Sequence[str | int]  # as in runtimes.base, which is a layer above
 
@@ -97,8 +99,13 @@ class LocalTokenizer:
     def _encode_text(self, text: str) -> list[int]:
         if not text:
             return []
-        # The plain encode() holds the interpreter's lock: 1 MB would stall every other thread for half a second.
-        return list(self._bpe.encode_batch_fast([_well_formed(text)], add_special_tokens=False)[0].ids)
+        ids: list[int] = []
+        for section in _sections(_well_formed(text)):
+            # The plain encode() holds the interpreter's lock: 1 MB would stall every other thread for half a second.
+            ids += self._bpe.encode_batch_fast([section], add_special_tokens=False)[0].ids
+        if len(text) > SECTION:
+            _return_freed_memory()
+        return ids
 
     def _configured_id(self, config: dict[str, Any], key: str) -> int | None:
         token = config.get(key)
@@ -171,9 +178,17 @@ def _well_formed(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
+def _sections(text: str) -> Iterator[str]:
+    """Cut a long text where that is not seen in its ids; a text without such places stays whole."""
+    start = 0
+    while len(text) - start > SECTION and (boundary := WORD_BOUNDARY.search(text, start + SECTION)):
+        yield text[start : boundary.start()]
+        start = boundary.start()
+    yield text[start:]
+
+
 def _return_freed_memory() -> None:
     """Building the BPE leaves 40 MB of freed memory with the allocator; glibc gives it back when asked."""
-    gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

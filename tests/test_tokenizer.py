@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_service.errors import InstallError
-from qwen_service.tokenizer import LocalTokenizer
+from qwen_service.tokenizer import SECTION, LocalTokenizer
 
 SAMPLE = "Grüße, 世界! 👩‍👩‍👧 naïve\r\n\ttabs  and   spaces\n\n\n12345 don't"
 KNOWN_IDS = (
@@ -69,6 +69,13 @@ def test_where_one_text_part_ends_is_not_seen_in_the_ids(qwen: LocalTokenizer) -
     whole = qwen.encode_now([SAMPLE])
     for at in range(len(SAMPLE)):
         assert qwen.encode_now([SAMPLE[:at], SAMPLE[at:]]) == whole
+
+
+@pytest.mark.parametrize("filler", ["word ", "don't 12 ", "世界 ", " \n\t", "e\u0301 x", "A"])
+def test_a_long_text_is_cut_where_it_is_not_seen(qwen: LocalTokenizer, filler: str) -> None:
+    text = (filler * (3 * SECTION // len(filler))) + " the end"
+    whole = qwen._bpe.encode_batch_fast([text], add_special_tokens=False)[0].ids
+    assert qwen.encode_now([text]) == whole
 
 
 def test_control_tokens_are_not_shown_and_other_added_ones_are(qwen: LocalTokenizer) -> None:
