@@ -84,7 +84,10 @@ class AxeraProcess:
             await self._watcher
 
     async def ends_within(self, seconds: float) -> bool:
-        return self._child is None or await self._child.ends_within(seconds)
+        """If so, `failure` says why."""
+        if self._watcher is not None:
+            await asyncio.wait({self._watcher}, timeout=seconds)
+        return self._watcher is not None and self._watcher.done()
 
     def fail(self, failure: RuntimeFailure) -> RuntimeFailure:
         """The first reason counts, and is returned."""
