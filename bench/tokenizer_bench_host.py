@@ -22,7 +22,8 @@ from qwen_service.config import Settings
 from qwen_service.errors import RuntimeFailure
 from qwen_service.installed_model import InstalledModel
 from qwen_service.machine import Machine
-from qwen_service.model_loading import Loaders, output_format_of
+from qwen_service.model_loading import Loaders
+from qwen_service.output_parser import OutputFormat
 from qwen_service.runtimes.base import Capabilities, Limits, LoadProgress, Piece, Prompt, Runtime
 from qwen_service.runtimes.tokenizer_server import TokenizerServer
 from qwen_service.supervisor import BringUp, Engine, ModelText
@@ -55,7 +56,7 @@ class Metronome(Runtime):
 def loaders_of(tokenizer: LocalTokenizer) -> Loaders:
     async def bring_up(progress: LoadProgress) -> Engine:
         template = ChatTemplate(tokenizer.chat_template, tokenizer.special_ids, eos_token="<|im_end|>")
-        return Engine(Metronome(), LIMITS, ModelText(tokenizer, template, output_format_of(template)))
+        return Engine(Metronome(), LIMITS, ModelText(tokenizer, template, OutputFormat.of_template(template.source)))
 
     def loaders(model: InstalledModel, settings: Settings, machine: Machine) -> dict[str, BringUp]:
         return {"bench": bring_up}

@@ -95,6 +95,11 @@ class ChatTemplate:
         rest = parts[holders[0] + 1 :]
         return [after, *rest] if after else rest
 
+    def spell(self, parts: Sequence[str | int]) -> str:
+        """The prompt as text, special tokens by their names."""
+        names = {token_id: name for name, token_id in self.special_ids.items()}
+        return "".join(names.get(part, "") if isinstance(part, int) else part for part in parts)
+
     def split_raw(self, text: str) -> list[str | int]:
         """A prompt that a client rendered itself: special tokens in it are meant."""
         return self._split(text, guard="")

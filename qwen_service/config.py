@@ -71,6 +71,9 @@ class Settings(BaseSettings):
         None, "Folder for service.log, model.log and tokenizer.log, rotated. None: engine logs go to state_dir."
     )
 
+    simulate: str | None = _setting(
+        None, "Name of a card's model to play without a card, for demonstration: the vendor's program is a simulator."
+    )
     accelerator: Literal["auto", "required", "none"] = _setting(
         "auto", "auto: use a card if there is one. required: without a working card answer 503. none: CPU only."
     )

@@ -16,6 +16,7 @@ from qwen_service.installed_model import InstalledModel
 from qwen_service.machine import Machine
 from qwen_service.model_loading import Loaders, loaders_for
 from qwen_service.served_model import ServedModel
+from qwen_service.simulation import simulated
 from qwen_service.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class ModelManager:
     async def start(self) -> None:
         """Choose a model and begin to load it; returns at once."""
         try:
-            chosen = self._choose()
+            chosen = await self._simulate(self._settings.simulate) if self._settings.simulate else self._choose()
         except ServiceError as error:
             self.trouble = error.message
             log.error("no model can be served: %s", error.message)
@@ -178,6 +179,9 @@ class ModelManager:
                 f"{model.name} was still busy after {self._settings.drain_timeout:g} s (drain_timeout); not switched",
                 retry_after=self._settings.drain_timeout,
             ) from None
+
+    async def _simulate(self, name: str) -> InstalledModel:
+        return await asyncio.to_thread(simulated, name, self._settings)  # it may have to fetch a tokenizer
 
     def _choose(self) -> InstalledModel:
         settings = self._settings

@@ -31,6 +31,14 @@ class OutputFormat:
     reasoning: tuple[str, str] | None = None
     tool_call: tuple[str, str] | None = None
 
+    @classmethod
+    def of_template(cls, source: str) -> "OutputFormat":
+        """A chat template shows what its model writes: the tags stand in it."""
+        return cls(
+            reasoning=("<think>", "</think>") if "</think>" in source else None,
+            tool_call=("<tool_call>", "</tool_call>") if "<tool_call>" in source else None,
+        )
+
 
 class OutputParser:
     """`stopped` turns true when nothing more will come out and the engine can be stopped: after a stop string, or

@@ -147,8 +147,7 @@ async def _raw(model: ServedModel, text: ModelText, request: ChatRequest) -> _Re
 
 def _ending(text: ModelText, parts: PromptParts) -> str:
     """The last text of a prompt, special tokens spelled out: it tells whether the reply starts inside <think>."""
-    names = {token_id: name for name, token_id in text.template.special_ids.items()}
-    return "".join(names.get(part, "") if isinstance(part, int) else part[-64:] for part in parts[-4:])
+    return text.template.spell(parts[-4:])[-64:]
 
 
 def _key(model: ServedModel, request: ChatRequest, messages: Sequence[Message]) -> bytes:

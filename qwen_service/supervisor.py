@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from qwen_service.chat_template import ChatTemplate
 from qwen_service.errors import InstallError, RuntimeFailure, ServiceError, StartFailed
@@ -27,13 +27,30 @@ class ModelText:
     output_format: OutputFormat
 
 
+class TokenizerService(Protocol):
+    """Our HTTP tokenizer, which a vendor's program asks: it outlives the program by a moment."""
+
+    @property
+    def ready(self) -> bool: ...
+
+    async def stop(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A runtime that is ready, with what it reported."""
+    """A runtime that is ready, with what it reported, and what else was started for it."""
 
     runtime: Runtime
     limits: Limits
     text: ModelText
+    companion: TokenizerService | None = None
+
+    async def stop(self) -> None:
+        try:
+            await self.runtime.stop()
+        finally:
+            if self.companion is not None:
+                await self.companion.stop()
 
 
 BringUp = Callable[[LoadProgress], Awaitable[Engine]]  # raises a ServiceError and leaves nothing behind
@@ -68,6 +85,7 @@ class Supervisor:
         self._bring_up = bring_up
         self._on_change = on_change
         self._backoff = backoff or Backoff()
+        self._told_at = 0.0
         self._reported: asyncio.Future[RuntimeFailure] | None = None
         self._task: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()
@@ -121,7 +139,7 @@ class Supervisor:
             ended = await self._watch(engine)
         finally:
             self.engine = None
-            await _to_the_end(engine.runtime.stop())
+            await _to_the_end(engine.stop())
         await self._pause(ended, uptime=time.monotonic() - ready)
         return True
 
@@ -154,7 +172,9 @@ class Supervisor:
 
     def _show_progress(self, text: str) -> None:
         self.progress = text
-        log.info("%s: %s", self.name, text)
+        if time.monotonic() - self._told_at >= 1:  # a vendor's program reports each of its 31 layers
+            self._told_at = time.monotonic()
+            log.info("%s: %s", self.name, text)
 
     def _enter(self, phase: Phase, error: str = "") -> None:
         if self.phase == "ready" and phase != "ready":

@@ -18,9 +18,9 @@ marker="$venv/.installed-$requirements"
 
 echo "Setting up $venv from $requirements (once; a few minutes on a Raspberry Pi) ..." >&2
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv" || { echo "setup.sh: could not make $venv. On Debian: sudo apt install python3-venv" >&2; exit 1; }
-bar=off
-[ -t 2 ] && bar=on
-"$venv/bin/python" -m pip install --disable-pip-version-check --only-binary=:all: --progress-bar "$bar" -r "$requirements" >&2
+quiet=--quiet
+[ -t 2 ] && quiet= # on a terminal, show what takes so long
+"$venv/bin/python" -m pip install $quiet --disable-pip-version-check --only-binary=:all: -r "$requirements" >&2
 "$venv/bin/python" - "$PWD" <<'PY'
 import pathlib, sys, sysconfig
 pathlib.Path(sysconfig.get_path("purelib"), "qwen_service_checkout.pth").write_text(sys.argv[1] + "\n")

@@ -133,8 +133,9 @@ class LlamaCpp(Runtime):
         found = {}
         for name in names:
             answer = await self._post("/tokenize", {"content": name, "parse_special": True})
-            if len(answer["tokens"]) == 1:
-                found[name] = answer["tokens"][0]
+            ids = answer["tokens"]
+            if len(ids) == 1 and ids != await self.encode([name]):  # else an ordinary word of the vocabulary
+                found[name] = ids[0]
         return found
 
     async def _watch(self, process: LlamaProcess) -> None:
