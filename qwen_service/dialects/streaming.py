@@ -62,6 +62,8 @@ class StreamReply(Response):
         error_response: ErrorResponse,
         error_chunk: Callable[[ServiceError], bytes],
         ping: bytes = b"",
+        headers_after: float = HEADERS_AFTER,
+        ping_every: float = PING_EVERY,
     ) -> None:
         self._events = events
         self._encode = encode
@@ -70,6 +72,8 @@ class StreamReply(Response):
         self._error_response = error_response
         self._error_chunk = error_chunk
         self._ping = ping
+        self._headers_after = headers_after
+        self._ping_every = ping_every
         self._begun = False
         self._last_sent = 0.0
         self.background = None
@@ -114,15 +118,15 @@ class StreamReply(Response):
         await send({"type": "http.response.start", "status": 200, "headers": raw})
 
     async def _keep_company(self, send: Send) -> None:
-        await asyncio.sleep(HEADERS_AFTER)
+        await asyncio.sleep(self._headers_after)
         if not self._begun:
             await self._begin(send)
-        while True:
+        while self._ping:
             silence = time.monotonic() - self._last_sent
-            if silence >= PING_EVERY and self._ping:
+            if silence >= self._ping_every:
                 await self._send(send, self._ping)
                 silence = 0.0
-            await asyncio.sleep(max(0.1, PING_EVERY - silence))
+            await asyncio.sleep(self._ping_every - silence)
 
 
 async def until_disconnect(work: Coroutine[Any, Any, None], receive: Receive) -> None:
