@@ -21,7 +21,8 @@ def ask(request: ChatRequest) -> ChatRequest:
 
 
 def ask_again(request: ChatRequest, reply: Reply, fault: str) -> ChatRequest:
-    complaint = Message("user", f"Your reply cannot be used: {fault}. Reply again, correctly, and with nothing else.")
+    # Not from the user: the last user message is never trimmed away, and that must stay the question.
+    complaint = Message("system", f"Your reply cannot be used: {fault}. Reply again, correctly, and with nothing else.")
     return replace(request, messages=(*request.messages, reply.message(), complaint))
 
 

@@ -19,6 +19,7 @@ from qwen_service.dialects.openai.text_completion import TextCompletion
 from qwen_service.dialects.openai.wire import ChatCompletionBody, CompletionBody, SamplingFields
 from qwen_service.dialects.reply_headers import ReplyHeaders
 from qwen_service.dialects.streaming import Events, StreamReply, WholeReply, merged
+from qwen_service.errors import NotOffered
 from qwen_service.model_manager import ModelManager
 
 
@@ -44,6 +45,10 @@ def openai_router(service: Service) -> APIRouter:
             request = chat_request_of_completion(body, _new_id("chatcmpl"), max_messages=settings.max_messages)
             return answer_chat(request, body)
         return answer_prompts(prompt_requests(body, _new_id("cmpl"), max_choices=settings.max_choices), body)
+
+    @router.post("/v1/embeddings", include_in_schema=False)
+    async def embeddings() -> Response:
+        raise NotOffered("This service serves chat models, no embeddings.")
 
     @router.get("/v1/models", summary="Installed models")
     async def models() -> Response:

@@ -1,0 +1,93 @@
+"""Golden cases: each line of tests/cases/*.jsonl is one behaviour that clients rely on.
+
+    {"it": "says hello", "POST /v1/chat/completions": {...body}, "status": 200, "json": {...pattern}}
+
+What may stand in a line: `it`, one `METHOD /path` with the body (or null), `headers` to send; what the engine does:
+`reply` (a text, or a list for one request after the other), `engine` (llama.cpp or card), `template` (qwen or plain),
+`dies_after`; `settings`; and what is expected, as patterns (case_match.py): `status` (200), `answer` (headers),
+`json` or `text` or `events` (SSE data) or `lines` (NDJSON); `prompt` (the text the engine got), `sampling`.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.case_match import difference
+from tests.case_service import PLAIN_TEMPLATE, TEMPLATE, Script, scripted_service
+
+FOLDER = Path(__file__).parent / "cases"
+METHODS = ("GET ", "POST ", "HEAD ", "DELETE ", "OPTIONS ")
+KEYS = {"it", "headers", "reply", "engine", "template", "dies_after", "settings", "status", "answer"} | {
+    *("json", "text", "events", "lines", "prompt", "sampling")
+}
+CASES = [
+    pytest.param(json.loads(line), id=f"{path.stem}: {json.loads(line)['it']}")
+    for path in sorted(FOLDER.glob("*.jsonl"))
+    for line in path.read_text(encoding="utf-8").splitlines()
+    if line.strip()
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+async def test_case(case: dict[str, Any], tmp_path: Path) -> None:
+    (call,) = [key for key in case if key.startswith(METHODS)]
+    assert set(case) - {call} <= KEYS
+    script = _script(case)
+    async with scripted_service(tmp_path, script, case.get("settings", {})) as app:
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            await client.post("/api/generate", json={"model": "tiny"})  # returns when the model is loaded
+            method, path = call.split(" ")
+            response = await client.request(method, path, json=case[call], headers=case.get("headers"))
+    _expect(case, response, script)
+
+
+def test_every_case_has_a_name_of_its_own() -> None:
+    names = [case.id for case in CASES]
+    assert len(names) == len(set(names))
+
+
+def _script(case: dict[str, Any]) -> Script:
+    reply = case.get("reply", "Hello there")
+    return Script(
+        replies=[reply] if isinstance(reply, str) else reply,
+        engine=case.get("engine", "llama.cpp"),
+        template=PLAIN_TEMPLATE if case.get("template") == "plain" else TEMPLATE,
+        dies_after=case.get("dies_after"),
+    )
+
+
+def _expect(case: dict[str, Any], response: httpx.Response, script: Script) -> None:
+    seen: dict[str, Any] = {"status": response.status_code, "answer": dict(response.headers)}
+    seen["text"] = response.text
+    for form, read in (
+        ("json", response.json),
+        ("events", lambda: _events(response)),
+        ("lines", lambda: _lines(response)),
+    ):
+        if form in case:
+            seen[form] = read()
+    if script.prompts:
+        ids = script.prompts[-1].token_ids
+        seen["prompt"] = "".join(map(chr, ids))
+        seen["sampling"] = asdict(script.samplings[-1])
+    expected = {"status": 200} | {
+        key: case[key] for key in ("status", "answer", "json", "text", "events", "lines") if key in case
+    }
+    expected |= {key: case[key] for key in ("prompt", "sampling") if key in case}
+    assert difference(expected, seen) is None, response.text
+
+
+def _events(response: httpx.Response) -> list[Any]:
+    assert response.headers["content-type"].startswith("text/event-stream")
+    data = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line.startswith("data: ")]
+    return [item if item == "[DONE]" else json.loads(item) for item in data]
+
+
+def _lines(response: httpx.Response) -> list[Any]:
+    assert response.headers["content-type"] == "application/x-ndjson"
+    return [json.loads(line) for line in response.text.splitlines()]
