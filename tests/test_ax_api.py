@@ -57,7 +57,7 @@ async def test_start_reports_the_limits_of_the_log_and_prefills_an_opening(card:
     async with card(SIM_LARGEST="1024", SIM_CONTEXT="1500") as it:
         assert await it.runtime.start(it.progress.append) == Limits(context=1500, prompt=1024)
         assert it.progress[-1] == "loading 6/6"
-        assert list(it.seen()) == [("reset", [END])]
+        assert list(it.seen()) == [("reset", [START])]
 
 
 async def test_a_reply_arrives_with_its_exact_ids_and_text(started: Started) -> None:
@@ -67,6 +67,12 @@ async def test_a_reply_arrives_with_its_exact_ids_and_text(started: Started) -> 
     assert (reply.ids, reply.count, reply.reason) == ([*ids, 9707], 4, "stop")
     assert reply.text.startswith("你好")
     assert reply.text.endswith("Hello")
+
+
+async def test_the_first_conversation_continues_the_opening(started: Started) -> None:
+    it = await started(SIM_REPLY="[11]")
+    assert (await it.ask(FIRST)).cached == 1
+    assert [kv for event, kv in it.seen() if event == "prompt"] == [FIRST]
 
 
 async def test_a_continued_conversation_prefills_only_what_is_new(started: Started) -> None:

@@ -20,6 +20,7 @@ from qwen_service.runtimes.tokenizer_server import TokenizerServer
 from qwen_service.tokenizer import LocalTokenizer
 
 LIMITS = Limits(context=2559, prompt=2048)  # of the published builds of Qwen3-4B
+OPENING = "<|im_start|>"  # of every conversation with Qwen
 ATTEMPTS = 3  # at an engine that somebody else uses, too
 
 
@@ -39,7 +40,8 @@ class AxApi(Runtime):
     ) -> None:
         """`server` is running and may serve other programs, too. `expected` holds where the program reports no limits.
 
-        `opening`: how conversations begin (a system prompt, say); it is prefilled at the start.
+        `opening`: how conversations begin (a system prompt, say); it is prefilled at the start, so that the first
+        one is a continuation already.
         """
         self._tokenizer = tokenizer
         self._server = server
@@ -47,7 +49,7 @@ class AxApi(Runtime):
         self._engine = AxApiEngine(program, server)
         self._limits = expected
         self._kv = KvCache(expected.prompt)
-        self._opening = opening or (tokenizer.eos_id or 0,)
+        self._opening = opening or (tokenizer.special_ids.get(OPENING, 0),)
 
     async def start(self, progress: LoadProgress) -> Limits:
         reported = await self._engine.start(progress, self._opening)
