@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from qwen_service.asgi import ASGIApp, Scope
+from qwen_service.asgi import Scope
 from qwen_service.cancellation import Cancellations
 from qwen_service.catalog import Catalog
 from qwen_service.chat_completion import ChatCompletion
@@ -128,24 +128,24 @@ def create_app(settings: Settings | None = None, *, loaders: Loaders = loaders_f
         return service.page.for_browser(request) or PlainTextResponse("Ollama is running", headers={"Vary": "Accept"})
 
     @app.exception_handler(ServiceError)
-    async def service_error(_request: Request, error: ServiceError) -> Response:
-        return error_response(error)
+    async def service_error(request: Request, error: ServiceError) -> Response:
+        return _refusal(request.scope, error)
 
     @app.exception_handler(RequestValidationError)
-    async def validation_error(_request: Request, error: RequestValidationError) -> Response:
-        return error_response(_explained(error))
+    async def validation_error(request: Request, error: RequestValidationError) -> Response:
+        return _refusal(request.scope, _explained(error))
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        answer = ollama_error_response if request.url.path.startswith("/api/") else error_response
-        response = answer(InvalidRequest(str(error.detail)))
+        response = _refusal(request.scope, InvalidRequest(str(error.detail)))
         response.status_code = error.status_code
         return response
 
     return app
 
 
-def _refusal(scope: Scope, error: ServiceError) -> ASGIApp:
+def _refusal(scope: Scope, error: ServiceError) -> Response:
+    """In the shape of the dialect that the path belongs to."""
     return ollama_error_response(error) if scope["path"].startswith("/api/") else error_response(error)
 
 

@@ -95,6 +95,10 @@ class Settings(BaseSettings):
         8000, "Port of the vendor's API program. Stock main_api builds have 8000 compiled in; axllm takes any."
     )
 
+    runtime_join: bool = _setting(
+        False, "An axllm server runs on runtime_port already: use it instead of starting one."
+    )
+
     llama_server: Path | None = _setting(None, "A llama-server binary to use instead of the built-in llama.cpp.")
     threads: int = _setting(
         0, "CPU threads of the engine. 0: one less than the machine has, at least 1.", ge=0, le=1024

@@ -18,7 +18,7 @@ LOADING: dict[RuntimeName, str] = {
     "llamacpp": "qwen_service.cpu_loading",
     "ax_repl": "qwen_service.card_loading",
     "ax_api": "qwen_service.card_loading",
-    "axllm": "qwen_service.card_loading",
+    "axllm": "qwen_service.axllm_loading",
 }
 
 

@@ -25,4 +25,5 @@ quiet=--quiet
 import pathlib, sys, sysconfig
 pathlib.Path(sysconfig.get_path("purelib"), "qwen_service_checkout.pth").write_text(sys.argv[1] + "\n")
 PY
+[ "$requirements" = requirements.txt ] || "$venv/bin/python" scripts/fetch_test_files.py "$venv/share/qwen-test"
 echo "$stamp" > "$marker"

@@ -9,7 +9,7 @@ import pytest
 import uvloop
 
 ROOT = Path(__file__).resolve().parent.parent
-TEST_FILES = ROOT / ".venv" / "share" / "qwen-test"
+TEST_FILES = Path(os.environ.get("QWEN_VENV", ROOT / ".venv")) / "share" / "qwen-test"
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 

@@ -23,8 +23,6 @@ class Tokenizer(Protocol):
 
     async def encode(self, parts: PromptParts) -> list[int]: ...
 
-    async def decode(self, token_ids: Sequence[int]) -> str: ...
-
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
