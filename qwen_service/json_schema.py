@@ -33,7 +33,11 @@ Schema = Mapping[str, Any]
 
 def check_schema(schema: Schema, param: str) -> None:
     """Raises a RequestError that names `param`, the field of the request in which the schema came."""
-    if len(orjson.dumps(schema)) > MAX_BYTES:
+    try:
+        size = len(orjson.dumps(schema))
+    except TypeError as error:  # half a surrogate pair, an absurd number, nested too deeply
+        raise InvalidRequest(f"Invalid schema in {param}: {error}.", param=param) from error
+    if size > MAX_BYTES:
         raise RequestTooLarge(f"The schema in {param} is longer than {MAX_BYTES} bytes.", param=param)
     for part in _parts(schema, param):
         if isinstance(reference := part.get("$ref"), str):

@@ -1,9 +1,8 @@
 """OpenAI's bodies -> ChatRequest. Pure functions; every refusal names the field."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
-
-import orjson
 
 from qwen_service.chat import ChatRequest, JsonFormat, Message, NamedTool, Sampling, Tool, ToolCall, ToolChoice
 from qwen_service.dialects.openai.wire import (
@@ -38,11 +37,11 @@ def chat_request_of_completion(body: CompletionBody, request_id: str, *, max_mes
 
 def prompt_requests(body: CompletionBody, request_id: str, *, max_choices: int) -> list[ChatRequest]:
     """One request per choice: n for each prompt."""
-    if body.prompt is None:
-        raise InvalidRequest("prompt is missing: a string, a list of strings, or token ids", param="prompt")
+    prompts = _prompts(body.prompt or [])
+    if not all(prompts) or not prompts:
+        raise InvalidRequest("prompt is missing or empty: a string, token ids, or a list of either", param="prompt")
     if body.best_of is not None and body.best_of != (body.n or 1):
         raise Unsupported("best_of other than n is not supported", param="best_of")
-    prompts = _prompts(body.prompt)
     if len(prompts) * (body.n or 1) > max_choices:
         raise InvalidRequest(f"at most {max_choices} choices in all (prompts times n)", param="n")
     logprobs = None if body.logprobs is None or body.logprobs is False else int(body.logprobs)
@@ -166,10 +165,10 @@ def _part(part: ContentPart, where: str) -> str:
 def _tool_call(call: ToolCallPart, where: str) -> ToolCall:
     arguments = call.function.arguments
     if isinstance(arguments, dict):
-        return ToolCall(call.id, call.function.name, orjson.dumps(arguments).decode())
+        return ToolCall(call.id, call.function.name, json.dumps(arguments, ensure_ascii=False))
     try:
-        orjson.loads(arguments or "{}")
-    except ValueError:
+        json.loads(arguments or "{}")
+    except (ValueError, RecursionError):
         raise InvalidRequest(f"{where}: arguments of {call.function.name!r} are not JSON", param=where) from None
     return ToolCall(call.id, call.function.name, arguments or "{}")
 
@@ -223,6 +222,6 @@ def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
 def _prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str | tuple[int, ...]]:
     if isinstance(prompt, str):
         return [prompt]
-    if all(isinstance(item, int) for item in prompt):
+    if prompt and all(isinstance(item, int) for item in prompt):
         return [tuple(item for item in prompt if isinstance(item, int))]
     return [item if isinstance(item, str) else tuple(item) for item in prompt if not isinstance(item, int)]

@@ -121,4 +121,4 @@ def _new_id(prefix: str) -> str:
 
 
 def _wants_usage(body: SamplingFields) -> bool:
-    return body.stream_options is not None and body.stream_options.include_usage
+    return body.stream_options is not None and body.stream_options.include_usage is True

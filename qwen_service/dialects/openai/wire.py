@@ -12,6 +12,7 @@ MAX_STOPS = 4  # as OpenAI
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Penalty = Annotated[Finite, Field(ge=-2, le=2)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Stop = (
     Annotated[str, Field(max_length=1024)]
@@ -83,7 +84,7 @@ class ResponseFormat(Wire):
 
 
 class StreamOptions(Wire):
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 class SamplingFields(Wire):
@@ -130,7 +131,7 @@ class ChatCompletionBody(SamplingFields, ChatFields):
 
 
 class CompletionBody(SamplingFields, ChatFields):
-    prompt: str | list[str] | list[int] | list[list[int]] | None = None
+    prompt: str | list[str] | list[TokenId] | list[list[TokenId]] | None = None
     messages: list[ChatMessage] | None = Field(None, min_length=1)
     suffix: str | None = None
     echo: bool | None = None
