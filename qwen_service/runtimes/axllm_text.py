@@ -33,7 +33,7 @@ class EstimatedTokenizer:
         count = sum(math.ceil(len(text.encode(errors="replace")) / BYTES_PER_TOKEN) for text in texts)
         return [0] * (count + len(parts) - len(texts))
 
-    async def decode(self, token_ids: Sequence[int]) -> str:
+    async def decode(self, token_ids: Sequence[int]) -> str:  # noqa: ARG002  # of the protocol
         raise Unsupported("The tokenizer of this model is inside axllm, which does not offer it.")
 
 
