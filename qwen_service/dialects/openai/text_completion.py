@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncGenerator, Sequence
+from itertools import accumulate
 from typing import Any
 
 import orjson
@@ -33,6 +34,7 @@ class TextCompletion:
         self._include_usage = include_usage
         self._headers = headers
         self._usages: dict[int, Usage] = {}
+        self._offsets = [len(echo) for echo in echoes]  # where the next token of a choice begins in its text
 
     async def whole(self, events: Events) -> dict[str, Any]:
         texts = [[echo] for echo in self._echoes]
@@ -86,7 +88,7 @@ class TextCompletion:
         }
 
     def _choice(self, index: int, text: str, logprobs: Sequence[TokenLogprob], reason: str | None) -> dict[str, Any]:
-        entries = _logprobs(logprobs) if self._logprobs and logprobs else None
+        entries = self._entries(index, logprobs) if self._logprobs and logprobs else None
         return {"index": index, "text": text, "logprobs": entries, "finish_reason": reason}
 
     def _total(self) -> Usage:
@@ -99,10 +101,12 @@ class TextCompletion:
             sum(usage.reasoning_tokens for usage in self._usages.values()),
         )
 
-
-def _logprobs(entries: Sequence[TokenLogprob]) -> dict[str, Any]:
-    return {
-        "tokens": [entry.token for entry in entries],
-        "token_logprobs": [entry.logprob for entry in entries],
-        "top_logprobs": [{other.token: other.logprob for other in entry.top} for entry in entries],
-    }
+    def _entries(self, index: int, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
+        offsets = list(accumulate((len(entry.token) for entry in logprobs), initial=self._offsets[index]))
+        self._offsets[index] = offsets.pop()
+        return {
+            "tokens": [entry.token for entry in logprobs],
+            "token_logprobs": [entry.logprob for entry in logprobs],
+            "top_logprobs": [{other.token: other.logprob for other in entry.top} for entry in logprobs],
+            "text_offset": offsets,
+        }
