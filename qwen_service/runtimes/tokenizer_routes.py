@@ -59,6 +59,10 @@ class TokenizerRoutes:
     def open_reset(self, token_ids: tuple[int, ...]) -> TokenChannel:
         return self._open(self._resets, "r", token_ids, token_ids)
 
+    @property
+    def open_prompts(self) -> int:
+        return len(self._prompts)
+
     def answer(self, path: str, content: bytes) -> Answer | Awaitable[Answer]:
         self._calls += 1
         url = urlsplit(path)

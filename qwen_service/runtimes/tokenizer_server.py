@@ -57,6 +57,10 @@ class TokenizerServer:
         return int(self._socket.getsockname()[1]) if self._socket else self._address[1]
 
     @property
+    def open_prompts(self) -> int:
+        return self._routes.open_prompts
+
+    @property
     def url(self) -> str:
         """For the program's command line; a trailing slash would crash it."""
         return f"http://{self._address[0]}:{self.port}"
