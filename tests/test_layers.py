@@ -1,0 +1,130 @@
+"""The import direction, as docs/architecture.md draws it."""
+
+import ast
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = "qwen_service"
+
+RUNTIMES = ("runtimes.llamacpp", "runtimes.ax_repl", "runtimes.ax_api", "runtimes.axllm")
+# From the bottom to the top: what a module imports, directly or through others, never stands above itself.
+SPINE = (
+    ("errors", "chat"),
+    ("config", "machine", "process", "tokenizer", "chat_template", "catalog", "middleware"),
+    ("runtimes.base",),
+    ("output_parser", "runtimes.tokenizer_server", "downloads"),
+    RUNTIMES,
+    ("supervisor",),
+    ("*_loading",),
+    ("served_model",),
+    ("model_manager",),
+    ("scheduler", "session_manager"),
+    ("chat_completion",),
+    ("dialects.*",),
+    ("app",),
+    ("cli", "cli_*", "__main__"),
+)
+HTTP_FRAMEWORKS = {"fastapi", "starlette", "uvicorn"}
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT / PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+TREES = {module_name(path): ast.parse(path.read_text()) for path in sorted((ROOT / PACKAGE).rglob("*.py"))}
+
+
+def imported(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module:
+        yield node.module
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own(names: Iterator[str]) -> set[str]:
+    inside = {name.removeprefix(f"{PACKAGE}.") for name in names if name.startswith(f"{PACKAGE}.")}
+    return inside & TREES.keys()
+
+
+IMPORTS = {name: own(found for node in ast.walk(tree) for found in imported(node)) for name, tree in TREES.items()}
+OTHERS = {
+    name: {found.partition(".")[0] for node in ast.walk(tree) for found in imported(node)}
+    for name, tree in TREES.items()
+}
+
+
+def reached(name: str) -> set[str]:
+    """All that a module imports, directly or through others."""
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        new = IMPORTS[waiting.pop()] - found
+        found |= new
+        waiting += new
+    return found
+
+
+def height(name: str) -> int | None:
+    heights = [at for at, patterns in enumerate(SPINE) if any(fnmatch(name, pattern) for pattern in patterns)]
+    return heights[0] if heights else None
+
+
+def test_every_place_on_the_spine_is_taken() -> None:
+    missing = [
+        pattern for patterns in SPINE for pattern in patterns if not any(fnmatch(name, pattern) for name in TREES)
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("name", sorted(name for name in TREES if height(name) is not None))
+def test_imports_point_downwards(name: str) -> None:
+    above = {other for other in reached(name) if (height(other) or 0) > (height(name) or 0)}
+    assert above == set()
+
+
+def test_imports_have_no_cycles() -> None:
+    assert [name for name in TREES if name in reached(name)] == []
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_a_runtime_knows_no_other_runtime(name: str) -> None:
+    assert reached(name) & set(RUNTIMES) == set()
+
+
+def test_the_dialects_do_not_know_each_other() -> None:
+    families = {name.split(".")[1] for name in TREES if name.count(".") == 2 and name.startswith("dialects.")}
+    assert {"openai", "ollama"} <= families
+    for family in families:
+        members = [name for name in TREES if name.startswith(f"dialects.{family}")]
+        strangers = {other for name in members for other in reached(name) if other.startswith("dialects.")}
+        assert {other for other in strangers if other.split(".")[1] in families - {family}} == set()
+
+
+def test_nothing_below_the_dialects_knows_an_http_framework() -> None:
+    below = {"chat_completion", *reached("chat_completion")}
+    assert [name for name in below if OTHERS[name] & HTTP_FRAMEWORKS] == []
+
+
+def test_pydantic_lives_at_the_wire_and_in_the_settings_only() -> None:
+    users = [name for name, others in OTHERS.items() if "pydantic" in others]
+    assert [name for name in users if name != "config" and not fnmatch(name, "dialects.*.wire")] == []
+
+
+def test_processes_are_started_in_one_place() -> None:
+    assert [name for name, others in OTHERS.items() if others & {"subprocess", "multiprocessing", "pty"}] == ["process"]
+
+
+def test_no_import_hides_in_a_function() -> None:
+    functions = [
+        (name, node)
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    hidden = [name for name, function in functions for node in ast.walk(function) if list(imported(node))]
+    assert hidden == []
