@@ -17,7 +17,7 @@ from qwen_service.config import Settings
 from qwen_service.errors import Died
 from qwen_service.installed_model import InstalledModel
 from qwen_service.machine import Machine
-from qwen_service.model_loading import output_format_of
+from qwen_service.output_parser import OutputFormat
 from qwen_service.runtimes.base import Capabilities, Limits, LoadProgress, Piece, Prefill, Prompt
 from qwen_service.supervisor import BringUp, Engine, ModelText
 from tests.fakes import LetterTokenizer, ScriptedRuntime
@@ -54,11 +54,16 @@ class Script:
     engine: str = "llama.cpp"
     template: str = TEMPLATE
     dies_after: int | None = None
+    context: int = 600
     prompts: list[Prompt] = field(default_factory=list)
     samplings: list[Sampling] = field(default_factory=list)
 
+    def reply_to(self, prompt: Prompt, sampling: Sampling) -> str:
+        del prompt, sampling
+        return self.replies[min(len(self.prompts), len(self.replies) - 1)]
+
     async def __call__(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Prefill | Piece, None]:
-        reply = self.replies[min(len(self.prompts), len(self.replies) - 1)]
+        reply = self.reply_to(prompt, sampling)
         self.prompts.append(prompt)
         self.samplings.append(sampling)
         yield Prefill(len(prompt.token_ids), 2, len(prompt.token_ids))
@@ -82,11 +87,13 @@ async def scripted_service(folder: Path, script: Script, settings: Mapping[str, 
 
     def loaders(model: InstalledModel, _settings: Settings, _machine: Machine) -> dict[str, BringUp]:
         async def bring_up(progress: LoadProgress) -> Engine:
-            limits = Limits(context=600, prompt=599, slots=4)
+            limits = Limits(context=script.context, prompt=script.context - 1, slots=4)
             runtime = ScriptedRuntime(script, limits=limits)
             runtime.capabilities = ENGINES[script.engine]
             template = ChatTemplate(script.template, {name: 0xE000 + n for n, name in enumerate(SPECIAL)})
-            return Engine(runtime, limits, ModelText(LetterTokenizer(), template, output_format_of(template)))
+            return Engine(
+                runtime, limits, ModelText(LetterTokenizer(), template, OutputFormat.of_template(template.source))
+            )
 
         return {model.name: bring_up}
 

@@ -1,0 +1,116 @@
+"""The official `ollama` package, as its README uses it."""
+
+from collections.abc import Iterator
+from datetime import datetime
+
+import pytest
+from ollama import AsyncClient, Client, ResponseError
+from pydantic import BaseModel
+
+from tests.clients.conftest import EVENT
+
+HELLO = [{"role": "user", "content": "Say hello"}]
+
+
+class CalendarEvent(BaseModel):
+    name: str
+    date: str
+    participants: list[str]
+
+
+def get_weather(city: str) -> str:
+    """Get the weather.
+
+    Args:
+        city: Name of the city
+    """
+    return f"22 degrees ({city})"
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[Client]:
+    with Client(host=url) as client:
+        yield client
+
+
+def test_a_chat(client: Client) -> None:
+    response = client.chat(model="tiny", messages=HELLO)
+    assert response.message.content == "Hello there, friend."
+    assert response.done_reason == "stop"
+    assert response.eval_count == 3
+    assert response.total_duration is not None
+    assert response.total_duration > 0
+
+
+def test_a_stream(client: Client) -> None:
+    parts = list(client.chat(model="tiny", messages=HELLO, stream=True))
+    assert "".join(part.message.content or "" for part in parts) == "Hello there, friend."
+    assert [part.done for part in parts][-2:] == [False, True]
+
+
+def test_a_generation_and_its_continuation(client: Client) -> None:
+    first = client.generate(model="tiny", prompt="Hello")
+    assert first.response == "Hello there, friend."
+    assert first.context
+    second = client.generate(model="tiny", prompt="And?", context=first.context, stream=True)
+    assert "".join(part.response or "" for part in second) == "Hello there, friend."
+
+
+def test_a_python_function_as_a_tool(client: Client) -> None:
+    messages: list[object] = [{"role": "user", "content": "What is the weather in Paris?"}]
+    response = client.chat(model="tiny", messages=messages, tools=[get_weather])  # type: ignore[arg-type]  # as the README
+    assert response.message.tool_calls is not None
+    (call,) = response.message.tool_calls
+    result = {"get_weather": get_weather}[call.function.name](**call.function.arguments)
+    messages += [response.message, {"role": "tool", "content": result, "tool_name": call.function.name}]
+    answer = client.chat(model="tiny", messages=messages, tools=[get_weather])  # type: ignore[arg-type]  # as the README
+    assert answer.message.content == "It is 22 degrees (Paris) in Paris."
+
+
+def test_structured_output(client: Client) -> None:
+    response = client.chat(model="tiny", messages=HELLO, format=CalendarEvent.model_json_schema())
+    assert CalendarEvent.model_validate_json(response.message.content or "") == CalendarEvent.model_validate(EVENT)
+
+
+def test_thinking(client: Client) -> None:
+    response = client.chat(model="tiny", messages=HELLO, think=True)
+    assert (response.message.thinking, response.message.content) == ("A greeting.", "Hello there, friend.")
+
+
+def test_models_are_listed_with_dates(client: Client) -> None:
+    models = client.list().models
+    assert [model.model for model in models] == ["other:latest", "tiny:latest"]
+    assert all(isinstance(model.modified_at, datetime) for model in models)
+
+
+def test_running_models(client: Client) -> None:
+    client.generate(model="tiny")
+    (running,) = client.ps().models
+    assert running.model == "tiny:latest"
+    assert running.expires_at is not None
+    assert running.expires_at > datetime.now(running.expires_at.tzinfo)
+
+
+def test_a_model_is_shown(client: Client) -> None:
+    shown = client.show("tiny")
+    assert shown.modelinfo
+    assert shown.capabilities is not None
+    assert {"completion", "tools", "thinking"} <= set(shown.capabilities)
+
+
+def test_errors_have_text_and_status(client: Client) -> None:
+    with pytest.raises(ResponseError) as unknown:
+        client.chat(model="nope", messages=HELLO)
+    assert unknown.value.status_code == 404
+    assert unknown.value.error.startswith("model 'nope' not found")
+    with pytest.raises(ResponseError) as missing:
+        client.embed(model="tiny", input="Hello")
+    assert missing.value.status_code == 501
+
+
+async def test_the_asynchronous_client(url: str) -> None:
+    async with AsyncClient(host=url) as client:
+        response = await client.chat(model="tiny", messages=HELLO)
+        assert response.message.content == "Hello there, friend."
+        parts = [part async for part in await client.chat(model="tiny", messages=HELLO, stream=True)]
+    assert "".join(part.message.content or "" for part in parts) == "Hello there, friend."
