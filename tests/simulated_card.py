@@ -53,7 +53,10 @@ class SimulatedCard:
         self.record = folder / "kv.jsonl"
         self.record.touch()
         self._read = 0
-        (folder / "embed.bin").touch()
+        for name in ("embed.bin", "post.axmodel", "l0.axmodel", "l1.axmodel", "l2.axmodel"):
+            (folder / name).touch()
+        source = SIMULATOR.read_text().partition("\n")[2]
+        (folder / "main_api").write_text(f"#!{sys.executable}\n{source}")  # without a run bit, as it is fetched
         self.pid_file = folder / "main_api.pid"
         self.port = free_port()
         self.progress: list[str] = []
@@ -74,7 +77,7 @@ class SimulatedCard:
             "filename_tokens_embed": "embed.bin", "tokens_embed_num": "151936", "tokens_embed_size": "2560",
             "use_mmap_load_embed": "1", "devices": "0",
         }  # fmt: skip
-        return [sys.executable, str(SIMULATOR), *(part for key, value in flags.items() for part in (f"--{key}", value))]
+        return ["./main_api", *(part for key, value in flags.items() for part in (f"--{key}", value))]
 
     async def start(self) -> None:
         await self.runtime.start(self.progress.append)

@@ -282,7 +282,7 @@ async def test_a_failed_start_says_why_in_plain_words(card: Card, kind: str, wor
 async def test_a_missing_embedding_file_is_named(card: Card, tmp_path: Path) -> None:
     async with card() as it:
         (tmp_path / "embed.bin").unlink()
-        with pytest.raises(StartFailed, match=r"embedding file cannot be opened.*embed\.bin") as failed:
+        with pytest.raises(StartFailed, match=r"embed\.bin is missing") as failed:
             await it.start()
     assert failed.value.permanent
 

@@ -16,7 +16,7 @@ from qwen_service.chat import Sampling
 from qwen_service.errors import ProtocolError, RuntimeFailure, Stalled, StartFailed
 from qwen_service.process import ChildProcess
 from qwen_service.runtimes.ax_api_client import AxApiClient
-from qwen_service.runtimes.axera_process import AxeraProcess, AxeraProgram
+from qwen_service.runtimes.axera_process import AxeraProcess, AxeraProgram, refuse_taken_port
 from qwen_service.runtimes.base import LoadProgress
 from qwen_service.runtimes.kv_cache import Ids
 from qwen_service.runtimes.token_channel import ChannelEvent, Encoded, Idle, Lost, ResetCalled, TokenChannel
@@ -44,6 +44,7 @@ class AxApiEngine:
 
     def __init__(self, program: AxeraProgram, server: TokenizerServer) -> None:
         self._server = server
+        self._port = program.port
         self._patience = program.stall_timeout
         self._client = AxApiClient(program.port)
         self._process = AxeraProcess(program)
@@ -69,7 +70,7 @@ class AxApiEngine:
         return self._process.log.numbers
 
     async def stop(self) -> None:
-        await self._process.stop(self._ask_to_end)
+        await self._process.end(self._ask_to_end)
         await self._client.close()
 
     async def reset(self, ids: Ids) -> None:
@@ -189,8 +190,9 @@ class AxApiEngine:
         return provided.done
 
     async def _load(self, progress: LoadProgress, opening: Ids) -> None:
+        await refuse_taken_port(self._port)
         with self._server.reset(opening) as channel:
-            values = {"tokenizer_url": self._server.url, "system_prompt": channel.key}
+            values = {"tokenizer_url": self._server.url, "system_prompt": channel.key, "port": str(self._port)}
             await self._process.launch(values, progress, ready_text=READY)
             await self._process.until(self._has_said_ready)
             try:

@@ -1,6 +1,7 @@
 """A vendor's program as a process: launched, listened to while it loads, and failed once, with the first reason."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,53 +11,66 @@ from qwen_service.errors import Died, RuntimeFailure, StartFailed
 from qwen_service.process import ChildProcess, explain_exit
 from qwen_service.runtimes.axera_log import AxeraLog
 from qwen_service.runtimes.base import LoadProgress
+from qwen_service.runtimes.program_files import mend_program, unusable_files
 
 MakeCommand = Callable[[Mapping[str, str]], Sequence[str]]  # values of placeholders -> argv
 IsReady = Callable[[], Awaitable[bool]]
 
+GRACE = 5.0  # seconds for each way of ending it
 PROBE = 0.5  # seconds between looks at a program that loads and says nothing
 
 
 @dataclass(frozen=True, slots=True)
-class AxeraProgram:
-    """How to run one that listens on a port."""
+class VendorProgram:
+    """How to run one."""
 
-    command: MakeCommand  # is given port, tokenizer_url and system_prompt, as far as there are such things
+    command: MakeCommand  # is given tokenizer_url, system_prompt and port, as far as there are such things
     folder: Path  # of the model: its working directory
     env: Mapping[str, str] | None = None
-    port: int = 8000  # compiled into most builds
     log_path: Path | None = None
     pid_file: Path | None = None
     start_timeout: float = 300.0  # seconds without a sign of life while it loads
     stall_timeout: float = 60.0  # the same while it works
 
 
+@dataclass(frozen=True, slots=True)
+class AxeraProgram(VendorProgram):
+    """One that listens on a port."""
+
+    port: int = 8000  # compiled into most builds
+
+
 class AxeraProcess:
     """`failure` is set once, with the first reason for which it can no longer be used."""
 
-    def __init__(self, program: AxeraProgram) -> None:
+    def __init__(self, program: VendorProgram) -> None:
         self._program = program
+        self._argv: Sequence[str] = ()
         self._child: ChildProcess | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._output = asyncio.Event()
         self.log = AxeraLog(lambda _: None)
         self.failure: asyncio.Future[RuntimeFailure] = asyncio.get_running_loop().create_future()
 
-    async def launch(self, values: Mapping[str, str], progress: LoadProgress, *, ready_text: str = "") -> None:
+    async def launch(
+        self, values: Mapping[str, str], progress: LoadProgress, *, ready_text: str = "", stdin: bool = False
+    ) -> None:
         """StartFailed when it cannot be; stop() is due in either case."""
-        await self._refuse_taken_port()
         self.log = AxeraLog(progress, ready_text=ready_text)
         program = self._program
-        argv = program.command({"port": str(program.port), **values})
+        self._argv = program.command(values)
+        if os.sep in self._argv[0]:  # else it is found by PATH
+            mend_program(program.folder / self._argv[0])
         try:
             self._child = await ChildProcess.start(
-                argv,
-                name=Path(argv[0]).name,
+                self._argv,
+                name=Path(self._argv[0]).name,
                 cwd=program.folder,
                 env=program.env,
                 log_path=program.log_path,
                 pid_file=program.pid_file,
-                on_output=self._on_output,
+                on_output=self.heard,
+                stdin=stdin,
             )
         except OSError as error:
             raise StartFailed(f"The vendor's program cannot be started: {error}.", permanent=True) from error
@@ -72,14 +86,14 @@ class AxeraProcess:
                 await asyncio.wait_for(self._output.wait(), PROBE)
                 heard = asyncio.get_running_loop().time()
             if self.failure.done():
-                raise self.log.start_failure(self._child.returncode)
+                raise self._why_it_did_not_start(self._child)
             if asyncio.get_running_loop().time() - heard > self._program.start_timeout:
                 raise StartFailed(f"It has said nothing for {self._program.start_timeout:g} s while loading.")
 
-    async def stop(self, ask: Callable[[ChildProcess], Awaitable[object]] | None = None) -> None:
+    async def end(self, ask: Callable[[ChildProcess], Awaitable[object]] | None = None, grace: float = GRACE) -> None:
         """Politely by `ask`, where it has not failed; then by force. Idempotent."""
         if (child := self._child) is not None:
-            await child.stop((lambda: ask(child)) if ask is not None and not self.failure.done() else None)
+            await child.stop((lambda: ask(child)) if ask is not None and not self.failure.done() else None, grace)
         if self._watcher is not None:
             await self._watcher
 
@@ -95,26 +109,36 @@ class AxeraProcess:
             self.failure.set_result(failure)
         return self.failure.result()
 
-    async def _refuse_taken_port(self) -> None:
-        # A second instance would start without an error and share the port: the kernel splits the requests.
-        port = self._program.port
-        with suppress(OSError):
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.close()
-            raise StartFailed(
-                f"Port {port} is taken, and the vendor's program needs it. Stop what listens there"
-                f" (`ss -ltnp sport = :{port}` names it; perhaps a runtime that was left over).",
-                permanent=True,
-            )
-
-    def _on_output(self, data: bytes) -> None:
+    def heard(self, data: bytes) -> None:
+        """Its output, as it comes."""
         self.log.feed(data)
         self._output.set()
         if (fault := self.log.running_fault()) is not None:
             self.fail(RuntimeFailure(fault))
+
+    def _why_it_did_not_start(self, child: ChildProcess) -> StartFailed:
+        if "error while loading shared libraries" in child.tail:
+            library = child.tail.strip().splitlines()[-1]
+            cure = "Install the vendor's driver package (axclhost), and start the service with /etc/profile sourced."
+            return StartFailed(f"The vendor's program lacks a library: {library}. {cure}", permanent=True)
+        if (reason := unusable_files(self._argv, self._program.folder)) is not None:
+            return StartFailed(reason, permanent=True)
+        return self.log.start_failure(child.returncode)
 
     async def _watch(self, child: ChildProcess) -> None:
         code = await child.wait()
         message, _ = self.log.fault() or ("", False)
         self.fail(Died(f"The runtime has died: {explain_exit(code)}. {message}".rstrip()))
         self._output.set()
+
+
+async def refuse_taken_port(port: int) -> None:
+    """A second instance would start without an error and share the port: the kernel splits the requests."""
+    with suppress(OSError):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.close()
+        raise StartFailed(
+            f"Port {port} is taken, and the vendor's program needs it. Stop what listens there"
+            f" (`ss -ltnp sport = :{port}` names it; perhaps a runtime that was left over).",
+            permanent=True,
+        )

@@ -12,7 +12,7 @@ from typing import Any
 
 from qwen_service.chat import Sampling
 from qwen_service.errors import Died, PromptTooLong, RuntimeFailure, Stalled, StartFailed, Unsupported
-from qwen_service.runtimes.axera_process import AxeraProcess, AxeraProgram
+from qwen_service.runtimes.axera_process import AxeraProcess, AxeraProgram, refuse_taken_port
 from qwen_service.runtimes.axllm_client import AxLlmClient, HungUp
 from qwen_service.runtimes.axllm_reply import AxLlmReply
 from qwen_service.runtimes.axllm_wire import AxLlmStream, request_body
@@ -83,7 +83,7 @@ class AxLlm(Runtime):
         return await asyncio.shield(self._process.failure)
 
     async def stop(self) -> None:
-        await self._process.stop()
+        await self._process.end()
         for task in (self._looking, self._reading):
             if task is not None:
                 task.cancel()
@@ -96,7 +96,8 @@ class AxLlm(Runtime):
                 raise StartFailed(f"No axllm with a model answers on port {self._program.port}. Is it started?")
             self._looking = asyncio.create_task(self._look())
         else:
-            await self._process.launch({}, progress)
+            await refuse_taken_port(self._program.port)
+            await self._process.launch({"port": str(self._program.port)}, progress)
             await self._process.until(self._answers)
 
     async def _answers(self) -> bool:
