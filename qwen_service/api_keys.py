@@ -19,15 +19,13 @@ class KeyFileError(ServiceError):
 
 
 class ApiKeys:
-    """Falsy when empty: then no key is needed."""
-
     def __init__(self, names_by_hash: dict[str, str]) -> None:
         self._entries = [(digest.encode(), name) for digest, name in names_by_hash.items()]
 
     @classmethod
     def from_file(cls, path: Path) -> "ApiKeys":
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.expanduser().read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise KeyFileError(f"{path}: the API keys cannot be read: {error}") from None
         names_by_hash = dict(_parse(path, number, line) for number, line in enumerate(lines, 1) if _content(line))
@@ -35,8 +33,9 @@ class ApiKeys:
             raise KeyFileError(f"{path}: no API key in it. A line is a name and the key's SHA-256 in hex.")
         return cls(names_by_hash)
 
-    def __bool__(self) -> bool:
-        return bool(self._entries)
+    def replace(self, other: "ApiKeys") -> None:
+        """Take over the keys of `other`, for requests from now on."""
+        self._entries = other._entries
 
     def name_of(self, key: bytes) -> str | None:
         """All entries are compared, each in constant time: how long it takes says nothing."""
@@ -52,6 +51,17 @@ def new_key(name: str) -> tuple[str, str]:
     """A fresh key, to be shown once, and the line for the key file."""
     key = "qs-" + secrets.token_urlsafe(32)
     return key, f"{name} {hashlib.sha256(key.encode()).hexdigest()}"
+
+
+def read_token(path: Path) -> str:
+    """The first line of a token file."""
+    try:
+        token = path.expanduser().read_text(encoding="utf-8").partition("\n")[0].strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise KeyFileError(f"{path}: the admin token cannot be read: {error}") from None
+    if not token:
+        raise KeyFileError(f"{path}: the first line, which is the admin token, is empty.")
+    return token
 
 
 def _content(line: str) -> str:

@@ -5,7 +5,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+import signal
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 
@@ -15,6 +16,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from qwen_service.admin import admin_router
+from qwen_service.api_keys import ApiKeys
 from qwen_service.asgi import Scope
 from qwen_service.cancellation import Cancellations
 from qwen_service.catalog import Catalog
@@ -52,6 +55,7 @@ class Service:
     def __init__(self, settings: Settings, *, loaders: Loaders = loaders_for) -> None:
         self.settings = settings
         self.page = ChatPage()
+        self.api_keys = ApiKeys.from_file(settings.api_keys_file) if settings.api_keys_file else None
         self.scheduler = Scheduler(queue_size=settings.queue_size, queue_timeout=settings.queue_timeout, hold=self.hold)
         machine = Machine()
         self.models = ModelManager(
@@ -96,7 +100,19 @@ class Service:
         await self.models.stop()
 
 
-def create_app(settings: Settings | None = None, *, loaders: Loaders = loaders_for) -> FastAPI:
+def _terminate() -> None:
+    """What `systemctl stop` does: uvicorn lets running replies end."""
+    signal.raise_signal(signal.SIGTERM)
+
+
+def create_app(
+    settings: Settings | None = None,
+    *,
+    loaders: Loaders = loaders_for,
+    read_settings: Callable[[], Settings] = load_settings,
+    shut_down: Callable[[], None] = _terminate,
+) -> FastAPI:
+    """`read_settings` and `shut_down` are what /admin/reload and /admin/shutdown call."""
     service = Service(settings or load_settings(), loaders=loaders)
 
     @asynccontextmanager
@@ -115,12 +131,19 @@ def create_app(settings: Settings | None = None, *, loaders: Loaders = loaders_f
         title="qwen-service",
         version=_version(),
         lifespan=lifespan,
-        middleware=passage(service.settings, service.finished, _refusal, public_paths=service.page.public_paths),
+        middleware=passage(
+            service.settings,
+            service.finished,
+            _refusal,
+            api_keys=service.api_keys,
+            public_paths=service.page.public_paths,
+        ),
     )
     app.include_router(openai_router(service))
     app.include_router(ollama_router(service))
     app.include_router(health_router(service.state))
     app.include_router(metrics_router(service.metrics))
+    app.include_router(admin_router(service, read_settings, shut_down))
     app.router.routes.extend(service.page.routes())
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)

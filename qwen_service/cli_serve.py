@@ -2,8 +2,10 @@
 
 import argparse
 import errno
+import ipaddress
 import logging
 import socket
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -12,6 +14,7 @@ from qwen_service import logs
 from qwen_service.app import create_app
 from qwen_service.cli_settings import add_setting_flags, settings_from
 from qwen_service.config import ConfigError, Settings
+from qwen_service.http_server import ConnectionLimits, Server, guarded
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +30,10 @@ def serve(options: argparse.Namespace) -> int:
     logs.configure(settings.log_level, settings.log_format, settings.service_log)
     sockets = listen(settings)
     config = uvicorn.Config(
-        create_app(settings),
+        create_app(settings, read_settings=partial(settings_from, options)),
         loop="uvloop",
-        http="httptools",
+        http=guarded(ConnectionLimits(settings.head_timeout, settings.write_timeout)),
+        limit_concurrency=settings.max_connections,
         ws="none",
         log_config=None,
         access_log=False,
@@ -41,9 +45,32 @@ def serve(options: argparse.Namespace) -> int:
     for listener in sockets:
         host, port = listener.getsockname()[:2]
         log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
-    server = uvicorn.Server(config)
+    warn_of_exposure(settings)
+    server = Server(config, (settings.admin_socket or settings.state_folder / "admin.sock").expanduser())
     server.run(sockets=sockets)
     return 0 if server.started else 1
+
+
+def warn_of_exposure(settings: Settings) -> None:
+    open_to = [host for host in settings.host if not is_loopback(host)]
+    if open_to and settings.api_keys_file is None:
+        log.warning(
+            "the service is open to the network at %s without API keys: everybody who reaches it can use it and fill"
+            " its queue. Set api_keys_file, or host to 127.0.0.1 (SECURITY.md)",
+            ", ".join(open_to),
+        )
+    elif open_to:
+        log.warning(
+            "API keys and conversations travel unencrypted at %s: put a TLS proxy in front (SECURITY.md)",
+            ", ".join(open_to),
+        )
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def listen(settings: Settings) -> list[socket.socket]:

@@ -131,6 +131,11 @@ class Settings(BaseSettings):
     max_choices: int = _setting(8, "Largest n of one request.", ge=1, le=128)
 
     body_timeout: Seconds = _setting(30, "Longest time for the body of a request to arrive, in seconds.", gt=0)
+    head_timeout: Seconds = _setting(15, "Longest time for the head of a request to arrive, in seconds.", gt=0)
+    write_timeout: Seconds = _setting(
+        60, "A client that reads nothing of its answer for so many seconds is cut off.", gt=0
+    )
+    max_connections: int = _setting(500, "Connections at once; one more is answered 503.", ge=1)
     max_header_bytes: int = _setting(32_768, "Largest head of a request, headers and target, in bytes.", ge=1024)
     allowed_hosts: Names = _setting(
         ("host.docker.internal",),
@@ -144,6 +149,13 @@ class Settings(BaseSettings):
     )
     trusted_proxies: Names = _setting(
         (), "Addresses or networks of reverse proxies whose X-Forwarded-For is believed. No other's is."
+    )
+    admin_token_file: Path | None = _setting(
+        None,
+        "File with the token for /admin/... (first line). Without it, whoever is on this machine may administrate.",
+    )
+    admin_socket: Path | None = _setting(
+        None, "Unix socket for /admin/... and everything else, for this user only. None: admin.sock in state_dir."
     )
     api_keys_file: Path | None = _setting(
         None, "File of API keys, a line each: NAME SHA256-OF-THE-KEY. Without it, whoever can connect may ask."

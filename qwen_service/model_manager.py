@@ -107,6 +107,13 @@ class ModelManager:
             finally:
                 self.switching_to = ""
 
+    async def reload(self) -> ServedModel:
+        """Restart the current model, after running work has ended. Raises Unavailable where there is none."""
+        async with self._switch:
+            if self.current is None:
+                raise Unavailable(self.trouble)
+            return await self._replace(self.current, self.current.installed)
+
     def installed(self) -> list[InstalledModel]:
         models = self._catalog.installed()
         if self.current is not None and self.current.name not in [model.name for model in models]:

@@ -5,13 +5,13 @@ from collections.abc import Callable
 
 from starlette.middleware import Middleware
 
-from qwen_service.api_keys import ApiKeys
+from qwen_service.api_keys import ApiKeys, read_token
 from qwen_service.asgi import ErrorResponse, Scope
 from qwen_service.client_address import ClientAddress
 from qwen_service.config import Settings
 from qwen_service.errors import ServiceError
 from qwen_service.middleware import BodyLimit, Checks, CrossOrigin, RequestContext
-from qwen_service.request_checks import ALWAYS_OPEN, AllowedHosts, HeadLimit, KeyRequired
+from qwen_service.request_checks import ALWAYS_OPEN, AdminOnly, AllowedHosts, HeadLimit, KeyRequired
 from qwen_service.request_record import RequestRecord
 
 MAX_HEADERS = 100
@@ -22,6 +22,7 @@ def passage(
     finished: Callable[[RequestRecord], None],
     error_response: ErrorResponse,
     *,
+    api_keys: ApiKeys | None,
     public_paths: frozenset[str],
 ) -> list[Middleware]:
     answer = {"error_response": error_response}
@@ -29,17 +30,20 @@ def passage(
     return [
         Middleware(RequestContext, finished=finished, client=client, **answer),
         Middleware(CrossOrigin, origins=settings.cors_origins, **answer),
-        Middleware(Checks, checks=_checks(settings, public_paths), **answer),
+        Middleware(Checks, checks=_checks(settings, client, api_keys, public_paths), **answer),
         Middleware(BodyLimit, max_bytes=settings.max_body_bytes, timeout=settings.body_timeout, **answer),
     ]
 
 
-def _checks(settings: Settings, public_paths: frozenset[str]) -> list[Callable[[Scope], ServiceError | None]]:
+def _checks(
+    settings: Settings, client: ClientAddress, api_keys: ApiKeys | None, public_paths: frozenset[str]
+) -> list[Callable[[Scope], ServiceError | None]]:
     own_name = socket.gethostname()
     checks: list[Callable[[Scope], ServiceError | None]] = [
         AllowedHosts({own_name, f"{own_name}.local", *settings.allowed_hosts}),
         HeadLimit(MAX_HEADERS, settings.max_header_bytes),
+        AdminOnly(client, read_token(settings.admin_token_file) if settings.admin_token_file else None),
     ]
-    if settings.api_keys_file is not None:
-        checks.append(KeyRequired(ApiKeys.from_file(settings.api_keys_file.expanduser()), ALWAYS_OPEN | public_paths))
+    if api_keys is not None:
+        checks.append(KeyRequired(api_keys, ALWAYS_OPEN | public_paths))
     return checks

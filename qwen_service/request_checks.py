@@ -1,13 +1,17 @@
 """What a request must satisfy before anything of it is read. A check returns its objection, or None."""
 
+import hashlib
+import hmac
 import ipaddress
 import re
 from collections.abc import Iterable
 
 from qwen_service.api_keys import ApiKeys
 from qwen_service.asgi import Scope, header
+from qwen_service.client_address import ClientAddress
 from qwen_service.errors import Forbidden, RequestTooLarge, Unauthorized
 
+ADMIN_PATHS = frozenset({"/v1/models/load", "/api/delete"})
 ALWAYS_OPEN = frozenset({"/health", "/health/live", "/health/ready"})
 HOST_AND_PORT = re.compile(r"(\[[^\]]*\]|[^:]*)(?::\d*)?")
 
@@ -55,20 +59,48 @@ class HeadLimit:
 
 
 class KeyRequired:
-    """Demands `Authorization: Bearer KEY` and puts the key's name, never the key, on the record."""
+    """Demands `Authorization: Bearer KEY` (admin paths have their own check) and puts the key's name, never the key, on the record."""
 
     def __init__(self, keys: ApiKeys, open_paths: Iterable[str] = ALWAYS_OPEN) -> None:
         self.keys, self.open_paths = keys, frozenset(open_paths)
 
     def __call__(self, scope: Scope) -> Unauthorized | None:
-        if scope["path"] in self.open_paths:
+        if scope["path"] in self.open_paths or is_admin_path(scope["path"]):
             return None
-        kind, _, key = (header(scope, b"authorization") or b"").partition(b" ")
-        name = self.keys.name_of(key.strip()) if kind.lower() == b"bearer" else None
+        name = self.keys.name_of(bearer(scope))
         if name is None:
             return Unauthorized("This service needs an API key: send `Authorization: Bearer KEY`.")
         scope["state"]["record"].client = name
         return None
+
+
+class AdminOnly:
+    """Lets only this machine's own users near the admin routes, with the token if there is one, and no web page."""
+
+    def __init__(self, client: ClientAddress, token: str | None) -> None:
+        self.client = client
+        self.token = hashlib.sha256(token.encode()).digest() if token else None
+
+    def __call__(self, scope: Scope) -> Forbidden | Unauthorized | None:
+        if not is_admin_path(scope["path"]):
+            return None
+        if not self.client.is_local(scope):
+            return Forbidden("Administration is for this machine only: ask from loopback or through the admin socket.")
+        if header(scope, b"origin") is not None:
+            return Forbidden("Administration is not for web pages.")
+        given = hashlib.sha256(bearer(scope)).digest()
+        if self.token is not None and not hmac.compare_digest(given, self.token):
+            return Unauthorized("Administration needs its token: send `Authorization: Bearer TOKEN`.")
+        return None
+
+
+def is_admin_path(path: str) -> bool:
+    return path.startswith("/admin/") or path in ADMIN_PATHS
+
+
+def bearer(scope: Scope) -> bytes:
+    kind, _, key = (header(scope, b"authorization") or b"").partition(b" ")
+    return key.strip() if kind.lower() == b"bearer" else b""
 
 
 def _is_address(name: str) -> bool:

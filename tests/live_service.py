@@ -16,6 +16,7 @@ from qwen_service.app import create_app
 from qwen_service.chat import Sampling
 from qwen_service.chat_template import ChatTemplate
 from qwen_service.config import Settings, load_settings
+from qwen_service.http_server import ConnectionLimits, Server, guarded
 from qwen_service.installed_model import InstalledModel
 from qwen_service.machine import Machine
 from qwen_service.output_parser import OutputFormat
@@ -64,6 +65,8 @@ class Live:
     http: httpx.AsyncClient
     engine: ScriptedEngine
     app: FastAPI
+    changes: dict[str, Any]  # of settings, found by the next /admin/reload
+    stopping: list[str]
 
     async def chat(self, text: str = "Hi", headers: dict[str, str] | None = None, **body: Any) -> httpx.Response:
         messages = [{"role": "user", "content": text}]
@@ -79,7 +82,7 @@ class Live:
                     return
 
 
-class _Server(uvicorn.Server):
+class _Server(Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
@@ -88,16 +91,27 @@ class _Server(uvicorn.Server):
 @asynccontextmanager
 async def live_service(folder: Path, engine: ScriptedEngine | None = None, **settings: Any) -> AsyncIterator[Live]:
     engine = engine or ScriptedEngine()
+    changes: dict[str, Any] = {}
     (folder / "model.gguf").touch()
     defaults = {"model_path": folder / "model.gguf", "state_dir": folder / "state", "models_dir": folder / "models"}
-    app = create_app(load_settings(defaults | settings), loaders=engine.loaders)
+    settings = defaults | settings
+    loaded = load_settings(settings)
+    stopping: list[str] = []
+    app = create_app(
+        loaded,
+        loaders=engine.loaders,
+        read_settings=lambda: load_settings(settings | changes),
+        shut_down=lambda: stopping.append("asked"),
+    )
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    server = _Server(uvicorn.Config(app, log_config=None, access_log=False, ws="none", proxy_headers=False))
+    http_class = guarded(ConnectionLimits(loaded.head_timeout, loaded.write_timeout))
+    config = uvicorn.Config(app, http=http_class, log_config=None, access_log=False, ws="none", proxy_headers=False)
+    server = _Server(config, loaded.admin_socket)
     running = asyncio.create_task(server.serve(sockets=[listener]))
     url = f"http://127.0.0.1:{port}"
     async with httpx.AsyncClient(base_url=url, timeout=60) as http:
-        live = Live(url, port, http, engine, app)
+        live = Live(url, port, http, engine, app, changes, stopping)
         try:
             await live.until(running=0)
             yield live
