@@ -15,6 +15,7 @@ COMMANDS = {
     "list": ("qwen_service.cli_models", "add_model_commands", "list the installed models"),
     "show": ("qwen_service.cli_models", "add_model_commands", "tell everything about a model"),
     "verify": ("qwen_service.cli_models", "add_model_commands", "compare the files of a model with their checksums"),
+    "bench": ("qwen_service.bench.command", "add_bench_command", "measure this or another chat server"),
     "rm": ("qwen_service.cli_models", "add_model_commands", "remove a model from the disk"),
     "doctor": ("qwen_service.cli_doctor", "add_doctor_command", "look for what may be wrong"),
 }
