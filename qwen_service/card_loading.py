@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from qwen_service.card_recovery import card_recovery
 from qwen_service.chat import Message
 from qwen_service.chat_template import ChatTemplate
 from qwen_service.config import Settings
-from qwen_service.errors import InstallError, InvalidRequest, StartFailed
+from qwen_service.errors import DeviceLost, InstallError, InvalidRequest, StartFailed
 from qwen_service.installed_model import InstalledModel, pointer_advice
 from qwen_service.machine import Machine
 from qwen_service.output_parser import OutputFormat
@@ -46,12 +47,14 @@ class CardLoader:
         self._index = index
         self._device = device
         self._text: tuple[LocalTokenizer, ChatTemplate] | None = None
+        self._recovery = card_recovery(settings, machine)
 
     async def __call__(self, progress: LoadProgress) -> Engine:
         if self._text is None:
             progress("reading the tokenizer")
             self._text = await asyncio.to_thread(self._read_text)
         tokenizer, template = self._text
+        await self._prepare_card(progress)
         async with AsyncExitStack() as undo:
             server = TokenizerServer(
                 tokenizer,
@@ -67,6 +70,15 @@ class CardLoader:
             text = ModelText(tokenizer, template, OutputFormat.of_template(template.source))
             undo.pop_all()  # from here on they are the engine's
             return Engine(runtime, limits, text, companion=server)
+
+    async def _prepare_card(self, progress: LoadProgress) -> None:
+        """A lost card is brought back, and the memory of the last program is given time to become free."""
+        if self._recovery is not None:
+            progress(f"looking at card {self._device}")
+            try:
+                await self._recovery.prepare(self._device, self._model.spec.card_memory_kib or 0)
+            except DeviceLost as error:
+                raise StartFailed(error.message) from error
 
     def _read_text(self) -> tuple[LocalTokenizer, ChatTemplate]:
         if pointers := self._model.lfs_pointers():

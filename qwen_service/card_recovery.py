@@ -7,7 +7,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 
 from qwen_service.axcl_smi import Card
+from qwen_service.config import Settings
 from qwen_service.errors import DeviceLost
+from qwen_service.machine import Machine
 from qwen_service.npu import AxclSmi
 
 log = logging.getLogger(__name__)
@@ -23,9 +25,12 @@ class CardRecovery:
     async def prepare(self, index: int, needed_kib: int, *, lost: bool = False) -> None:
         """Return when the card answers and has room. `lost`: the last runtime failed as on a lost card.
 
-        Raises DeviceLost when it does not answer. A card that stays full is left to the runtime to complain about.
+        Raises DeviceLost when it does not come back. What may not be rebooted, or stays full, is left to the runtime to
+        complain about.
         """
         card = await self._look(index)
+        if card is None and not self._per_hour:
+            return
         if card is None or lost:
             await self._reboot(index)
             card = await self._wait_for(index, lambda found: found is not None)
@@ -39,9 +44,10 @@ class CardRecovery:
         while self._reboots and now - self._reboots[0] > 3600:
             self._reboots.popleft()
         if len(self._reboots) >= self._per_hour:
-            done = f" and was rebooted {self._per_hour} times in the last hour" if self._per_hour else ""
-            cure = "Try `axcl-smi reboot`, or restart the machine; npu_recovery: reboot does the former by itself."
-            raise DeviceLost(f"Card {index} does not answer{done}. {cure}")
+            raise DeviceLost(
+                f"Card {index} does not answer and was rebooted {self._per_hour} times in the last hour already"
+                " (npu_reboots_per_hour). Restart the machine; look at power and cooling."
+            )
         self._reboots.append(now)
         log.warning("card %d is lost: axcl-smi reboot (%d in this hour)", index, len(self._reboots))
         await self._smi.reboot(index)
@@ -63,6 +69,14 @@ class CardRecovery:
             if (reading := await self._smi.read()) is not None:
                 yield next((card for card in reading.cards if card.index == index), None)
             await asyncio.sleep(self._pause)
+
+
+def card_recovery(settings: Settings, machine: Machine) -> CardRecovery | None:
+    """None on the board itself, whose NPU cannot be rebooted alone."""
+    if machine.is_board:
+        return None
+    per_hour = settings.npu_reboots_per_hour if settings.npu_recovery == "reboot" else 0
+    return CardRecovery(AxclSmi(settings.axcl_smi, settings.npu_timeout), per_hour=per_hour)
 
 
 def _has_room(card: Card, needed_kib: int) -> bool:

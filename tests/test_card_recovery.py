@@ -51,15 +51,14 @@ async def test_reboots_are_bounded_per_hour(weather: Weather, tmp_path: Path) ->
     care = recovery(per_hour=2)
     for _ in range(2):
         await care.prepare(0, needed_kib=0, lost=True)
-    with pytest.raises(DeviceLost, match="rebooted 2 times in the last hour"):
+    with pytest.raises(DeviceLost, match=r"rebooted 2 times in the last hour.*npu_reboots_per_hour"):
         await care.prepare(0, needed_kib=0, lost=True)
     assert (tmp_path / "calls").read_text().count(": y") == 2
 
 
-async def test_without_permission_a_lost_card_is_only_reported(weather: Weather, tmp_path: Path) -> None:
+async def test_without_permission_a_lost_card_is_left_to_the_runtime(weather: Weather, tmp_path: Path) -> None:
     weather(fault="no_device")
-    with pytest.raises(DeviceLost, match="npu_recovery"):
-        await recovery(per_hour=0).prepare(0, needed_kib=0)
+    await recovery(per_hour=0).prepare(0, needed_kib=0)
     assert "reboot" not in (tmp_path / "calls").read_text()
 
 
