@@ -47,6 +47,8 @@ class Rig:
                 "tokens_embed_num": "151936", "tokens_embed_size": "1536", "use_mmap_load_embed": "0",
                 "live_print": "1", "continue": "1", "prompt": "",
             }  # fmt: skip
+            if env.get("SIM_REPL") == "context":
+                flags |= {"url_tokenizer_model": values["tokenizer_url"], "system_prompt": values["system_prompt"]}
             return ["./main_axcl_aarch64", *(word for name, value in flags.items() for word in (f"--{name}", value))]
 
         defaults = {"stall_timeout": 10, "pid_file": self.pid_file, "log_path": self.folder / "model.log"}

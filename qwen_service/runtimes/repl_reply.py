@@ -26,12 +26,18 @@ class ReplReply:
         self._max_tokens = max_tokens
         self._room = room
         self._tokens = ReplyTokens()
+        self._dropped = False
         self.ids: list[int] = []
         self.ended = False
 
     @property
     def over(self) -> bool:
         return self._tokens.ended
+
+    @property
+    def complete(self) -> bool:
+        """`ids` are all that the program generated, and the model itself ended them."""
+        return self.over and not self._dropped and not self._tokens.cut
 
     def feed(self, call: tuple[int, ...]) -> Piece | None:
         """One call of /decode. Raises ProtocolError when it cannot be of a reply."""
@@ -51,6 +57,7 @@ class ReplReply:
         text_ids = self._before_end(fresh)
         taken = text_ids[: self._left()]
         self.ids += taken
+        self._dropped = self._dropped or len(taken) < len(fresh)
         self._refuse_endless_run()
         reason = self._reason(eos=len(text_ids) < len(fresh), cut=len(taken) < len(text_ids), more_follows=more_follows)
         self.ended = reason is not None

@@ -86,7 +86,7 @@ class TokenizerServer:
         if not await asyncio.to_thread(self._ready.wait, START_TIMEOUT):
             await self.stop()
             raise StartFailed(f"The tokenizer server did not come up within {START_TIMEOUT:.0f} s.")
-        self._log.info("listening on %s", self.url)
+        self._log.info("the tokenizer listens on %s", self.url)
 
     async def stop(self) -> None:
         self._stopping.set()
