@@ -183,6 +183,7 @@ def _parser(engine: Engine, request: ChatRequest, fitted: Fitted) -> OutputParse
         plain,
         stop=request.stop,
         tools=bool(request.tools),
+        tool_names=[tool.name for tool in request.tools],
         parallel_tool_calls=request.parallel_tool_calls,
         starts_in_reasoning=fitted.starts_in_reasoning,
     )

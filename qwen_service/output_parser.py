@@ -3,6 +3,7 @@
 - Stop strings end the visible text; they are not searched in reasoning and in the payload of a tool call.
 - A think block counts at the start of a reply only: later on the tag is something the model writes about.
 - <tool_call> counts where a JSON object follows it. What is no well-formed call stays visible text, tags included.
+- A reply that is a call of one of `tool_names` and nothing else needs no tags: small models forget them.
 - A call drafted while thinking is a call only if the thinking never ends: models do forget </think>.
 - Newlines around think blocks and white space around calls belong to the format and are dropped.
 - However a reply is cut into pieces, the joined events are the same, and nothing goes out that a later piece
@@ -10,7 +11,7 @@
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +19,7 @@ from qwen_service.chat import FinishReason, ReasoningDelta, TextDelta, ToolCall
 from qwen_service.held_text import HeldText
 from qwen_service.needles import Place, padded_place, place
 from qwen_service.runtimes.base import Piece
-from qwen_service.tool_call_parser import find_outside_strings, parse_tool_call
+from qwen_service.tool_call_parser import could_be_bare_call, find_outside_strings, parse_bare_calls, parse_tool_call
 
 Parsed = TextDelta | ReasoningDelta | ToolCall
 RuntimeReason = Literal["stop", "length"]
@@ -50,6 +51,7 @@ class OutputParser:
         *,
         stop: Sequence[str] = (),
         tools: bool,
+        tool_names: Collection[str] = (),
         parallel_tool_calls: bool = True,
         starts_in_reasoning: bool = False,
     ) -> None:
@@ -57,13 +59,14 @@ class OutputParser:
         self._call_open, self._call_close = (output_format.tool_call if tools else None) or ("", "")
         # A stop string that begins with the tag of a call can never stand in visible text.
         self._stops = [s for s in stop if s and not (self._call_open and s.lstrip().startswith(self._call_open))]
+        self._tool_names = tool_names
         self._one_call = not parallel_tool_calls
         self._held = HeldText()
         self._events: list[Parsed] = []
         self._skip: str | None = ""  # what to drop at the front, as str.lstrip takes it: None is any white space
         self._opening_length = 0  # of the call being read: its tag and the white space before it
         self._ending: RuntimeReason | None = None
-        self._advance: Callable[[], bool] = self._in_start if self._think_open else self._in_text
+        self._advance: Callable[[], bool] = self._in_start if self._think_open else self._in_opening
         if starts_in_reasoning and self._think_open:
             self._enter(self._in_reasoning, skip="\n")
         self.stopped = False
@@ -124,7 +127,7 @@ class OutputParser:
             return self._enter(self._in_reasoning, skip="\n")
         if self._ending is None and self._think_open.startswith(begin):
             return False
-        return self._enter(self._in_text)
+        return self._enter(self._in_opening)
 
     def _in_reasoning(self) -> bool:
         text, growing = self._held.text, self._ending is None
@@ -132,7 +135,7 @@ class OutputParser:
         if close and not close.partial:
             self._think(close.start)
             self._held.take(close.end - close.start)
-            return self._enter(self._in_text, skip="\n")
+            return self._enter(self._in_opening, skip="\n")
         call = padded_place(text, self._call_open, "\n", growing=growing) if self._call_open else None
         if growing:
             self._think(min((held.start for held in (close, call) if held), default=len(text)))
@@ -145,6 +148,23 @@ class OutputParser:
             self._think(len(text[: call.start()].rstrip("\n")))
             return self._enter(self._in_text)
         self._think(len(text))
+        return False
+
+    def _in_opening(self) -> bool:
+        """Of the visible text: some models forget the tags of a call when it is all they say."""
+        is_call = could_be_bare_call(self._held.text, self._tool_names) if self._tool_names else False
+        if is_call is None and self._ending is None:
+            return False
+        return self._enter(self._in_bare_calls if is_call else self._in_text, skip=self._skip)
+
+    def _in_bare_calls(self) -> bool:
+        if self._ending != "stop":
+            return False
+        calls = parse_bare_calls(self._held.text)
+        if not calls:
+            return self._enter(self._in_text)
+        for call in calls[:1] if self._one_call else calls:
+            self._emit(call)
         return False
 
     def _in_text(self) -> bool:
@@ -181,8 +201,7 @@ class OutputParser:
         call = parse_tool_call(payload)
         if call is None:
             return self._reject_call()
-        self._events.append(call)
-        self.tool_calls += 1
+        self._emit(call)
         self._held.take(self._opening_length + length)
         self.stopped = self._one_call
         return self._enter(self._in_text, skip=None) and not self.stopped
@@ -191,6 +210,10 @@ class OutputParser:
         """It is text after all; what follows the tag is searched like any text."""
         self._say(self._opening_length)
         return self._enter(self._in_text)
+
+    def _emit(self, call: ToolCall) -> None:
+        self._events.append(call)
+        self.tool_calls += 1
 
     def _say(self, length: int) -> None:
         text, logprobs = self._held.take(length)

@@ -2,11 +2,14 @@
 
 import json
 import re
+from collections.abc import Collection
 from functools import cache
 from typing import Any, Never
 from uuid import uuid4
 
 from qwen_service.chat import ToolCall
+
+_BARE_CALL = re.compile(r'\s*\{\s*"name"\s*:\s*"(?P<name>[^"\\]*)(?P<end>"?)')
 
 
 @cache
@@ -33,6 +36,31 @@ def parse_tool_call(payload: str) -> ToolCall | None:
     except (ValueError, RecursionError):  # RecursionError: brackets nested a thousand deep
         return None
     return ToolCall(f"call_{uuid4().hex}", name, arguments)
+
+
+def could_be_bare_call(text: str, names: Collection[str]) -> bool | None:
+    """Whether a reply begins like a call of a known tool without tags; None: more text will tell."""
+    match = _BARE_CALL.match(text)
+    if match is None:
+        return None if '{"name":"'.startswith("".join(text.split())) else False
+    if match["end"]:
+        return match["name"] in names
+    return None if any(name.startswith(match["name"]) for name in names) else False
+
+
+def parse_bare_calls(text: str) -> list[ToolCall]:
+    """Calls one after the other and nothing else; empty where it is not that."""
+    decoder, calls, position = json.JSONDecoder(strict=False), list[ToolCall](), 0
+    while rest := text[position:].lstrip():
+        try:
+            _, length = decoder.raw_decode(rest)
+        except (ValueError, RecursionError):
+            return []
+        if (call := parse_tool_call(rest[:length])) is None:
+            return []
+        calls.append(call)
+        position = len(text) - len(rest) + length
+    return calls
 
 
 def _arguments_text(arguments: Any) -> str:

@@ -244,6 +244,35 @@ def test_without_tools_the_tags_stay_text() -> None:
     assert parse([CALL], tools=False) == [TextDelta(CALL)]
 
 
+# Calls whose tags the model forgot
+
+BARE = '{"name": "now", "arguments": {}}'
+
+
+def test_a_reply_that_is_a_call_and_nothing_else_needs_no_tags() -> None:
+    assert parse(["\n" + BARE], tool_names=["now"]) == [NOW]
+    assert parse([BARE + "\n" + BARE], tool_names=["now"]) == [NOW, NOW]
+    assert parse(["<think>\nHm\n</think>\n\n" + BARE], tool_names=["now"]) == [ReasoningDelta("Hm"), NOW]
+
+
+@pytest.mark.parametrize(
+    "reply", ['{"name": "noon", "arguments": {}}', "{}", '{"nam', BARE + " Done.", "See: " + BARE, BARE + "}"]
+)
+def test_json_that_is_no_call_of_a_known_tool_is_text(reply: str) -> None:
+    assert parse([reply], tool_names=["now"]) == [TextDelta(reply)]
+
+
+def test_json_that_names_another_thing_is_not_held_back() -> None:
+    parser = OutputParser(QWEN, tools=True, tool_names=["now"])
+    assert parser.feed(Piece('{"name": "Al', 5)) == [TextDelta('{"name": "Al')]
+
+
+def test_a_call_without_tags_that_the_limit_cut_is_not_emitted() -> None:
+    parser = OutputParser(QWEN, tools=True, tool_names=["now"])
+    assert parser.feed(Piece(BARE[:25], 5)) + parser.finish("length") == []
+    assert parser.finish_reason("length") == "length"
+
+
 # Logprobs
 
 
@@ -274,7 +303,23 @@ def test_logprobs_of_reasoning_and_calls_do_not_appear_with_the_text() -> None:
 # Properties
 
 TAGS = ["<think>", "</think>", "<tool_call>", "</tool_call>", CALL, "<", "<t", "tool", "call>"]
-OTHERS = ['{"name": "f", "arguments": {', '"', "\\", "}", "\n", " ", "a", "ab", "abc", "é", "END", "E"]
+OTHERS = [
+    '{"name": "now"',
+    '{ "',
+    'name": "n',
+    '{"name": "f", "arguments": {',
+    '"',
+    "\\",
+    "}",
+    "\n",
+    " ",
+    "a",
+    "ab",
+    "abc",
+    "é",
+    "END",
+    "E",
+]
 FRAGMENTS = st.sampled_from(TAGS + OTHERS)
 REPLIES = st.lists(FRAGMENTS, max_size=14).map("".join)
 STOPS = st.lists(
@@ -287,11 +332,12 @@ CUTS = st.lists(st.integers(0, 10_000), max_size=12)
 REASONS: st.SearchStrategy[Reason] = st.sampled_from(["stop", "length"])
 
 
-@given(REPLIES, CUTS, STOPS, REASONS, st.booleans(), st.booleans())
+@given(REPLIES, CUTS, STOPS, REASONS, st.sampled_from([(), ("now",), ("f", "name")]), st.booleans())
 def test_however_a_reply_is_cut_the_events_are_the_same(
-    reply: str, positions: list[int], stop: list[str], reason: Reason, tools: bool, thinking: bool
+    reply: str, positions: list[int], stop: list[str], reason: Reason, names: tuple[str, ...], thinking: bool
 ) -> None:
-    options: dict[str, Any] = {"stop": stop, "tools": tools, "starts_in_reasoning": thinking, "reason": reason}
+    tools: dict[str, Any] = {"tools": names != (), "tool_names": names}
+    options = tools | {"stop": stop, "starts_in_reasoning": thinking, "reason": reason}
     whole = parse([reply], **options)
     assert parse(cut(reply, positions), **options) == whole
     assert parse(list(reply), **options) == whole
@@ -299,8 +345,8 @@ def test_however_a_reply_is_cut_the_events_are_the_same(
 
 @given(REPLIES, REPLIES, STOPS)
 def test_nothing_is_sent_that_a_later_piece_could_change(reply: str, rest: str, stop: list[str]) -> None:
-    sent = joined(OutputParser(QWEN, tools=True, stop=stop).feed(Piece(reply, 1)))
-    final = parse([reply + rest], stop=stop)
+    sent = joined(OutputParser(QWEN, tools=True, tool_names=["now"], stop=stop).feed(Piece(reply, 1)))
+    final = parse([reply + rest], tool_names=["now"], stop=stop)
     assert final[: max(0, len(sent) - 1)] == sent[:-1]
     if sent:
         last, then = sent[-1], final[len(sent) - 1]
