@@ -177,7 +177,9 @@ def _explained(error: RequestValidationError) -> InvalidRequest:
     if first["type"] == "json_invalid":
         return InvalidRequest(f"the body is not valid JSON: {first['ctx']['error']}")
     field = _field(first["loc"][1:])
-    return InvalidRequest(f"{field}: {first['msg']}" if field else first["msg"], param=field or None)
+    if not field:
+        return InvalidRequest("the body must be a JSON object, sent with Content-Type: application/json")
+    return InvalidRequest(f"{field}: {first['msg']}", param=field)
 
 
 _TYPE_NAMES = ("str", "int", "float", "bool", "dict", "NamedToolChoice")
