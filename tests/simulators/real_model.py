@@ -14,6 +14,19 @@ from typing import Any
 from xllamacpp import CommonParams, Server  # type: ignore[import-untyped]  # it has no stubs
 
 
+def sampling() -> dict[str, float]:
+    """As post_config.json in the working directory says; greedy without it."""
+    path = Path("post_config.json")
+    config = json.loads(path.read_text()) if path.exists() else {}
+    found = {"temperature": config["temperature"] if config.get("enable_temperature") else 0.0}
+    if config.get("enable_repetition_penalty"):
+        found |= {"repeat_penalty": config["repetition_penalty"], "repeat_last_n": config["penalty_window"]}
+    for key in ("top_p", "top_k"):
+        if config.get(f"enable_{key}_sampling"):
+            found[key] = config[key]
+    return found
+
+
 class RealModel:
     """`ask` is a POST to the tokenizer server: its /encode and /decode for people translate the vocabularies."""
 
@@ -54,8 +67,8 @@ class RealModel:
     def stream(self, prompt: str) -> Iterator[str]:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(self.socket)
-            body = json.dumps({"prompt": prompt, "stream": True, "temperature": 0, "n_predict": 900,
-                               "stop": ["<|im_end|>", "<|endoftext|>"]}).encode()  # fmt: skip
+            limits = {"n_predict": 900, "stop": ["<|im_end|>", "<|endoftext|>"]}
+            body = json.dumps({"prompt": prompt, "stream": True, **limits, **sampling()}).encode()
             head = f"POST /completion HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
             connection.sendall(head.encode() + body)
             for line in connection.makefile("rb"):
