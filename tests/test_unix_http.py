@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -65,8 +65,11 @@ def http(tmp_path: Path) -> UnixHttp:
 
 
 async def collect(http: UnixHttp, stall_timeout: float = DEADLINE) -> list[bytes]:
-    async with aclosing(http.events("/completion", {"n": 1}, stall_timeout)) as events:
-        return [event async for event in events]
+    with closing(await http.events("/completion", {"n": 1}, stall_timeout)) as stream:
+        events = []
+        while new := await stream.read():
+            events += new
+        return events
 
 
 async def test_a_request_is_sent_and_its_json_answer_read(server: ScriptedServer, http: UnixHttp) -> None:
@@ -129,15 +132,15 @@ async def test_events_that_keep_coming_postpone_the_timeout(server: ScriptedServ
 
 async def test_a_reader_that_is_slow_does_not_count_as_a_stalled_engine(server: ScriptedServer, http: UnixHttp) -> None:
     server.script = [CHUNKED + chunk(b"data: one\n\n"), 0.05, chunk(b"data: two\n\n") + b"0\r\n\r\n"]
-    async with aclosing(http.events("/completion", {}, 0.2)) as events:
-        assert await anext(events) == b"one"
+    with closing(await http.events("/completion", {}, 0.2)) as stream:
+        assert await stream.read() == [b"one"]
         await asyncio.sleep(0.7)
-        assert await anext(events) == b"two"
+        assert await stream.read() == [b"two"]
 
 
 async def test_closing_the_stream_closes_the_connection(server: ScriptedServer, http: UnixHttp) -> None:
     server.script = [CHUNKED + chunk(b"data: one\n\n")]
-    async with aclosing(http.events("/completion", {}, DEADLINE)) as events:
-        await anext(events)
+    with closing(await http.events("/completion", {}, DEADLINE)) as stream:
+        await stream.read()
     async with asyncio.timeout(DEADLINE):
         await server.left.wait()

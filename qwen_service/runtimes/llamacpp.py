@@ -7,7 +7,7 @@ A LlamaCpp is also the Tokenizer of the model's vocabulary, and knows its chat t
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import aclosing
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -91,21 +91,19 @@ class LlamaCpp(Runtime):
     async def generate(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Prefill | Piece, None]:
         reader = wire.CompletionReader(sampling.top_logprobs)
         body = wire.completion_body(prompt.token_ids, sampling)
-        finished = False
         self._generating += 1
         try:
-            async with aclosing(self._http.events("/completion", body, self._stall_timeout)) as events:
-                async for data in events:
-                    item = reader.feed(data)
-                    finished = isinstance(item, Piece) and item.finish_reason is not None
-                    yield item
-            if not finished:
+            with closing(await self._http.events("/completion", body, self._stall_timeout)) as stream:
+                while events := await stream.read():
+                    for event in events:
+                        yield reader.feed(event)
+            if not reader.finished:
                 raise ProtocolError("the engine ended its stream without a finish reason")
         except (HttpError, OSError) as error:
             raise await self._meaning(error) from error
         finally:
             self._generating -= 1
-            if not finished:
+            if not reader.finished:
                 await self._until_slot_is_free()
 
     async def failed(self) -> RuntimeFailure:

@@ -14,6 +14,7 @@ CAPABILITIES = Capabilities(
 )
 _SAME_NAME = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repeat_penalty")
 _LAST_EVENT = ("stop", "stop_type", "content", "tokens", "tokens_predicted")  # else it repeats the prompt and settings
+_FINISH_REASONS: Mapping[str, Literal["stop", "length"]] = {"eos": "stop", "word": "stop", "limit": "length"}
 _RANDOM_SEED = 0xFFFFFFFF
 
 
@@ -47,6 +48,7 @@ class CompletionReader:
     def __init__(self, top_logprobs: int | None) -> None:
         self._top_logprobs = top_logprobs
         self._tokens = 0
+        self.finished = False
 
     def feed(self, data: bytes) -> Prefill | Piece:
         try:
@@ -63,19 +65,14 @@ class CompletionReader:
             raise refusal(500, event["error"])
         new = event["tokens_predicted"] - self._tokens
         self._tokens += new
+        self.finished = event["stop"]
         return Piece(
             event["content"],
             new,
             tuple(event["tokens"]),
             () if self._top_logprobs is None else self._logprobs(event),
-            self._finish_reason(event),
+            _FINISH_REASONS[event["stop_type"]] if self.finished else None,
         )
-
-    @staticmethod
-    def _finish_reason(event: dict[str, Any]) -> Literal["stop", "length"] | None:
-        if not event["stop"]:
-            return None
-        return "length" if event["stop_type"] == "limit" else "stop"
 
     def _logprobs(self, event: dict[str, Any]) -> tuple[TokenLogprob, ...]:
         """Of tokens that have text: the end of the reply is not part of it."""

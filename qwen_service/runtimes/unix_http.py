@@ -4,7 +4,6 @@ Lean, because it is passed by every token: httptools parses, and no object is ma
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,23 +34,9 @@ class UnixHttp:
     async def post(self, path: str, body: Any, timeout: float) -> Any:
         return await self._json(orjson.dumps(body), "POST", path, timeout)
 
-    async def events(self, path: str, body: Any, stall_timeout: float) -> AsyncGenerator[bytes, None]:
-        """POST and yield the data of each server-sent event; TimeoutError when there is none for too long.
-
-        Only events count as a sign of life: a server's pings come from another thread than its work.
-        """
-        exchange = await self._open(orjson.dumps(body), "POST", path, stall_timeout)
-        reader = SseReader()
-        try:
-            while part := await exchange.read():
-                if exchange.status != 200:
-                    raise HttpError(exchange.status, part + await exchange.read_all())
-                if events := reader.feed(part):
-                    exchange.postpone_timeout()
-                    for event in events:
-                        yield event
-        finally:
-            exchange.close()
+    async def events(self, path: str, body: Any, stall_timeout: float) -> "EventStream":
+        """POST, for a stream of server-sent events. To be closed."""
+        return EventStream(await self._open(orjson.dumps(body), "POST", path, stall_timeout))
 
     async def _json(self, content: bytes, method: str, path: str, timeout: float) -> Any:
         exchange = await self._open(content, method, path, timeout)
@@ -73,6 +58,27 @@ class UnixHttp:
             lambda: _Exchange(loop, head.encode() + content, timeout), str(self.socket)
         )
         return exchange
+
+
+class EventStream:
+    """Only events count as a sign of life: a server's pings come from another thread than its work."""
+
+    def __init__(self, exchange: "_Exchange") -> None:
+        self._exchange = exchange
+        self._reader = SseReader()
+
+    async def read(self) -> list[bytes]:
+        """The data of the events that came since; empty at the end. TimeoutError when there is none for too long."""
+        while part := await self._exchange.read():
+            if self._exchange.status != 200:
+                raise HttpError(self._exchange.status, part + await self._exchange.read_all())
+            if events := self._reader.feed(part):
+                self._exchange.postpone_timeout()
+                return events
+        return []
+
+    def close(self) -> None:
+        self._exchange.close()
 
 
 class _Exchange(asyncio.Protocol):
