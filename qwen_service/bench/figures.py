@@ -46,6 +46,10 @@ def spread_lines(p50: float, tail: Sequence[float], unit: str) -> tuple[str, str
     if unit != "s":
         return in_unit(p50, unit), "/".join(in_unit(value, unit) for value in tail)
     factor, name = (1, "s") if max(p50, *tail) >= 1 else (1000, "ms")
-    digits = 2 if factor == 1 or p50 < 0.01 else 1 if p50 < 0.1 else 0
-    texts = [f"{value * factor:.{digits}f}" for value in (p50, *tail)]
-    return f"{texts[0]} {name}", "/".join(texts[1:])
+    digits = _digits(max(tail) * factor)
+    ends = "/".join(f"{value * factor:.{digits}f}" for value in tail)
+    return f"{p50 * factor:.{_digits(p50 * factor)}f} {name}", ends
+
+
+def _digits(value: float) -> int:
+    return 2 if value < 10 else 1 if value < 100 else 0

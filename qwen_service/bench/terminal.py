@@ -60,11 +60,11 @@ def _table(report: Report) -> Table:
     table.caption = (
         "Median, and below it p95/p99 (of tokens/s the slow end). In all: the tokens of all clients together."
     )
-    table.add_column("")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
+    table.add_column("", no_wrap=True)
     for name in SHOWN:
         table.add_column(HEADS[name], justify="right", no_wrap=True)
-    table.add_column("in all\n/s", justify="right")
+    table.add_column("in all\n/s", justify="right", no_wrap=True)
     table.add_column("prompt\ncached", justify="right", no_wrap=True)
     table.add_column("asked\nfailed", justify="right", no_wrap=True)
     before = None
@@ -76,7 +76,7 @@ def _table(report: Report) -> Table:
 
 
 def _plain_table() -> Table:
-    return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", caption_justify="left")
+    return Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim", caption_justify="left")
 
 
 def _what(scenario: str, clients: int) -> str:
@@ -109,7 +109,7 @@ def _ratios(report: Report, first: Comparison) -> Table:
     table.caption = (
         "Median of the paired rounds; below, where it lies with 95 % confidence. Dim: no certain difference."
     )
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for name in RATIOS:
         table.add_column(HEADS.get(name, name), justify="right", no_wrap=True)
     for comparison in report.comparisons:

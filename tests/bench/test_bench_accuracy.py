@@ -26,7 +26,7 @@ def truth(url: str, *, warm_ups: int = 1) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("api", ["openai", "ollama"])
 def test_times_to_first_token_between_tokens_and_end_to_end_agree(timed_server: StartServer, api: str) -> None:
-    url = timed_server(ttft_ms="300,360,420", token_ms="30,36", tokens=20)
+    url = timed_server(ttft_ms="700,800,900", token_ms="30,36", tokens=20)
     report = measured(url, "--api", api, "--prompts", "short", "--rounds", "6")
     log = truth(url)
     spreads = report["rows"][0]["spreads"]
@@ -58,13 +58,12 @@ def test_every_piece_is_stamped_when_it_arrives(timed_server: StartServer) -> No
 
 
 def test_throughput_of_several_clients_agrees(timed_server: StartServer) -> None:
-    url = timed_server(ttft_ms=200, token_ms=20, tokens=25)
-    report = measured(url, "--prompts", "short", "--rounds", "3", "--clients", "1,4")
+    url = timed_server(ttft_ms=400, token_ms=60, tokens=25)
+    report = measured(url, "--prompts", "short", "--rounds", "3", "--clients", "4")
     log = truth(url)
-    batches = [log[0:1], log[1:2], log[2:3], log[3:7], log[7:11], log[11:15]]
-    for batch, entries in zip(report["batches"], batches, strict=True):
-        span = max(entry["ended"] for entry in entries) - min(entry["received"] for entry in entries)
-        assert batch["throughput"] == pytest.approx(25 * len(entries) / span, rel=0.02)
+    rounds = [log[0:4], log[4:8], log[8:12]]
+    spans = [max(entry["ended"] for entry in one) - min(entry["received"] for entry in one) for one in rounds]
+    assert report["rows"][0]["throughput"] == pytest.approx(percentile([100 / span for span in spans], 50), rel=0.02)
 
 
 def test_the_queue_wait_that_ollama_reports_is_read(timed_server: StartServer) -> None:
