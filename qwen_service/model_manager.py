@@ -248,7 +248,8 @@ class ModelManager:
                 await self._dismiss_fallback(self.fallback)
             patience = max(0.05, self._settings.fallback_after - down) if down and self.fallback is None else 1.0
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), patience)
+                async with asyncio.timeout(patience):
+                    await self._changed.wait()
 
     async def _dismiss_fallback(self, fallback: ServedModel) -> None:
         await asyncio.sleep(FALLBACK_LINGERS)

@@ -133,22 +133,26 @@ class Scheduler:
             self._release(granted.result())
 
     def _release(self, supervisor: Supervisor) -> None:
+        supervisor.last_turn = time.monotonic()
         self._running[supervisor] -= 1
         if not self._running[supervisor]:
             del self._running[supervisor]
         self.dispatch()
 
     def _best_place(self, waiter: _Waiter) -> Supervisor | None:
-        """Of the engines with a free slot: the one whose KV cache holds most of the prompt, then the idlest."""
+        """Of the engines with a free slot: the one whose KV cache holds most of the prompt, then the idlest.
+
+        A card holds one conversation: where nothing can be reused, the one that rested longest is given up.
+        """
         free = [
             supervisor
             for supervisor in waiter.model.supervisors
             if supervisor.engine is not None and self._running.get(supervisor, 0) < supervisor.engine.limits.slots
         ]
 
-        def merit(supervisor: Supervisor) -> tuple[int, int]:
+        def merit(supervisor: Supervisor) -> tuple[int, int, float]:
             reusable = supervisor.engine.runtime.reusable_tokens(waiter.prompt) if supervisor.engine else 0
-            return reusable, -self._running.get(supervisor, 0)
+            return reusable, -self._running.get(supervisor, 0), -supervisor.last_turn
 
         return max(free, key=merit, default=None)
 

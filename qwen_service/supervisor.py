@@ -89,6 +89,7 @@ class Supervisor:
         self._reported: asyncio.Future[RuntimeFailure] | None = None
         self._task: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()
+        self.last_turn = 0.0  # when a generation last ended here, in the monotonic clock
         self.tried = asyncio.Event()  # the first load has ended, well or not
         self.down_since = time.monotonic()
 

@@ -103,11 +103,13 @@ class Pipeline:
 
 
 @asynccontextmanager
-async def pipeline(settings: Settings, loaders: Loaders) -> AsyncGenerator[Pipeline, None]:
+async def pipeline(
+    settings: Settings, loaders: Loaders, machine: Machine | None = None
+) -> AsyncGenerator[Pipeline, None]:
     """From request to events, with the first model loaded."""
     scheduler = Scheduler(queue_size=settings.queue_size, queue_timeout=settings.queue_timeout)
     models = ModelManager(
-        settings, Catalog.load(settings.models_dir), Machine(), on_change=scheduler.dispatch, loaders=loaders
+        settings, Catalog.load(settings.models_dir), machine or Machine(), on_change=scheduler.dispatch, loaders=loaders
     )
     sessions = SessionManager()
     chat = ChatCompletion(models, sessions, scheduler, waiters=settings.queue_size, patience=settings.queue_timeout)
