@@ -93,7 +93,8 @@ class ChildProcess(asyncio.Protocol):
 
     async def ends_within(self, seconds: float) -> bool:
         with suppress(TimeoutError):
-            await asyncio.wait_for(self.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self.wait()
         return self._exit.done()
 
     def write(self, data: bytes) -> None:
@@ -266,7 +267,8 @@ async def run_tool(argv: Sequence[str], timeout: float, input: bytes = b"") -> T
         if input:
             tool.write(input)
             tool.close_stdin()
-        return ToolResult(await asyncio.wait_for(tool.wait(), timeout), tool.tail)
+        async with asyncio.timeout(timeout):
+            return ToolResult(await tool.wait(), tool.tail)
     finally:
         tool.send_signal(signal.SIGKILL)
         await tool.ends_within(0.5)

@@ -54,7 +54,7 @@ def answered_by(events: list[Event]) -> Started:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # there is no event for every state
             await asyncio.sleep(0.01)
 
 
@@ -148,9 +148,7 @@ programs: {axcl_arm64: {candidates: [main]}, axcl_x86_64: {candidates: [main]}, 
 
 def card_and_cpu(folder: Path) -> Settings:
     """A card's model, `card`, and a CPU model, `cpu`; the manifest of the first is written over."""
-    settings = settings_with_models(
-        folder, "card", "cpu", fallback_model="cpu", fallback_after=0.1
-    )
+    settings = settings_with_models(folder, "card", "cpu", fallback_model="cpu", fallback_after=0.1)
     manifest = settings.models_dir / "manifests" / "card.yaml"
     manifest.write_text("name: card\nfiles: [{path: weights.gguf}]\n" + CARD)
     return settings

@@ -155,7 +155,8 @@ class AxApiEngine:
     async def _next(self, work: Work) -> ChannelEvent:
         while True:
             try:
-                event = await asyncio.wait_for(work.channel.next(), POLL)
+                async with asyncio.timeout(POLL):
+                    event = await work.channel.next()
             except TimeoutError:
                 if work.begun and await self._is_done(work):
                     work.channel.post(Idle())  # behind what has been posted meanwhile

@@ -107,7 +107,8 @@ class AxRepl(Runtime):
 
     async def _expect_reset(self, channel: TokenChannel) -> None:
         try:
-            await asyncio.wait_for(channel.next(), FIRST_CALL)
+            async with asyncio.timeout(FIRST_CALL):
+                await channel.next()
         except TimeoutError:
             raise StartFailed(
                 f"It is up, but has not asked the tokenizer at {self._server.url} for its system prompt. Is"
@@ -152,7 +153,8 @@ class AxRepl(Runtime):
 
     async def _next(self, channel: TokenChannel, patience: float) -> ChannelEvent:
         try:
-            return await asyncio.wait_for(channel.next(), patience)
+            async with asyncio.timeout(patience):
+                return await channel.next()
         except TimeoutError:
             raise self._process.fail(Stalled(f"The NPU has given no sign of life for {patience:.0f} s.")) from None
 
@@ -165,6 +167,7 @@ class AxRepl(Runtime):
                         if not reply.over:
                             self._process.interrupt()
                         with suppress(TimeoutError):
-                            await asyncio.wait_for(channel.next(), INTERRUPT_EVERY)
+                            async with asyncio.timeout(INTERRUPT_EVERY):
+                                await channel.next()
             except TimeoutError:
                 self._process.fail(Stalled(f"The runtime does not stop within {self._program.stop_timeout:g} s."))

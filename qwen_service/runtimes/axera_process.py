@@ -83,7 +83,8 @@ class AxeraProcess:
         while not await is_ready():
             self._output.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._output.wait(), PROBE)
+                async with asyncio.timeout(PROBE):
+                    await self._output.wait()
                 heard = asyncio.get_running_loop().time()
             if self.failure.done():
                 raise self._why_it_did_not_start(self._child)
