@@ -18,6 +18,7 @@ from qwen_service.model_loading import Loaders, loaders_for
 from qwen_service.served_model import ServedModel
 from qwen_service.simulation import simulated
 from qwen_service.supervisor import Supervisor
+from qwen_service.uninterrupted import to_the_end
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,9 @@ class ModelManager:
         self._loaders = loaders
         self._switch = asyncio.Lock()
         self._waiting_for_switch = 0
+        self._leaving: ServedModel | None = None  # replaced as soon as its running work has ended
         self._stand_in: asyncio.Task[None] | None = None
+        self._exchanging: asyncio.Task[ServedModel] | None = None
         self._changed = asyncio.Event()
         self.current: ServedModel | None = None
         self.fallback: ServedModel | None = None
@@ -62,10 +65,10 @@ class ModelManager:
             self._prepare_fallback(self._settings.fallback_model)
 
     async def stop(self) -> None:
-        if self._stand_in is not None:
-            self._stand_in.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._stand_in
+        for task in (self._stand_in, self._exchanging):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
         for model in (self.current, self.fallback):
             if model is not None:
                 await model.stop()
@@ -76,6 +79,8 @@ class ModelManager:
         Raises UnknownModel, NotLoaded, Unavailable, QueueFull, or why the switch failed.
         """
         wanted = self._means(name)
+        if wanted is self._leaving:
+            raise Loading(f"{self._leaving.name} is being replaced by {self.switching_to}")
         if isinstance(wanted, ServedModel):
             return self._or_fallback(wanted)
         if not self._autoloads(wanted):
@@ -101,11 +106,7 @@ class ModelManager:
             if old is not None and same_name(old.name, target.name) and old.phase != "failed":
                 return old
             self._refuse_impossible(target)
-            self.switching_to = target.name
-            try:
-                return await self._replace(old, target)
-            finally:
-                self.switching_to = ""
+            return await self._replace(old, target)
 
     async def reload(self) -> ServedModel:
         """Restart the current model, after running work has ended. Raises Unavailable where there is none."""
@@ -159,11 +160,21 @@ class ModelManager:
             raise Unavailable(f"{model.name} cannot run here: {obstacle}")
 
     async def _replace(self, old: ServedModel | None, target: InstalledModel) -> ServedModel:
+        """A client that leaves while its switch is waiting for running work ends it; later on it does not."""
+        self.switching_to, self._leaving = target.name, old
+        try:
+            if old is not None:
+                await self._drain(old)
+            self._exchanging = asyncio.create_task(self._exchange(old, target), name="model switch")
+            return await to_the_end(self._exchanging)
+        finally:
+            self.switching_to, self._leaving = "", None
+
+    async def _exchange(self, old: ServedModel | None, target: InstalledModel) -> ServedModel:
         if old is not None:
-            await self._drain(old)
             await old.stop()
         new = self._serve(target)
-        self.current = new
+        self.current, self._leaving = new, None
         await new.tried()
         if new.phase == "ready":
             log.info("switched to %s", new.name)

@@ -3,15 +3,15 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from qwen_service.chat_template import ChatTemplate
 from qwen_service.errors import InstallError, RuntimeFailure, ServiceError, StartFailed
 from qwen_service.output_parser import OutputFormat
 from qwen_service.runtimes.base import Limits, LoadProgress, Runtime, Tokenizer
+from qwen_service.uninterrupted import to_the_end
 
 log = logging.getLogger(__name__)
 
@@ -100,8 +100,7 @@ class Supervisor:
     async def stop(self) -> None:
         if self._task is not None:
             self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])
             self._task = None
         self._enter("stopped")
 
@@ -140,7 +139,7 @@ class Supervisor:
             ended = await self._watch(engine)
         finally:
             self.engine = None
-            await _to_the_end(engine.stop())
+            await to_the_end(engine.stop())
         await self._pause(ended, uptime=time.monotonic() - ready)
         return True
 
@@ -195,13 +194,3 @@ class Supervisor:
 def _is_permanent(failure: ServiceError) -> bool:
     """Whether starting again cannot help, because files of the model are missing or broken, say."""
     return isinstance(failure, InstallError) or (isinstance(failure, StartFailed) and failure.permanent)
-
-
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Also when the caller is cancelled meanwhile."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await task
-        raise
