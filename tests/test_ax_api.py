@@ -294,7 +294,7 @@ async def test_a_silent_load_is_given_up(card: Card) -> None:
 
 
 async def test_a_slow_load_that_shows_progress_is_waited_for(card: Card) -> None:
-    async with card(SIM_LOAD="3", start_timeout=1.5) as it:
+    async with card(SIM_LOAD="6", start_timeout=4) as it:
         await it.start()
 
 
