@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from qwen_service.errors import InstallError
 from qwen_service.install_record import load_record
 from qwen_service.machine import Machine
 from qwen_service.model_spec import AXLLM, FileSpec, ModelSpec
@@ -25,7 +26,10 @@ class InstalledModel:
     @property
     def gguf(self) -> Path:
         """The file a llamacpp model consists of (the first part where it is split)."""
-        return next(path for path in self.paths() if path.suffix == ".gguf")
+        found = next((path for path in self.paths() if path.suffix == ".gguf"), None)
+        if found is None:
+            raise InstallError(f"{self.name} has no GGUF file: it runs on {self.spec.runtime}.")
+        return found
 
     @property
     def tokenizer_file(self) -> Path | None:

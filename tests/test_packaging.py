@@ -1,0 +1,76 @@
+"""What is installed beside the Python code: settings, units, scripts, workflow, compose file."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from qwen_service.catalog import Catalog
+from qwen_service.config import load_settings
+
+ROOT = Path(__file__).resolve().parent.parent
+UNITS = {name: (ROOT / "systemd" / name).read_text() for name in ("qwen-chat.service", "qwen3-4b.service")}
+SHELL = [*ROOT.glob("scripts/*.sh"), *ROOT.glob("packaging/*.sh"), *ROOT.glob("packaging/debian/p*"), ROOT / ".ci/run"]
+
+
+def test_the_packaged_settings_are_valid_and_point_to_the_systems_folders() -> None:
+    settings = load_settings(config_file=ROOT / "packaging/config.yaml")
+    assert (settings.models_dir, settings.log_dir) == (Path("/var/lib/qwen/models"), Path("/var/log/qwen"))
+    assert settings.host == ("127.0.0.1", "::1")
+
+
+def test_the_units_differ_only_in_the_model_and_exclude_each_other() -> None:
+    one, other = (text.splitlines() for text in UNITS.values())
+    differing = {line.partition("=")[0] for line in set(one) ^ set(other) if not line.startswith("#")}
+    assert differing == {"Description", "After", "Conflicts", "ExecStart"}
+    assert "Conflicts=qwen3-4b.service" in one
+    assert "Conflicts=qwen-chat.service" in other
+
+
+def test_the_units_talk_to_this_machine_only_and_wait_for_ready() -> None:
+    for text in UNITS.values():
+        assert "IPAddressDeny=any\nIPAddressAllow=localhost\n" in text
+        assert "Type=notify\n" in text
+
+
+def test_the_model_of_the_second_unit_is_in_the_catalog(tmp_path: Path) -> None:
+    (command,) = re.findall(r"ExecStart=\S+ (\S+)", UNITS["qwen3-4b.service"])
+    assert Catalog.load(tmp_path).find(command).name == "qwen3-4b"
+
+
+@pytest.mark.parametrize("script", SHELL, ids=lambda path: path.name)
+def test_a_script_parses_and_can_be_run(script: Path) -> None:
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    assert os.access(script, os.X_OK) or script.parent.name == "debian" or script.name == "users.sh"
+
+
+@pytest.mark.parametrize(
+    ("given", "passed_on"),
+    [([], "serve"), (["qwen3-4b"], "serve --model qwen3-4b"), (["--port", "1"], "serve --port 1")],
+)
+def test_the_wrapper_passes_model_and_flags_on(tmp_path: Path, given: list[str], passed_on: str) -> None:
+    python = tmp_path / "venv/bin/python"
+    wrapper = tmp_path / "bin/start_service.sh"
+    for path, text in ((python, '#!/bin/sh\necho "$@"\n'), (wrapper, (ROOT / "scripts/start_service.sh").read_text())):
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+        path.chmod(0o755)
+    said = subprocess.run([str(wrapper), *given], check=True, capture_output=True, text=True).stdout
+    assert said == f"-m qwen_service {passed_on}\n"
+
+
+def test_the_wheels_of_the_package_are_pinned() -> None:
+    lines = (ROOT / "packaging/requirements-venv.txt").read_text().splitlines()
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines if not line.startswith("#"))
+
+
+def test_workflow_and_compose_file_call_what_exists() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    runs = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
+    assert ".ci/run" in runs
+    assert any(run.startswith("packaging/build_deb.sh") for run in runs)
+    compose = yaml.safe_load((ROOT / "packaging/docker/compose.yaml").read_text())
+    assert (ROOT / compose["services"]["qwen"]["build"]["dockerfile"]).is_file()
