@@ -1,7 +1,9 @@
 import asyncio
+import http.client
 import json
 import logging
 import socket
+import statistics
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -198,6 +200,32 @@ async def test_what_is_not_http_is_answered_and_half_a_request_harms_nobody(serv
     assert await raw(server, b"POST /decode HTTP/1.1\r\nContent-Length: 50\r\n\r\n{", end=True) == b""
     assert b"There is no /nowhere here" in await raw(server, b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n")
     assert await call(server, "/eos_id") == {"eos_id": 151645}
+
+
+def median_of_two_writes(port: int, calls: int) -> float:
+    """Seconds per call of a client that keeps its connection where it may, and leaves Nagle's algorithm on."""
+    body = b'{"token_ids": [1, 2, 3]}'
+    head = b"POST /decode HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    connection, seconds = None, []
+    for _ in range(calls):
+        started = time.perf_counter()
+        connection = connection or socket.create_connection(("127.0.0.1", port))
+        connection.sendall(head)
+        connection.sendall(body)
+        response = http.client.HTTPResponse(connection, method="POST")
+        response.begin()
+        response.read()
+        if response.will_close:
+            connection.close()
+            connection = None
+        seconds.append(time.perf_counter() - started)
+    if connection is not None:
+        connection.close()
+    return statistics.median(seconds)
+
+
+async def test_a_keep_alive_client_with_two_writes_does_not_wait_for_acknowledgements(server: TokenizerServer) -> None:
+    assert await asyncio.to_thread(median_of_two_writes, server.port, 50) < 0.02  # else it is 0.044 or 0.088
 
 
 async def test_a_huge_body_is_read_dropped_and_answered(server: TokenizerServer) -> None:

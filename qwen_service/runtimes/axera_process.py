@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from qwen_service.errors import Died, RuntimeFailure, StartFailed
+from qwen_service.errors import Died, ProtocolError, RuntimeFailure, StartFailed
 from qwen_service.process import ChildProcess, explain_exit
 from qwen_service.runtimes.axera_log import AxeraLog
 from qwen_service.runtimes.base import LoadProgress
@@ -115,7 +115,7 @@ class AxeraProcess:
         self.log.feed(data)
         self._output.set()
         if (fault := self.log.running_fault()) is not None:
-            self.fail(RuntimeFailure(fault))
+            self.fail(ProtocolError(fault))
 
     def _why_it_did_not_start(self, child: ChildProcess) -> StartFailed:
         if "error while loading shared libraries" in child.tail:
