@@ -12,7 +12,7 @@ from typing import cast
 import httptools
 import orjson
 
-MAX_BODY = 4 << 20  # bytes; what is beyond is read and dropped, so that the answer is not lost in a reset
+MAX_BODY = 1 << 20  # bytes; what is beyond is read and dropped, so that the answer is not lost in a reset
 PATIENCE = 10.0  # seconds for a whole request
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
 
