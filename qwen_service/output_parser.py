@@ -3,7 +3,7 @@
 - Stop strings end the visible text; they are not searched in reasoning and in the payload of a tool call.
 - A think block counts at the start of a reply only: later on the tag is something the model writes about.
 - <tool_call> counts where a JSON object follows it. What is no well-formed call stays visible text, tags included.
-- A reply that is a call of one of `tool_names` and nothing else needs no tags: small models forget them.
+- A reply that begins with a call of one of `tool_names` without tags, in a code fence or not, is that call.
 - A call drafted while thinking is a call only if the thinking never ends: models do forget </think>.
 - Newlines around think blocks and white space around calls belong to the format and are dropped.
 - However a reply is cut into pieces, the joined events are the same, and nothing goes out that a later piece
@@ -19,7 +19,7 @@ from qwen_service.chat import FinishReason, ReasoningDelta, TextDelta, ToolCall
 from qwen_service.held_text import HeldText
 from qwen_service.needles import Place, padded_place, place
 from qwen_service.runtimes.base import Piece
-from qwen_service.tool_call_parser import could_be_bare_call, find_outside_strings, parse_bare_calls, parse_tool_call
+from qwen_service.tool_call_parser import bare_call_payload, could_be_bare_call, find_outside_strings, parse_tool_call
 
 Parsed = TextDelta | ReasoningDelta | ToolCall
 RuntimeReason = Literal["stop", "length"]
@@ -155,16 +155,17 @@ class OutputParser:
         is_call = could_be_bare_call(self._held.text, self._tool_names) if self._tool_names else False
         if is_call is None and self._ending is None:
             return False
-        return self._enter(self._in_bare_calls if is_call else self._in_text, skip=self._skip)
+        return self._enter(self._in_bare_call if is_call else self._in_text, skip=self._skip)
 
-    def _in_bare_calls(self) -> bool:
-        if self._ending != "stop":
-            return False
-        calls = parse_bare_calls(self._held.text)
-        if not calls:
+    def _in_bare_call(self) -> bool:
+        payload = bare_call_payload(self._held.text) if "}" in self._held.text else None
+        if payload is None:
+            return self._ending == "stop" and self._enter(self._in_text)
+        call = parse_tool_call(payload)
+        if call is None:
             return self._enter(self._in_text)
-        for call in calls[:1] if self._one_call else calls:
-            self._emit(call)
+        self._emit(call)
+        self.stopped = True  # what follows is the call once more, or an invented result
         return False
 
     def _in_text(self) -> bool:

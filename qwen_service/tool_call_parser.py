@@ -9,7 +9,8 @@ from uuid import uuid4
 
 from qwen_service.chat import ToolCall
 
-_BARE_CALL = re.compile(r'\s*\{\s*"name"\s*:\s*"(?P<name>[^"\\]*)(?P<end>"?)')
+_BARE_CALL = re.compile(r'\s*(```(json)?\s*)?\{\s*"name"\s*:\s*"(?P<name>[^"\\]*)(?P<end>"?)')
+_BARE_OPENINGS = ('{"name":"', '```json{"name":"', '```{"name":"')
 
 
 @cache
@@ -42,25 +43,21 @@ def could_be_bare_call(text: str, names: Collection[str]) -> bool | None:
     """Whether a reply begins like a call of a known tool without tags; None: more text will tell."""
     match = _BARE_CALL.match(text)
     if match is None:
-        return None if '{"name":"'.startswith("".join(text.split())) else False
+        begin = "".join(text.split())
+        return None if any(opening.startswith(begin) for opening in _BARE_OPENINGS) else False
     if match["end"]:
         return match["name"] in names
     return None if any(name.startswith(match["name"]) for name in names) else False
 
 
-def parse_bare_calls(text: str) -> list[ToolCall]:
-    """Calls one after the other and nothing else; empty where it is not that."""
-    decoder, calls, position = json.JSONDecoder(strict=False), list[ToolCall](), 0
-    while rest := text[position:].lstrip():
-        try:
-            _, length = decoder.raw_decode(rest)
-        except (ValueError, RecursionError):
-            return []
-        if (call := parse_tool_call(rest[:length])) is None:
-            return []
-        calls.append(call)
-        position = len(text) - len(rest) + length
-    return calls
+def bare_call_payload(text: str) -> str | None:
+    """The first JSON object, when it is all there."""
+    start = text.index("{")
+    try:
+        _, length = json.JSONDecoder(strict=False).raw_decode(text[start:])
+    except (ValueError, RecursionError):
+        return None
+    return text[start : start + length]
 
 
 def _arguments_text(arguments: Any) -> str:

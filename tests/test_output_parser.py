@@ -249,14 +249,29 @@ def test_without_tools_the_tags_stay_text() -> None:
 BARE = '{"name": "now", "arguments": {}}'
 
 
-def test_a_reply_that_is_a_call_and_nothing_else_needs_no_tags() -> None:
-    assert parse(["\n" + BARE], tool_names=["now"]) == [NOW]
-    assert parse([BARE + "\n" + BARE], tool_names=["now"]) == [NOW, NOW]
-    assert parse(["<think>\nHm\n</think>\n\n" + BARE], tool_names=["now"]) == [ReasoningDelta("Hm"), NOW]
+@pytest.mark.parametrize("reply", [BARE, f"\n{BARE}\n", f"```json\n{BARE}\n```", f"<think>\n</think>\n\n```\n{BARE}"])
+def test_a_reply_that_begins_with_a_call_needs_no_tags(reply: str) -> None:
+    assert parse([reply], tool_names=["now"]) == [NOW]
+
+
+def test_what_follows_a_call_without_tags_is_invented_and_ends_the_reply() -> None:
+    parser = OutputParser(QWEN, tools=True, tool_names=["now"])
+    assert joined(parser.feed(Piece(f"{BARE}\nIt is noon. {BARE}", 20))) == [NOW]
+    assert parser.stopped
+    assert parser.finish("length") == []
+    assert parser.finish_reason("length") == "tool_calls"
 
 
 @pytest.mark.parametrize(
-    "reply", ['{"name": "noon", "arguments": {}}', "{}", '{"nam', BARE + " Done.", "See: " + BARE, BARE + "}"]
+    "reply",
+    [
+        '{"name": "noon", "arguments": {}}',
+        "{}",
+        '{"nam',
+        "See: " + BARE,
+        '{"name": "now", "arguments": []} x',
+        '{"name": "now", }',
+    ],
 )
 def test_json_that_is_no_call_of_a_known_tool_is_text(reply: str) -> None:
     assert parse([reply], tool_names=["now"]) == [TextDelta(reply)]

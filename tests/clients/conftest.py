@@ -10,19 +10,18 @@ import socket
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import uvicorn
+from fastapi import FastAPI
 
 from qwen_service.chat import Sampling
 from qwen_service.runtimes.base import Prompt
 from tests.case_service import Script, scripted_service
 
 EVENT = {"name": "Science fair", "date": "Friday", "participants": ["Alice", "Bob"]}
-WEATHER_CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 STARTUP = 30.0  # seconds
 
 
@@ -67,20 +66,20 @@ class _Server(uvicorn.Server):
         yield
 
 
-@pytest.fixture(scope="session")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Base address of a service that knows the models `tiny` and `other`."""
+@contextmanager
+def served(service: AbstractAsyncContextManager[FastAPI]) -> Iterator[str]:
+    """Base address of a service that runs in a thread of its own."""
     listener = socket.create_server(("127.0.0.1", 0))
     ready = threading.Event()
     servers: list[_Server] = []
 
-    async def serve(folder: Path) -> None:
-        async with scripted_service(folder, ObligingModel(), {}) as app:
+    async def serve() -> None:
+        async with service as app:
             config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none")
             servers.append(_Server(config, ready))
             await servers[0].serve(sockets=[listener])
 
-    thread = threading.Thread(target=lambda: asyncio.run(serve(tmp_path_factory.mktemp("service"))))
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
     try:
         assert ready.wait(STARTUP)
@@ -90,3 +89,10 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             server.should_exit = True
         thread.join(STARTUP)
         listener.close()
+
+
+@pytest.fixture(scope="session")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A service that knows the models `tiny` and `other`."""
+    with served(scripted_service(tmp_path_factory.mktemp("service"), ObligingModel(), {})) as url:
+        yield url
