@@ -84,6 +84,7 @@ async def test_in_every_turn_the_kv_cache_holds_exactly_the_prompt(tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 async def test_in_every_turn_of_200_conversations_the_kv_cache_holds_exactly_the_prompt(
     tmp_path: Path, tokenizer: LocalTokenizer
 ) -> None:

@@ -124,6 +124,7 @@ async def test_the_model_sees_every_turn_as_its_template_writes_it(tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 async def test_the_model_sees_every_turn_of_200_conversations_as_its_template_writes_it(
     tmp_path: Path, tokenizer: LocalTokenizer
 ) -> None:
