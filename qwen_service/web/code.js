@@ -7,7 +7,7 @@ const SLASH_COMMENTS = /^(?:c|cc|cpp|c\+\+|h|hpp|cs|csharp|java|js|jsx|mjs|ts|ts
 const DASH_COMMENTS = /^(?:sql|lua|haskell|hs)$/;
 // Bounded, and an open comment runs to the end: no hostile text makes these patterns slow.
 const STRING = String.raw`"(?:[^"\\\n]|\\.){0,400}"|'(?:[^'\\\n]|\\.){0,400}'`;
-const KEYWORDS = "and|as|assert|async|await|break|case|catch|class|const|continue|def|default|del|do|elif|else|enum|except|export|extends|extern|false|False|final|finally|fn|for|from|func|function|if|impl|implements|import|in|interface|is|lambda|let|loop|match|mod|mut|new|nil|None|not|null|or|package|pass|private|protected|pub|public|raise|return|self|static|struct|super|switch|then|this|throw|trait|true|True|try|type|typeof|undefined|use|using|var|void|while|with|yield|fi|done|esac|SELECT|FROM|WHERE|JOIN|ON|GROUP|ORDER|BY|INSERT|INTO|VALUES|UPDATE|SET|DELETE|CREATE|TABLE|LIMIT|AND|OR|NOT";
+const KEYWORDS = "and|as|assert|async|await|break|case|catch|class|const|continue|def|default|del|do|elif|else|enum|except|export|extends|extern|false|False|final|finally|fn|for|from|func|function|if|impl|implements|import|in|interface|is|lambda|let|loop|match|mod|mut|new|nil|None|not|null|or|package|pass|private|protected|pub|public|raise|return|static|struct|super|switch|then|throw|trait|true|True|try|type|typeof|undefined|use|using|var|void|while|with|yield|fi|done|esac|SELECT|FROM|WHERE|JOIN|ON|GROUP|ORDER|BY|INSERT|INTO|VALUES|UPDATE|SET|DELETE|CREATE|TABLE|LIMIT|AND|OR|NOT";
 
 export function codeBlock(code, language) {
   const head = h("figcaption", {}, h("span", {}, language || "text"), copyButton("Copy the code", () => code));

@@ -7,7 +7,7 @@ const PACE = { waiting: 1000, watched: 3000, idle: 10_000 };  // ms
 export class HealthWatch {
   constructor(onChange) {
     this.onChange = onChange;
-    this.waiting = false;
+    this.waiting = 0;  // replies that somebody waits for
     this.watched = false;  // the panel is open
     this.state = { level: "unknown", headline: "Connecting", detail: "", model: {}, queue: {}, cards: [] };
     document.addEventListener("visibilitychange", () => !document.hidden && this.now());
@@ -15,15 +15,21 @@ export class HealthWatch {
 
   /** Somebody waits for a reply, or no longer does. */
   setWaiting(waiting) {
-    this.waiting = waiting;
+    this.waiting += waiting ? 1 : -1;
     this.now();
   }
 
-  /** Ask at once; returns the state. */
-  async now() {
+  /** Ask at once; resolves to the state. Who asks meanwhile gets the same answer. */
+  now() {
     clearTimeout(this.timer);
+    this.asking ??= this.ask().finally(() => { this.asking = null; });
+    return this.asking;
+  }
+
+  async ask() {
     this.state = await readHealth();
     this.onChange(this.state);
+    clearTimeout(this.timer);
     if (!document.hidden) this.timer = setTimeout(() => this.now(), this.pace());
     return this.state;
   }

@@ -42,8 +42,9 @@ export class Status {
 
   setStats(stats, live) {
     this.stats = stats;
-    this.live = live;
     if (live && stats.tps) this.history.add("speed", stats.tps);
+    if (this.live && !live) this.history.add("speed", 0);
+    this.live = live;
     this.drawLine();
   }
 
@@ -98,7 +99,7 @@ export class Status {
   drawPanel() {
     const { cards, queue } = this.health;
     const charts = [
-      chart({ title: "Speed", unit: " tok/s", digits: 1, floor: 5 }, this.history.get("speed")),
+      chart({ title: "Speed", unit: " tok/s", digits: 1, floor: 5, steps: true }, this.history.get("speed")),
       chart({ title: "In work and in line", unit: "", floor: 2, steps: true }, this.history.get("running")),
     ];
     if (cards.length) charts.push(

@@ -74,6 +74,7 @@ class ScriptedService:
     authorizations: list[str | None] = field(default_factory=list)
     left: threading.Event = field(default_factory=threading.Event)  # a client went away in mid-reply
     holds: list[Hold] = field(default_factory=list)
+    health_asked: int = 0
     url: str = ""
 
     def app(self) -> Starlette:
@@ -91,6 +92,7 @@ class ScriptedService:
         ])  # fmt: skip
 
     async def _health(self, request: Request) -> Response:
+        self.health_asked += 1
         return JSONResponse(self.health, status_code=503 if self.health["status"] == "down" else 200)
 
     async def _models(self, request: Request) -> Response:

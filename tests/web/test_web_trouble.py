@@ -107,6 +107,16 @@ def test_the_place_in_the_line_is_shown_while_waiting(page: Page, service: Scrip
     wait_for_reply(page)
 
 
+def test_many_replies_do_not_make_the_page_ask_for_health_more_often(page: Page, service: ScriptedService) -> None:
+    for number in range(6):
+        say(page, f"Question {number}")
+        wait_for_reply(page)
+    page.wait_for_timeout(1000)
+    asked = service.health_asked
+    page.wait_for_timeout(4000)  # idle: once in 10 s
+    assert service.health_asked - asked <= 1
+
+
 def test_what_was_trimmed_or_ignored_is_said(page: Page, service: ScriptedService) -> None:
     service.headers = {"X-Context-Trimmed-Messages": "2", "X-Ignored-Parameters": "temperature, top_p"}
     say(page, "Hello")
