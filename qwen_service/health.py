@@ -51,7 +51,7 @@ def document(state: ServiceState) -> dict[str, Any]:
     return {
         "status": state.status,
         "details": {
-            "tokenizer": "ok" if state.model is not None and state.model.ready else "down",
+            "tokenizer": "ok" if state.model is not None and state.model.tokenizer_ready else "down",
             "model": _model(state.model) if state.model else {"state": "none", "error": state.trouble},
             "switching_to": state.switching_to or None,
             "npu": {"cards": [_card(view) for view in state.cards], "error": state.card_fault or None},
@@ -73,6 +73,7 @@ def _model(model: ModelState) -> dict[str, Any]:
         "progress": first.progress or None,
         "restarts": sum(engine.restarts for engine in model.engines),
         "error": first.last_error or None,
+        "seconds_per_100_prompt_tokens": model.prompt_seconds,
         "engines": [_engine(engine) for engine in model.engines],
     }
 

@@ -43,4 +43,12 @@ def _model_state(model: ServedModel | None) -> ModelState | None:
     if model is None:
         return None
     engines = tuple(EngineState(s.name, s.phase, s.progress, s.restarts, s.last_error) for s in model.supervisors)
-    return ModelState(model.name, model.spec.runtime, model.phase, engines)
+    rate = model.spec.prefill_rate
+    return ModelState(
+        model.name,
+        model.spec.runtime,
+        model.phase,
+        engines,
+        tokenizer_ready=model.tokenizer_ready,
+        prompt_seconds=round(100 / rate, 1) if rate else None,
+    )

@@ -42,6 +42,12 @@ class ServedModel:
         return next((s.engine for s in self.supervisors if s.engine is not None), None)
 
     @property
+    def tokenizer_ready(self) -> bool:
+        """Whether somebody answers a vendor's program that asks for ids. llama.cpp has its tokenizer inside."""
+        engine = self.engine
+        return engine is not None and (engine.companion is None or engine.companion.ready)
+
+    @property
     def down_for(self) -> float:
         """Seconds since an engine was last ready; 0 while one is."""
         if self.engine is not None:

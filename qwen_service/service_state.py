@@ -23,6 +23,8 @@ class ModelState:
     runtime: str
     phase: str
     engines: tuple[EngineState, ...]
+    tokenizer_ready: bool = False
+    prompt_seconds: float | None = None  # what 100 tokens of prompt cost, where prefill is slow
 
     @property
     def ready(self) -> bool:
