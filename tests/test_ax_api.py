@@ -279,6 +279,13 @@ async def test_a_failed_start_says_why_in_plain_words(card: Card, kind: str, wor
     assert failed.value.permanent is permanent
 
 
+async def test_a_card_that_fails_its_first_prefill_has_not_started(card: Card) -> None:
+    async with card(SIM_STEP="5", stall_timeout=0.5) as it:
+        with pytest.raises(StartFailed, match="first prefill"):
+            await it.start()
+    assert not it.pid_file.exists()
+
+
 async def test_a_missing_embedding_file_is_named(card: Card, tmp_path: Path) -> None:
     async with card() as it:
         (tmp_path / "embed.bin").unlink()
@@ -329,7 +336,7 @@ async def test_execution_errors_in_the_log_end_the_reply(started: Started) -> No
 async def test_an_engine_that_does_not_stop_has_failed(started: Started) -> None:
     it = await started(SIM_REPLY=LONG, SIM_FAULT="deaf", SIM_TOKEN="0.05", stall_timeout=0.5)
     await leave_after(it, FIRST, 1)
-    assert "does not stop" in (await it.runtime.failed()).message
+    assert "has not stopped" in (await it.runtime.failed()).message
 
 
 async def test_stop_ends_the_program_politely_and_is_idempotent(started: Started) -> None:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from qwen_service.chat import Sampling
 from qwen_service.errors import ProtocolError, RuntimeFailure, Stalled, StartFailed
 from qwen_service.process import ChildProcess
-from qwen_service.runtimes.ax_api_client import AxApiClient
+from qwen_service.runtimes.ax_api_client import AxApiClient, EngineBusy
 from qwen_service.runtimes.axera_process import AxeraProcess, AxeraProgram, refuse_taken_port
 from qwen_service.runtimes.base import LoadProgress
 from qwen_service.runtimes.kv_cache import Ids
@@ -57,13 +57,7 @@ class AxApiEngine:
         """Load, and prefill `opening`: until a first reset the program has no state. Returns the numbers it reported."""
         try:
             await self._load(progress, opening)
-            await self.reset(opening)
-        except StartFailed:
-            await self.stop()
-            raise
-        except RuntimeFailure as failure:
-            await self.stop()
-            raise StartFailed(f"It came up, but failed its first prefill: {failure.message}") from failure
+            await self._first_prefill(opening)
         except BaseException:
             await self.stop()
             raise
@@ -89,12 +83,7 @@ class AxApiEngine:
 
     async def next(self, work: Work) -> ChannelEvent:
         """What the program does next; Idle is the last. Raises a RuntimeFailure."""
-        try:
-            async with asyncio.timeout(self._patience):
-                return await self._next(work)
-        except TimeoutError:
-            silence = Stalled(f"The NPU has given no sign of life for {self._patience:g} s.")
-            raise self._process.fail(silence) from None
+        return await self._in_time(self._next(work), "The NPU has given no sign of life for")
 
     async def finish(self, work: Work, *, stop: bool = True) -> None:
         """Return when the program is idle, or has failed; with `stop` it leaves undone what it has not done by now."""
@@ -105,15 +94,9 @@ class AxApiEngine:
 
     async def until_idle(self) -> None:
         """For work that is not ours."""
-        try:
-            async with asyncio.timeout(self._patience):
-                while True:
-                    if (await self._ask(self._client.provider())).done:
-                        return
-                    await asyncio.sleep(POLL)
-        except TimeoutError:
-            busy = Stalled(f"The runtime has been busy with work that is not ours for {self._patience:g} s.")
-            raise self._process.fail(busy) from None
+        work = Work(self._server.prompt(()), queued=True)
+        with work.channel:
+            await self._in_time(self._until_done(work), "The runtime has been busy with work that is not ours for")
 
     def _new_work(self, channel: TokenChannel) -> Work:
         self._work = Work(channel)
@@ -146,7 +129,7 @@ class AxApiEngine:
         with work.channel:
             await self._queue(work, self._client.reset(work.channel.key))
             await self.next(work)
-            await self._until_done(work)
+            await self._in_time(self._until_done(work), "The NPU has given no sign of life for")
 
     async def _queue(self, work: Work, call: Coroutine[Any, Any, None]) -> None:
         await self._ask(call)
@@ -169,14 +152,14 @@ class AxApiEngine:
     async def _finish(self, work: Work, *, stop: bool) -> None:
         with work.channel:
             try:
-                async with asyncio.timeout(self._patience):
-                    while work.queued and not work.begun:
-                        await self._next(work)
-                    await self._until_done(work, stop=stop)
-            except TimeoutError:
-                self._process.fail(Stalled(f"The runtime does not stop within {self._patience:g} s."))
+                await self._in_time(self._come_to_rest(work, stop=stop), "The runtime has not stopped for")
             except RuntimeFailure as failure:
                 self._process.fail(failure)
+
+    async def _come_to_rest(self, work: Work, *, stop: bool) -> None:
+        while work.queued and not work.begun:
+            await self._next(work)
+        await self._until_done(work, stop=stop)
 
     async def _until_done(self, work: Work, *, stop: bool = False) -> None:
         while work.queued and not await self._is_done(work):
@@ -184,6 +167,13 @@ class AxApiEngine:
                 await self._ask(self._client.stop())
             await asyncio.sleep(SETTLE)
         work.queued = False
+
+    async def _in_time(self, step: Coroutine[Any, Any, T], complaint: str) -> T:
+        try:
+            async with asyncio.timeout(self._patience):
+                return await step
+        except TimeoutError:
+            raise self._process.fail(Stalled(f"{complaint} {self._patience:g} s.")) from None
 
     async def _is_done(self, work: Work) -> bool:
         provided = await self._ask(self._client.provider())
@@ -205,6 +195,14 @@ class AxApiEngine:
                     " --url_tokenizer_model in its arguments?",
                     permanent=True,
                 ) from None
+
+    async def _first_prefill(self, opening: Ids) -> None:
+        try:
+            await self.reset(opening)
+        except EngineBusy:
+            raise StartFailed(f"It came up, but somebody else was already using its port {self._port}.") from None
+        except RuntimeFailure as failure:
+            raise StartFailed(f"It came up, but failed its first prefill: {failure.message}") from failure
 
     async def _has_said_ready(self) -> bool:
         return self._process.log.ready
