@@ -6,6 +6,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from qwen_service.api_keys import new_key
+from qwen_service.app import create_app
+from qwen_service.config import Settings
 from qwen_service.web_routes import FOLDER, ChatPage, accepts_html
 from tests.web.page_service import ScriptedService
 
@@ -56,6 +59,16 @@ async def test_an_unchanged_file_is_not_sent_twice(client: httpx.AsyncClient) ->
     first = await client.get("/web/app.js")
     again = await client.get("/web/app.js", headers={"If-None-Match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
+
+
+async def test_with_api_keys_the_page_is_open_and_the_api_is_not(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(new_key("phone")[1] + "\n", encoding="utf-8")
+    app = create_app(Settings(api_keys_file=keys, models_dir=tmp_path))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+        for path in ("/chat", "/web/app.js", "/"):
+            assert (await client.get(path, headers={"Accept": CHROME})).status_code == 200
+        assert (await client.get("/v1/models")).status_code == 401
 
 
 def test_the_whole_page_is_under_100_kb() -> None:
