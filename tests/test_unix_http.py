@@ -1,7 +1,8 @@
 """The client against a scripted server on a real unix socket."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -23,15 +24,19 @@ class ScriptedServer:
     def __init__(self) -> None:
         self.script: list[bytes | float] = []
         self.requests: list[bytes] = []
+        self.connections = 0
         self.left = asyncio.Event()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = int(head.lower().partition(b"content-length:")[2].split()[0])
-            self.requests.append(head + await reader.readexactly(length))
-            await self._play(writer)
-            await reader.read()
+            self.connections += 1
+            while not reader.at_eof():
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().partition(b"content-length:")[2].split()[0])
+                self.requests.append(head + await reader.readexactly(length))
+                await self._play(writer)
+        except asyncio.IncompleteReadError:
+            pass
         except ConnectionError:  # the client left in the middle: some tests want that
             pass
         finally:
@@ -50,18 +55,21 @@ class ScriptedServer:
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[ScriptedServer]:
-    scripted = ScriptedServer()
-    async with await asyncio.start_unix_server(scripted.serve, tmp_path / "s.sock"):
-        yield scripted
-        if scripted.requests:
-            async with asyncio.timeout(DEADLINE):
-                await scripted.left.wait()
+def http(tmp_path: Path) -> Iterator[UnixHttp]:
+    client = UnixHttp(tmp_path / "s.sock")
+    yield client
+    client.close()
 
 
 @pytest.fixture
-def http(tmp_path: Path) -> UnixHttp:
-    return UnixHttp(tmp_path / "s.sock")
+async def server(tmp_path: Path, http: UnixHttp) -> AsyncIterator[ScriptedServer]:
+    scripted = ScriptedServer()
+    async with await asyncio.start_unix_server(scripted.serve, tmp_path / "s.sock"):
+        yield scripted
+        http.close()
+        if scripted.requests:
+            async with asyncio.timeout(DEADLINE):
+                await scripted.left.wait()
 
 
 async def collect(http: UnixHttp, stall_timeout: float = DEADLINE) -> list[bytes]:
@@ -144,3 +152,62 @@ async def test_closing_the_stream_closes_the_connection(server: ScriptedServer, 
         await stream.read()
     async with asyncio.timeout(DEADLINE):
         await server.left.wait()
+
+
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nKeep-Alive: timeout=5, max=100\r\n\r\n{}"
+
+
+async def test_a_connection_is_used_again_for_the_next_request(server: ScriptedServer, http: UnixHttp) -> None:
+    server.script = [ANSWER]
+    for _ in range(3):
+        await http.post("/tokenize", {}, DEADLINE)
+    server.script = [CHUNKED + chunk(b"data: one\n\n") + b"0\r\n\r\n"]
+    assert await collect(http) == [b"one"]
+    assert (len(server.requests), server.connections) == (4, 1)
+
+
+async def test_requests_at_the_same_time_have_connections_of_their_own(server: ScriptedServer, http: UnixHttp) -> None:
+    server.script = [0.05, ANSWER]
+    await asyncio.gather(*(http.get("/slots", DEADLINE) for _ in range(3)))
+    assert server.connections == 3
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ANSWER.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"),
+        ANSWER.replace(b"Keep-Alive: timeout=5, max=100\r\n", b""),
+        CHUNKED.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") + chunk(b"{}") + b"0\r\n\r\n",
+    ],
+)
+async def test_a_connection_that_the_server_does_not_offer_to_keep_is_not_used_again(
+    server: ScriptedServer, http: UnixHttp, answer: bytes
+) -> None:
+    server.script = [answer]
+    for _ in range(2):
+        await http.post("/tokenize", {}, DEADLINE)
+    assert server.connections == 2
+
+
+async def test_the_connection_of_a_stream_is_not_used_again(server: ScriptedServer, http: UnixHttp) -> None:
+    server.script = [CHUNKED + chunk(b"data: one\n\n"), 0.02, chunk(b"data: two\n\n") + b"0\r\n\r\n"]
+    with closing(await http.events("/completion", {}, DEADLINE)) as stream:
+        assert await stream.read() == [b"one"]
+    assert await collect(http) == [b"one", b"two"]
+    assert server.connections == 2
+
+
+async def test_a_burst_that_overflows_the_backlog_of_a_slow_server_is_served(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "slow.sock"))
+        listener.listen(1)
+        http = UnixHttp(tmp_path / "slow.sock")
+        burst = asyncio.gather(*(http.get("/health", DEADLINE) for _ in range(10)))
+        await asyncio.sleep(0.1)
+        server = ScriptedServer()
+        server.script = [ANSWER]
+        async with await asyncio.start_unix_server(server.serve, sock=listener):
+            assert await burst == [{}] * 10
+            http.close()
+            await server.left.wait()
+            await asyncio.sleep(0)

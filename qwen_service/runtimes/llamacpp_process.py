@@ -62,6 +62,7 @@ class LlamaProcess:
         try:
             await self._child.stop()
         finally:
+            self.http.close()
             shutil.rmtree(self._folder, ignore_errors=True)
 
     async def ended(self) -> Died:

@@ -1,9 +1,13 @@
-"""HTTP/1.1 over a unix socket, for engines on this machine: one exchange per connection, nothing to keep alive.
+"""HTTP/1.1 over a unix socket, for engines on this machine.
 
-Lean, because it is passed by every token: httptools parses, and no object is made but the bytes of the body.
+Lean, because every token passes here: httptools parses, and no object is made but the bytes of the body. A connection
+that the server offers to keep is used again within two seconds, so that a request for ids and the generation that
+follows it share one: the engine has to wake up to accept another.
 """
 
 import asyncio
+import socket
+import time
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +15,9 @@ import orjson
 from httptools import HttpParserError, HttpResponseParser
 
 from qwen_service.runtimes.sse import SseReader
+
+REUSE_WITHIN = 2.0  # seconds; cpp-httplib closes an idle connection after 5
+BACKLOG_PAUSE = 0.005  # seconds until the next try when the server's backlog, of 5 in cpp-httplib, is full
 
 
 class HttpError(Exception):
@@ -25,8 +32,9 @@ class HttpError(Exception):
 class UnixHttp:
     """Raises OSError when nobody listens or the connection breaks; a TimeoutError is one."""
 
-    def __init__(self, socket: Path) -> None:
-        self.socket = socket
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+        self._idle: list[_Connection] = []
 
     async def get(self, path: str, timeout: float) -> Any:
         return await self._json(b"", "GET", path, timeout)
@@ -36,67 +44,111 @@ class UnixHttp:
 
     async def events(self, path: str, body: Any, stall_timeout: float) -> "EventStream":
         """POST, for a stream of server-sent events. To be closed."""
-        return EventStream(await self._open(orjson.dumps(body), "POST", path, stall_timeout))
+        return EventStream(await self._send(orjson.dumps(body), "POST", path, stall_timeout))
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop().abort()
 
     async def _json(self, content: bytes, method: str, path: str, timeout: float) -> Any:
-        exchange = await self._open(content, method, path, timeout)
+        connection = await self._send(content, method, path, timeout)
         try:
-            body = await exchange.read_all()
+            body = await connection.read_all()
         finally:
-            exchange.close()
-        if exchange.status != 200:
-            raise HttpError(exchange.status, body)
+            self._release(connection)
+        if connection.status != 200:
+            raise HttpError(connection.status, body)
         return orjson.loads(body)
 
-    async def _open(self, content: bytes, method: str, path: str, timeout: float) -> "_Exchange":
+    async def _send(self, content: bytes, method: str, path: str, timeout: float) -> "_Connection":
+        connection = self._take_idle() or await self._connect(timeout)
         head = (
-            f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+            f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
         )
+        connection.begin(head.encode() + content, timeout)
+        return connection
+
+    def _release(self, connection: "_Connection") -> None:
+        if connection.end():
+            self._idle.append(connection)
+        else:
+            connection.abort()
+
+    def _take_idle(self) -> "_Connection | None":
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_fresh():
+                return connection
+            connection.abort()
+        return None
+
+    async def _connect(self, timeout: float) -> "_Connection":
         loop = asyncio.get_running_loop()
-        _, exchange = await loop.create_unix_connection(
-            lambda: _Exchange(loop, head.encode() + content, timeout), str(self.socket)
-        )
-        return exchange
+        async with asyncio.timeout(timeout):
+            while True:
+                try:
+                    dialled = dial(self._path)
+                except BlockingIOError:
+                    await asyncio.sleep(BACKLOG_PAUSE)
+                    continue
+                _, connection = await loop.create_unix_connection(lambda: _Connection(loop), sock=dialled)
+                return connection
+
+
+def dial(path: str) -> socket.socket:
+    """Raises BlockingIOError when the backlog is full; event loops make an error, or a dead connection, of that."""
+    dialled = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        dialled.setblocking(False)
+        dialled.connect(path)
+    except OSError:
+        dialled.close()
+        raise
+    return dialled
 
 
 class EventStream:
     """Only events count as a sign of life: a server's pings come from another thread than its work."""
 
-    def __init__(self, exchange: "_Exchange") -> None:
-        self._exchange = exchange
+    def __init__(self, connection: "_Connection") -> None:
+        self._connection = connection
         self._reader = SseReader()
 
     async def read(self) -> list[bytes]:
         """The data of the events that came since; empty at the end. TimeoutError when there is none for too long."""
-        while part := await self._exchange.read():
-            if self._exchange.status != 200:
-                raise HttpError(self._exchange.status, part + await self._exchange.read_all())
+        while part := await self._connection.read():
+            if self._connection.status != 200:
+                raise HttpError(self._connection.status, part + await self._connection.read_all())
             if events := self._reader.feed(part):
-                self._exchange.postpone_timeout()
+                self._connection.postpone_timeout()
                 return events
         return []
 
     def close(self) -> None:
-        self._exchange.close()
+        self._connection.end()
+        self._connection.abort()  # cpp-httplib closes it after a stream, whatever it offered
 
 
-class _Exchange(asyncio.Protocol):
-    """One request and its response. Ends by itself `timeout` seconds after the last sign of life."""
+class _Connection(asyncio.Protocol):
+    """One exchange after the other. An exchange fails `timeout` seconds after its last sign of life."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, request: bytes, timeout: float) -> None:
-        self.status = 0
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._request = request
-        self._timeout = timeout
-        self._deadline = loop.time() + timeout
-        self._timer = loop.call_at(self._deadline, self._check_deadline)
-        self._parser = HttpResponseParser(self)
         self._body: list[bytes] = []
-        self._complete = False
         self._error: OSError | None = None
         self._reader: asyncio.Future[None] | None = None
         self._transport: asyncio.Transport
+
+    def begin(self, request: bytes, timeout: float) -> None:
+        self.status = 0
+        self._complete = False
+        self._keep = False
+        self._parser = HttpResponseParser(self)
+        self._timeout = timeout
+        self._deadline = self._loop.time() + timeout
+        self._timer = self._loop.call_at(self._deadline, self._check_deadline)
+        self._transport.write(request)
 
     async def read(self) -> bytes:
         """What has come of the body since; nothing at its end."""
@@ -118,8 +170,16 @@ class _Exchange(asyncio.Protocol):
     def postpone_timeout(self) -> None:
         self._deadline = self._loop.time() + self._timeout
 
-    def close(self) -> None:
+    def end(self) -> bool:
+        """End the exchange, read or not; tell whether another one may follow it."""
         self._timer.cancel()
+        self._idle_since = time.monotonic()
+        return self._complete and not self._body and self._error is None and self._keep
+
+    def is_fresh(self) -> bool:
+        return self._error is None and time.monotonic() - self._idle_since < REUSE_WITHIN
+
+    def abort(self) -> None:
         self._transport.abort()
 
     def _check_deadline(self) -> None:
@@ -141,10 +201,7 @@ class _Exchange(asyncio.Protocol):
     # asyncio's callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are no subclass of asyncio.Transport.
-        transport = cast(asyncio.Transport, transport)
-        self._transport = transport
-        transport.write(self._request)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -158,6 +215,9 @@ class _Exchange(asyncio.Protocol):
 
     # httptools' callbacks
 
+    def on_header(self, name: bytes, value: bytes) -> None:  # noqa: ARG002  # its signature
+        self._keep = self._keep or name.lower() == b"keep-alive"
+
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
 
@@ -166,3 +226,4 @@ class _Exchange(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._complete = True
+        self._keep = self._keep and self._parser.should_keep_alive()
