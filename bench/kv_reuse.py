@@ -74,7 +74,7 @@ class Talk:
         self._runtime = runtime
         self._limits = limits
         self._text = ModelText(tokenizer, ChatTemplate(tokenizer.chat_template, tokenizer.special_ids), OutputFormat())
-        self._record = record.open()
+        self._record = record
         self._sessions = SessionManager()
         self._model = ServedModel(InstalledModel(ModelSpec("qwen3-4b", "ax_api", ()), record.parent), ())
         self._messages = [Message("system", SYSTEM)]
@@ -86,16 +86,17 @@ class Talk:
         fitted = await self._sessions.fit(self._model, self._text, self._limits, request)
         if fitted.trimmed:
             sys.exit("The talk is too long for the context: fewer --turns.")
-        self._record.read()
+        before = self._record.stat().st_size
         pieces = await generate(self._runtime, fitted.prompt)
         reply = Message("assistant", "".join(piece.text for piece in pieces))
         ids = [token for piece in pieces for token in piece.token_ids]
         self._sessions.remember(self._model, fitted.prompt, reply, ids)
         self._messages.append(reply)
-        return self._measured(len(fitted.prompt.token_ids), len(ids))
+        return self._measured(len(fitted.prompt.token_ids), len(ids), self._record.read_bytes()[before:])
 
-    def _measured(self, prompt: int, reply: int) -> Turn:
-        computed = [event["computed"] for event in map(json.loads, self._record) if "computed" in event]
+    def _measured(self, prompt: int, reply: int, recorded: bytes) -> Turn:
+        events = map(json.loads, recorded.splitlines())
+        computed = [event["computed"] for event in events if "computed" in event]
         new, self._known = prompt - self._known, prompt + reply
         return Turn(prompt, new, sum(computed), sum(math.ceil(part / CHUNK) for part in computed))
 
