@@ -44,7 +44,7 @@ class LogLevelBody(_Body):
 
 
 def admin_router(service: Service, read_settings: Callable[[], Settings], shut_down: Callable[[], None]) -> APIRouter:
-    router = APIRouter(tags=["administration"])
+    router = APIRouter(tags=["administration"], responses={"default": {"description": "Why not"}})
 
     @router.post("/v1/models/load", summary="Switch to another installed model")
     async def load(body: LoadBody) -> Response:

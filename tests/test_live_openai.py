@@ -13,6 +13,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
+from qwen_service.dialects.openai.wire_reply import ModelList
 from tests.service_process import ServiceProcess, is_alive, service_process
 
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello! Who are you?"}]
@@ -159,6 +160,7 @@ def test_a_completion_is_streamed_and_echoed(client: openai.OpenAI, model: str) 
 
 def test_models_are_listed_and_found_by_name(client: openai.OpenAI, model: str) -> None:
     assert client.models.retrieve(model).id == model
+    ModelList.model_validate(httpx.get(f"{client.base_url}models").json(), strict=True)
     with pytest.raises(openai.NotFoundError) as caught:
         client.models.retrieve("gpt-5")
     assert model in caught.value.message
@@ -296,6 +298,8 @@ def test_a_body_of_another_content_type_is_explained(service: ServiceProcess) ->
 def test_the_api_describes_itself(service: ServiceProcess) -> None:
     paths = httpx.get(f"{service.url}/openapi.json").json()["paths"]
     assert {"/v1/chat/completions", "/v1/completions", "/v1/models", "/health"} <= set(paths)
+    own = [operation for path, methods in paths.items() if path.startswith("/v1/") for operation in methods.values()]
+    assert [operation["summary"] for operation in own if "422" in operation["responses"]] == []
     assert httpx.get(f"{service.url}/docs").status_code == 200
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from qwen_service.chat import Event, Finished, ReasoningDelta, Started, TextDelta, TokenLogprob, ToolCall, Usage
+from qwen_service.dialects.openai import wire_reply
 from qwen_service.dialects.openai.response import ChatChunks, chat_completion, collect
 from qwen_service.dialects.openai.text_completion import TextCompletion
 from qwen_service.dialects.reply_headers import ReplyHeaders
@@ -33,7 +34,10 @@ async def coming(*events: Event | tuple[int, Event]) -> AsyncGenerator[tuple[int
 async def stream(*events: Any, count: int = 1, usage: bool = False, logprobs: bool = False) -> list[Any]:
     """What a client parses: a JSON object for each chunk, and the text of what is none."""
     chunks = ChatChunks("id1", count, include_usage=usage, logprobs=logprobs, headers=ReplyHeaders())
-    return parsed([chunk async for chunk in chunks.encode(coming(*events))])
+    parts = parsed([chunk async for chunk in chunks.encode(coming(*events))])
+    for part in parts[:-1]:
+        wire_reply.ChatCompletionChunk.model_validate(part, strict=True)
+    return parts
 
 
 def parsed(chunks: Sequence[bytes]) -> list[Any]:
@@ -129,7 +133,9 @@ async def test_logprobs_of_a_chunk_are_openais() -> None:
 
 async def whole(*events: Any, count: int = 1, logprobs: bool = False) -> dict[str, Any]:
     replies, usage = await collect(coming(*events), count, ReplyHeaders())
-    return chat_completion("id1", "m", replies, usage, logprobs=logprobs)
+    reply = chat_completion("id1", "m", replies, usage, logprobs=logprobs)
+    wire_reply.ChatCompletion.model_validate(reply, strict=True)
+    return reply
 
 
 async def test_a_whole_reply_has_all_fields() -> None:
@@ -207,6 +213,8 @@ async def test_a_streamed_text_completion_echoes_once_and_ends_with_done() -> No
     assert [chunk["choices"][0]["finish_reason"] for chunk in chunks[:-2]] == [None, None, "stop"]
     assert all(chunk["usage"] is None and chunk["object"] == "text_completion" for chunk in chunks[:-2])
     assert (chunks[-2]["choices"], chunks[-2]["usage"], chunks[-1]) == ([], USAGE, "[DONE]")
+    for chunk in chunks[:-1]:
+        wire_reply.Completion.model_validate(chunk, strict=True)
 
 
 async def test_an_echo_without_a_reply_is_still_sent() -> None:
@@ -226,6 +234,7 @@ OFFSETS = {"tokens": ["Hi"], "token_logprobs": [-0.5], "top_logprobs": [{"Hi": -
 async def test_logprobs_of_a_text_completion_are_lists_side_by_side() -> None:
     reply = await completion("Ah ", logprobs=True).whole(coming(STARTED, TextDelta("Hi", (LOGPROB,)), end()))
     assert reply["choices"][0]["logprobs"] == {**OFFSETS, "text_offset": [3]}
+    wire_reply.Completion.model_validate(reply, strict=True)
 
 
 async def test_offsets_of_streamed_logprobs_go_on_from_chunk_to_chunk() -> None:

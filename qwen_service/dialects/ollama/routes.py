@@ -27,7 +27,8 @@ NDJSON = "application/x-ndjson"
 
 
 def ollama_router(service: Service) -> APIRouter:
-    router = APIRouter(tags=["Ollama"], route_class=OllamaRoute)
+    refusal: dict[int | str, dict[str, Any]] = {"default": {"description": 'An error: {"error": "text"}'}}
+    router = APIRouter(tags=["Ollama"], route_class=OllamaRoute, responses=refusal)
     add_model_routes(router, service)
 
     @router.post("/api/chat", summary="Answer a conversation")

@@ -17,6 +17,15 @@ from qwen_service.dialects.openai.request import chat_request, chat_request_of_c
 from qwen_service.dialects.openai.response import PING, ChatChunks, chat_completion, collect
 from qwen_service.dialects.openai.text_completion import TextCompletion
 from qwen_service.dialects.openai.wire import ChatCompletionBody, CompletionBody, SamplingFields
+from qwen_service.dialects.openai.wire_reply import (
+    ERRORS,
+    ChatCompletionChunk,
+    Completion,
+    ModelEntry,
+    ModelList,
+    answers,
+)
+from qwen_service.dialects.openai.wire_reply import ChatCompletion as ChatCompletionReply
 from qwen_service.dialects.reply_headers import ReplyHeaders
 from qwen_service.dialects.streaming import Events, StreamReply, WholeReply, merged
 from qwen_service.errors import NotOffered
@@ -32,14 +41,22 @@ class Service(Protocol):
 
 
 def openai_router(service: Service) -> APIRouter:
-    router = APIRouter(tags=["OpenAI"])
+    router = APIRouter(tags=["OpenAI"], responses=ERRORS)
     settings = service.settings
 
-    @router.post("/v1/chat/completions", summary="Answer a conversation")
+    @router.post(
+        "/v1/chat/completions",
+        summary="Answer a conversation",
+        responses=answers(ChatCompletionReply, chunk=ChatCompletionChunk),
+    )
     async def chat_completions(body: ChatCompletionBody) -> Response:
         return answer_chat(chat_request(body, _new_id("chatcmpl"), max_messages=settings.max_messages), body)
 
-    @router.post("/v1/completions", summary="Continue a prompt, or answer messages like a chat")
+    @router.post(
+        "/v1/completions",
+        summary="Continue a prompt, or answer messages like a chat",
+        responses=answers(Completion, chunk=Completion),
+    )
     async def completions(body: CompletionBody) -> Response:
         if body.messages is not None:
             request = chat_request_of_completion(body, _new_id("chatcmpl"), max_messages=settings.max_messages)
@@ -50,11 +67,11 @@ def openai_router(service: Service) -> APIRouter:
     async def embeddings() -> Response:
         raise NotOffered("This service serves chat models, no embeddings.")
 
-    @router.get("/v1/models", summary="Installed models")
+    @router.get("/v1/models", summary="Installed models", responses=answers(ModelList))
     async def models() -> Response:
         return _json(model_list(service.models))
 
-    @router.get("/v1/models/{name:path}", summary="One installed model")
+    @router.get("/v1/models/{name:path}", summary="One installed model", responses=answers(ModelEntry))
     async def model(name: str) -> Response:
         return _json(one_model(service.models, name))
 
