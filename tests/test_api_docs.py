@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from qwen_service.chat import Sampling
 from qwen_service.dialects.openai import errors, wire
+from qwen_service.runtimes import ax_repl
 from qwen_service.runtimes.ax_api import AxApi
 from qwen_service.runtimes.axllm import AxLlm
 from qwen_service.runtimes.base import Capabilities
@@ -15,7 +16,6 @@ from qwen_service.runtimes.llamacpp import LlamaCpp
 from tests.service_process import ROOT
 
 PAGE = (ROOT / "docs" / "api.md").read_text()
-REPL = Capabilities(frozenset({"max_tokens"}))  # made per model by AxRepl, the same sampling for all
 
 
 def rows(heading: str) -> list[list[str]]:
@@ -57,7 +57,7 @@ def test_what_is_said_to_be_ignored_beside_the_fields_is_no_field() -> None:
 
 @pytest.mark.parametrize(
     ("column", "capabilities"),
-    [(1, LlamaCpp.capabilities), (2, REPL), (3, AxApi.capabilities), (4, AxLlm.capabilities)],
+    [(1, LlamaCpp.capabilities), (2, Capabilities(ax_repl.SAMPLING)), (3, AxApi.capabilities), (4, AxLlm.capabilities)],
     ids=["llamacpp", "ax_repl", "ax_api", "axllm"],
 )
 def test_each_engine_honours_what_the_page_says(column: int, capabilities: Capabilities) -> None:

@@ -29,6 +29,8 @@ FIRST_CALL = 2.0  # seconds for the call of our /reset, which precedes its first
 CONTEXT_FLAG = "--url_tokenizer_model"  # known to the context builds only
 END_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|im_start|>")
 
+SAMPLING = frozenset({"max_tokens"})  # the rest is fixed when the program starts
+
 
 class AxRepl(Runtime):
     """`server` runs, and serves this program only: calls of the plain dialect do not say whose they are."""
@@ -46,7 +48,7 @@ class AxRepl(Runtime):
         self._end_ids = frozenset(id_ for id_ in ends if id_ is not None)
         keeps_context = CONTEXT_FLAG in program.command({"tokenizer_url": server.url, "system_prompt": ""})
         self._kv = KvCache(context) if keeps_context else None
-        self.capabilities = Capabilities(sampling=frozenset({"max_tokens"}), kv_reuse=keeps_context)
+        self.capabilities = Capabilities(sampling=SAMPLING, kv_reuse=keeps_context)
 
     async def start(self, progress: LoadProgress) -> Limits:
         opening = (self._tokenizer.special_ids.get("<|im_start|>", 0),)  # how every conversation begins
