@@ -38,6 +38,7 @@ from qwen_service.model_manager import ModelManager
 from qwen_service.npu import card_monitor
 from qwen_service.overview import Overview
 from qwen_service.passage import passage
+from qwen_service.pulls import Pulls
 from qwen_service.request_record import RequestRecord
 from qwen_service.scheduler import Scheduler
 from qwen_service.served_model import ServedModel
@@ -58,9 +59,9 @@ class Service:
         self.api_keys = ApiKeys.from_file(settings.api_keys_file) if settings.api_keys_file else None
         self.scheduler = Scheduler(queue_size=settings.queue_size, queue_timeout=settings.queue_timeout, hold=self.hold)
         machine = Machine()
-        self.models = ModelManager(
-            settings, Catalog.load(settings.models_dir), machine, on_change=self.scheduler.dispatch, loaders=loaders
-        )
+        self.catalog = Catalog.load(settings.models_dir)
+        self.pulls = Pulls(settings.models_dir, machine)
+        self.models = ModelManager(settings, self.catalog, machine, on_change=self.scheduler.dispatch, loaders=loaders)
         self.cards = card_monitor(settings, machine, on_change=self.scheduler.dispatch)
         self.cancellations = Cancellations()
         self.sessions = SessionManager(overflow=settings.context_overflow, default_max_tokens=settings.max_tokens)
@@ -95,6 +96,7 @@ class Service:
         await self.models.start()
 
     async def stop(self) -> None:
+        await self.pulls.stop()
         if self.cards is not None:
             await self.cards.stop()
         await self.models.stop()

@@ -2,15 +2,14 @@
 
 import argparse
 import json
-import shutil
 
-from qwen_service.catalog import Catalog
 from qwen_service.cli_progress import add_models_dir_flags, add_progress_flag, catalog_from, sink_for
 from qwen_service.install_record import load_record
 from qwen_service.installed_model import InstalledModel
 from qwen_service.machine import Machine
 from qwen_service.model_spec import HubSource, ModelSpec, WheelSource
 from qwen_service.pull_progress import human_bytes
+from qwen_service.removal import on_disk, remove_model
 from qwen_service.verification import verify
 
 
@@ -64,7 +63,7 @@ def show(options: argparse.Namespace) -> int:
 
 def verify_models(options: argparse.Namespace) -> int:
     catalog = catalog_from(options)
-    models = [_on_disk(catalog, options.name)] if options.name else catalog.installed()
+    models = [on_disk(catalog, options.name)] if options.name else catalog.installed()
     sound = True
     with sink_for(options.progress) as sink:
         for model in models:
@@ -80,13 +79,8 @@ def verify_models(options: argparse.Namespace) -> int:
 
 def remove(options: argparse.Namespace) -> int:
     catalog = catalog_from(options)
-    model = _on_disk(catalog, options.name)
-    freed = model.size
-    if model.folder == catalog.models_dir:
-        model.gguf.unlink()
-    else:
-        shutil.rmtree(model.folder)
-    print(f"{model.name} is removed, {human_bytes(freed)} are free again.")
+    model = on_disk(catalog, options.name)
+    print(f"{model.name} is removed, {human_bytes(remove_model(catalog, model))} are free again.")
     return 0
 
 
@@ -96,13 +90,6 @@ def _command(
     parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     add_models_dir_flags(parser)
     return parser
-
-
-def _on_disk(catalog: Catalog, name: str) -> InstalledModel:
-    """Also one that is not complete: it can still be looked at and removed."""
-    spec = catalog.find(name)
-    folder = catalog.models_dir / spec.name
-    return InstalledModel(spec, folder) if folder.is_dir() else catalog.find_installed(name)
 
 
 def _row(spec: ModelSpec, model: InstalledModel | None) -> dict[str, object]:

@@ -5,6 +5,7 @@ import errno
 import ipaddress
 import logging
 import socket
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -74,21 +75,27 @@ def is_loopback(host: str) -> bool:
 
 
 def listen(settings: Settings) -> list[socket.socket]:
-    """One socket per address. Raises ConfigError when a port is taken or none of the addresses exists here."""
+    """One socket per address and port. Raises ConfigError when a port is taken or none of the addresses exists here."""
+    sockets = _listen(settings.host, settings.port)
+    if settings.ollama_port is not None:
+        sockets += _listen(settings.host, settings.ollama_port)
+    return sockets
+
+
+def _listen(hosts: Sequence[str], port: int) -> list[socket.socket]:
     sockets: list[socket.socket] = []
-    port = settings.port
-    for host in settings.host:
+    for host in hosts:
         try:
             listener = _bind(host, port)
         except OSError as error:
-            if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT) and len(settings.host) > 1:
+            if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT) and len(hosts) > 1:
                 log.warning("cannot listen on %s: %s; going on without it", host, error.strerror)
                 continue
             raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}. {_cure(error, port)}") from None
         port = listener.getsockname()[1]
         sockets.append(listener)
     if not sockets:
-        raise ConfigError(f"none of the addresses {', '.join(settings.host)} (host) exists on this machine")
+        raise ConfigError(f"none of the addresses {', '.join(hosts)} (host) exists on this machine")
     return sockets
 
 

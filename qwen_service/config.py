@@ -57,6 +57,10 @@ class Settings(BaseSettings):
     )
     port: Port = _setting(8080, "Port of the service; 0 takes a free one and logs it.")
 
+    ollama_port: Port | None = _setting(
+        None, "A second port with the same service, for apps that look for Ollama where it usually is: 11434."
+    )
+
     model: str = _setting(
         "auto",
         "Name of the model to load at start (`qwen-service list` shows them). auto: the first installed model whose"

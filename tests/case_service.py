@@ -80,7 +80,7 @@ class Script:
 
 @asynccontextmanager
 async def scripted_service(folder: Path, script: Script, settings: Mapping[str, Any]) -> AsyncIterator[FastAPI]:
-    (folder / "models").mkdir()
+    (folder / "models").mkdir(exist_ok=True)
     (folder / "models" / "tiny.gguf").write_bytes(b"GGUF")
     (folder / "models" / "other.gguf").write_bytes(b"GGUF")
     given: dict[str, Any] = {"model": "tiny", "models_dir": folder / "models", "state_dir": folder / "state"}

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -49,13 +49,16 @@ class WholeReply(Response):
         await until_disconnect(answer(), receive)
 
 
-class StreamReply(Response):
+T = TypeVar("T")
+
+
+class StreamReply(Response, Generic[T]):
     """`headers` is asked for when the first chunk is there (or HEADERS_AFTER has passed)."""
 
     def __init__(
         self,
-        events: Events,
-        encode: Callable[[Events], AsyncGenerator[bytes, None]],
+        events: AsyncGenerator[T, None],
+        encode: Callable[[AsyncGenerator[T, None]], AsyncGenerator[bytes, None]],
         *,
         media_type: str,
         headers: Callable[[], dict[str, str]],

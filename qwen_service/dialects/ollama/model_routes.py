@@ -1,17 +1,28 @@
 """Ollama's routes about models, and what we do not offer of its API."""
 
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any, Protocol
 
 import orjson
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from qwen_service.catalog import Catalog
 from qwen_service.chat_completion import ChatCompletion
 from qwen_service.config import Settings
-from qwen_service.dialects.ollama.models import running, show, tags
-from qwen_service.dialects.ollama.wire import ShowBody
-from qwen_service.errors import NotOffered
+from qwen_service.dialects.ollama.errors import error_line, error_response
+from qwen_service.dialects.ollama.models import find, not_found, running, show, tags
+from qwen_service.dialects.ollama.response import NDJSON, pull_lines
+from qwen_service.dialects.ollama.wire import DeleteBody, PullBody, ShowBody
+from qwen_service.dialects.streaming import StreamReply, WholeReply
+from qwen_service.errors import InvalidRequest, NotOffered, UnknownModel
 from qwen_service.model_manager import ModelManager
+from qwen_service.model_spec import ModelSpec
+from qwen_service.pull_progress import Progress
+from qwen_service.pulls import Pulls
+from qwen_service.removal import remove_model
 
 API_VERSION = "0.12.11"  # of the Ollama API that this dialect follows; clients refuse servers that are too old
 
@@ -31,6 +42,8 @@ class Service(Protocol):
     settings: Settings
     models: ModelManager
     chat: ChatCompletion
+    catalog: Catalog
+    pulls: Pulls
 
 
 def add_model_routes(router: APIRouter, service: Service) -> None:
@@ -50,8 +63,44 @@ def add_model_routes(router: APIRouter, service: Service) -> None:
     async def show_model(body: ShowBody) -> Response:
         return _json(show(service.models, body.model))
 
+    @router.post("/api/pull", summary="Install a model of the catalog")
+    async def pull(body: PullBody) -> Response:
+        reports = service.pulls.follow(_known(service.catalog, body.model))
+        if body.stream is False:
+            return WholeReply(lambda: _success(reports), error_response)
+        return StreamReply(
+            reports,
+            pull_lines,
+            media_type=NDJSON,
+            headers=dict,
+            error_response=error_response,
+            error_chunk=error_line,
+        )
+
+    @router.delete("/api/delete", summary="Remove a model from the disk (administration)")
+    async def delete(body: DeleteBody) -> Response:
+        model = find(service.models, body.model)
+        if service.models.served(model) is not None:
+            raise InvalidRequest(f"{model.name} is loaded; load another model first", param="model")
+        await asyncio.to_thread(remove_model, service.catalog, model)
+        return Response()
+
     for path, text in _NOT_OFFERED.items():
         router.add_api_route(path, _refusal(text), methods=["POST", "HEAD"], include_in_schema=False)
+
+
+async def _success(reports: AsyncGenerator[str | Progress, None]) -> Response:
+    async with aclosing(reports):
+        async for _ in reports:
+            pass
+    return _json({"status": "success"})
+
+
+def _known(catalog: Catalog, name: str) -> ModelSpec:
+    try:
+        return catalog.find(name)
+    except UnknownModel:
+        raise not_found(name, "see `qwen-service list --all` for what can be pulled") from None
 
 
 def _refusal(text: str) -> Any:

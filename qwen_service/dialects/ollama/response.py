@@ -11,6 +11,9 @@ import orjson
 from qwen_service.chat import Finished, ReasoningDelta, Started, TextDelta, TokenLogprob, ToolCall
 from qwen_service.dialects.reply_headers import ReplyHeaders
 from qwen_service.dialects.streaming import Events
+from qwen_service.pull_progress import Progress
+
+NDJSON = "application/x-ndjson"
 
 
 class Reply(ABC):
@@ -106,6 +109,20 @@ class GenerateReply(Reply):
     def end(self, finished: Finished) -> dict[str, Any]:
         context = {"context": finished.token_ids} if self._context and finished.token_ids else {}
         return super().end(finished) | context
+
+
+async def pull_lines(reports: AsyncGenerator[str | Progress, None]) -> AsyncGenerator[bytes, None]:
+    async for report in reports:
+        if isinstance(report, str):
+            yield _status_line({"status": report})
+        else:
+            figures = {"digest": report.action, "total": report.total_bytes, "completed": report.bytes}
+            yield _status_line({"status": report.action} | figures)
+    yield _status_line({"status": "success"})
+
+
+def _status_line(status: dict[str, Any]) -> bytes:
+    return orjson.dumps(status, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def timings(finished: Finished, total: float) -> dict[str, Any]:

@@ -16,14 +16,12 @@ from qwen_service.dialects.ollama.keep_alive import seconds_of
 from qwen_service.dialects.ollama.model_routes import Service, add_model_routes
 from qwen_service.dialects.ollama.models import capabilities, find, not_found
 from qwen_service.dialects.ollama.request import chat_request, generate_request, ignored_options
-from qwen_service.dialects.ollama.response import ChatReply, GenerateReply, Reply, now
+from qwen_service.dialects.ollama.response import NDJSON, ChatReply, GenerateReply, Reply, now
 from qwen_service.dialects.ollama.route import OllamaRoute
 from qwen_service.dialects.ollama.wire import ChatBody, GenerateBody, GenerationFields
 from qwen_service.dialects.reply_headers import ReplyHeaders
 from qwen_service.dialects.streaming import StreamReply, WholeReply, merged
 from qwen_service.errors import UnknownModel, Unsupported
-
-NDJSON = "application/x-ndjson"
 
 
 def ollama_router(service: Service) -> APIRouter:

@@ -115,9 +115,7 @@ def openai_router(service: Service) -> APIRouter:
     return router
 
 
-def _stream(
-    events: Events, encode: Callable[[Events], AsyncGenerator[bytes, None]], headers: ReplyHeaders
-) -> StreamReply:
+def _stream(events: Events, encode: Callable[[Events], AsyncGenerator[bytes, None]], headers: ReplyHeaders) -> Response:
     return StreamReply(
         events,
         encode,
