@@ -111,11 +111,11 @@ def _distribution(report: Report, metric: str) -> str:
 
 
 def _tokens_over_time(report: Report) -> str:
-    """Of the longest replies, which is where there is something to see; at most 30 lines per target."""
+    """Of the longest replies, which is where there is something to see; at most 15 lines per target."""
     series = []
     for target in report.targets:
         good = [m for m in _measurements(report, target.name) if m.token_times]
-        for measurement in sorted(good, key=lambda m: -m.tokens)[:30]:
+        for measurement in sorted(good, key=lambda m: -m.tokens)[:15]:
             series.append(Series(target.name, _growth(measurement), _kind(report, target.name), thin=True))
     return line_chart("Tokens over time", series, Axis("since the request", tick), Axis("tokens", count))
 

@@ -1,6 +1,8 @@
 """What is asked: the kinds of talk that owners have. Every round asks something new, so that no cache helps by chance.
 
-Within one round all targets are asked the same, and a talk goes on with the replies that the target itself gave.
+Within one round all targets are asked the same but for a number at the very beginning: a proxy and the engine behind
+it, or two APIs of one server, share a cache, and whoever is asked second would find it filled. A talk goes on with the
+replies that the target itself gave.
 """
 
 from collections.abc import Callable, Mapping
@@ -50,24 +52,27 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """`turns(random, sizes)` are the user's messages, one after the other."""
+    """`turns(number, random, sizes)` are the user's messages, one after the other; they begin with the number."""
 
     name: str
     what: str
-    turns: Callable[[Random, Sizes], list[str]]
+    turns: Callable[[int, Random, Sizes], list[str]]
     json_schema: Mapping[str, Any] | None = None
 
 
-def _short(random: Random, _sizes: Sizes) -> list[str]:
-    return [
-        f"Question {random.randrange(10**6)}: what is the capital of {random.choice(PLACES)}, and what is it known for?"
-    ]
+def number_for(seed: str) -> int:
+    """Six digits, so that it is as many tokens for everybody."""
+    return Random(seed).randrange(10**5, 10**6)  # noqa: S311 - the same questions on every run
 
 
-def _talk(random: Random, _sizes: Sizes) -> list[str]:
+def _short(number: int, random: Random, _sizes: Sizes) -> list[str]:
+    return [f"Question {number}: what is the capital of {random.choice(PLACES)}, and what is it known for?"]
+
+
+def _talk(number: int, random: Random, _sizes: Sizes) -> list[str]:
     thing = random.choice(THINGS)
     return [
-        f"Hello, this is visit {random.randrange(10**6)}. I want to build {thing}. Where do I begin?",
+        f"Hello, this is visit {number}. I want to build {thing}. Where do I begin?",
         "Which tools do I need?",
         "What do beginners usually get wrong?",
         "How long will it take if I have two hours a week?",
@@ -75,8 +80,8 @@ def _talk(random: Random, _sizes: Sizes) -> list[str]:
     ]
 
 
-def _long(random: Random, sizes: Sizes) -> list[str]:
-    words: list[str] = [f"Report {random.randrange(10**6)}."]
+def _long(number: int, random: Random, sizes: Sizes) -> list[str]:
+    words: list[str] = [f"Report {number}."]
     while len(words) * sizes.per_word < sizes.long_prompt:
         words += _sentence(random).split()
     return [" ".join(words) + "\n\nWhat is this report about? Answer in two sentences."]
@@ -87,14 +92,12 @@ def _sentence(random: Random) -> str:
     return f"The {random.choice(LOOKS)} {one} {random.choice(VERBS)} the {random.choice(LOOKS)} {other}."
 
 
-def _json(random: Random, _sizes: Sizes) -> list[str]:
-    return [f"Request {random.randrange(10**6)}: give the basic facts about {random.choice(PLACES)} as JSON."]
+def _json(number: int, random: Random, _sizes: Sizes) -> list[str]:
+    return [f"Request {number}: give the basic facts about {random.choice(PLACES)} as JSON."]
 
 
-def _essay(random: Random, sizes: Sizes) -> list[str]:
-    return [
-        f"Essay {random.randrange(10**6)}: write {2 * sizes.answer} words on the history of {random.choice(THINGS)[2:]}s."
-    ]
+def _essay(number: int, random: Random, sizes: Sizes) -> list[str]:
+    return [f"Essay {number}: write {2 * sizes.answer} words about {random.choice(THINGS)} and its history."]
 
 
 SCENARIOS: Mapping[str, Scenario] = {

@@ -11,7 +11,7 @@ import orjson
 from qwen_service.bench.http_client import ExchangeFailed
 from qwen_service.bench.measurement import Batch, Measurement, Surroundings
 from qwen_service.bench.processes import ServerMemory
-from qwen_service.bench.prompts import Scenario, Sizes
+from qwen_service.bench.prompts import Scenario, Sizes, number_for
 from qwen_service.bench.target import Target
 from qwen_service.bench.wire import Question
 
@@ -83,8 +83,9 @@ async def _warm_up(plan: Plan, targets: Sequence[Target], progress: Progress) ->
     for target in targets:
         for scenario in plan.scenarios:
             progress(f"warm-up · {target.name} · {scenario.name}", 0, 1)
-            random = Random(f"{plan.seed} warm-up {scenario.name}")  # noqa: S311 - the same questions on every run
-            text = scenario.turns(random, plan.sizes)[0]
+            random = Random(f"{plan.seed} warm-up {scenario.name}")  # noqa: S311 - see number_for
+            number = number_for(f"{plan.seed} warm-up {target.name} {scenario.name}")
+            text = scenario.turns(number, random, plan.sizes)[0]
             answer, _, _ = await target.ask(Question([_user(text)], 8, scenario.json_schema))
             if scenario.name == "long" and answer.prompt_tokens:
                 per_word.append(answer.prompt_tokens / len(text.split()))
@@ -102,9 +103,10 @@ async def _talk(step: Step, plan: Plan, client: int) -> list[Measurement]:
     """One client once through the scenario; a failed turn ends it."""
     scenario = step.scenario
     seed = f"{plan.seed} {scenario.name} {step.clients} {step.round} {client}"
+    turns = scenario.turns(number_for(f"{seed} {step.target.name}"), Random(seed), plan.sizes)  # noqa: S311 - see number_for
     messages: list[dict[str, str]] = []
     seen: list[Measurement] = []
-    for turn, text in enumerate(scenario.turns(Random(seed), plan.sizes)):  # noqa: S311 - see _warm_up
+    for turn, text in enumerate(turns):
         messages.append(_user(text))
         question = Question(tuple(messages), plan.sizes.answer, scenario.json_schema)
         measurement, reply = await _ask(step, turn, question)

@@ -1,6 +1,7 @@
 """From measurements to figures: percentiles, ratios, requirements, the plan's order, the plots."""
 
 import math
+import re
 from random import Random
 
 import pytest
@@ -11,7 +12,7 @@ from qwen_service.bench.errors import BenchError
 from qwen_service.bench.figures import number, seconds, spread_lines
 from qwen_service.bench.http_client import HttpClient
 from qwen_service.bench.measurement import Batch, Measurement
-from qwen_service.bench.prompts import SCENARIOS, Sizes
+from qwen_service.bench.prompts import SCENARIOS, Sizes, number_for
 from qwen_service.bench.requirements import judge, parse_requirement
 from qwen_service.bench.runner import Plan, steps
 from qwen_service.bench.statistics import Spread, percentile, ratio_of
@@ -106,12 +107,20 @@ async def test_targets_take_turns_and_neither_is_always_first() -> None:
 def test_prompts_are_the_same_for_one_seed_and_new_for_another(name: str) -> None:
     sizes = Sizes(64, 1000)
     turns = SCENARIOS[name].turns
-    assert turns(Random("a"), sizes) == turns(Random("a"), sizes)
-    assert turns(Random("a"), sizes)[0] != turns(Random("b"), sizes)[0]
+    assert turns(1, Random("a"), sizes) == turns(1, Random("a"), sizes)
+    assert turns(1, Random("a"), sizes)[0] != turns(2, Random("b"), sizes)[0]
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_two_targets_are_asked_the_same_but_for_a_number_at_the_beginning(name: str) -> None:
+    """Else the second one would find what it is asked in a cache that the two share."""
+    this, other = (SCENARIOS[name].turns(number_for(f"s {who}"), Random("s"), Sizes(64, 500)) for who in "ab")
+    assert re.sub(r"\d{6}", "N", this[0]) == re.sub(r"\d{6}", "N", other[0])
+    assert this[0].split()[:5] != other[0].split()[:5]
 
 
 def test_the_long_prompt_has_the_length_that_was_asked_for() -> None:
-    (text,) = SCENARIOS["long"].turns(Random(1), Sizes(64, 1000, per_word=1.25))
+    (text,) = SCENARIOS["long"].turns(1, Random(1), Sizes(64, 1000, per_word=1.25))
     assert len(text.split()) * 1.25 == pytest.approx(1000, rel=0.05)
 
 
