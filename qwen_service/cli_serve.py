@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from qwen_service import logs
 from qwen_service.app import create_app
@@ -28,10 +29,15 @@ def add_serve_command(subparsers: Any) -> None:
 
 def serve(options: argparse.Namespace) -> int:
     settings = settings_from(options)
+    return run(create_app(settings, read_settings=partial(settings_from, options)), settings)
+
+
+def run(app: FastAPI, settings: Settings) -> int:
+    """Serve until a signal says stop. Raises ConfigError."""
     logs.configure(settings.log_level, settings.log_format, settings.service_log)
     sockets = listen(settings)
     config = uvicorn.Config(
-        create_app(settings, read_settings=partial(settings_from, options)),
+        app,
         loop="uvloop",
         http=guarded(ConnectionLimits(settings.head_timeout, settings.write_timeout)),
         limit_concurrency=settings.max_connections,

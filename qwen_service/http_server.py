@@ -96,6 +96,11 @@ class Server(uvicorn.Server):
             except OSError as error:
                 log.warning("no admin socket at %s: %s", self._admin_socket, error)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self._admin_socket is not None:
+            self._admin_socket.unlink(missing_ok=True)
+
     async def _listen_for_administrators(self, path: Path) -> None:
         listener = _bind_unix(path)
         self.servers.append(await asyncio.get_running_loop().create_unix_server(self._protocol(), sock=listener))

@@ -1,6 +1,7 @@
 """The HTTP calls to `axllm serve`: which model it has, and one chat at a time."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -12,6 +13,7 @@ from qwen_service.runtimes.sse import SseReader
 LOOK = 2.0  # seconds for an answer that needs no NPU
 FULL = (httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.TOO_MANY_REQUESTS)
 RETRY = 0.5  # seconds, after a refusal that itself took 5
+JSON = {"Content-Type": "application/json"}
 
 
 class HungUp(ProtocolError):
@@ -39,9 +41,11 @@ class AxLlmClient:
     async def chat(self, body: dict[str, Any], *, patience: float) -> AsyncGenerator[bytes, None]:
         """The data of each event. Raises ProtocolError, HungUp, and QueueTimeout when others keep it busy."""
         deadline = asyncio.get_running_loop().time() + patience
+        content = json.dumps(body, ensure_ascii=False).encode(errors="replace")  # a lone surrogate has no UTF-8
         while True:
             try:
-                async with self._http.stream("POST", "/v1/chat/completions", json=body) as response:
+                request = self._http.stream("POST", "/v1/chat/completions", content=content, headers=JSON)
+                async with request as response:
                     if response.status_code not in FULL:
                         async for data in _events(response):
                             yield data

@@ -1,0 +1,171 @@
+"""One chaos run: clients all the time, faults at random, invariants checked all the time, figures at the end."""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from tests.chaos.clients import Clients, Violation
+from tests.chaos.faults import ENGINE_FAULTS, Nuisances, strike
+from tests.chaos.process import Sample, Service, is_alive
+
+STALL_TIMEOUT = 3.0  # seconds, as target.py sets it
+TRUTH = 2.0  # seconds until /health must show what has happened
+STOPPING = 13.0  # seconds that runtimes give a program to stop, before they give it up
+LONGEST_BACKOFF = 30.0  # seconds, of the supervisor
+LOAD = 20.0  # seconds for an engine to load on a busy machine
+CLIENTS = 4
+
+
+@dataclass
+class Figures:
+    outcomes: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    worst_truth: float = 0.0  # seconds from a fault to /health showing it
+    worst_health: float = 0.0  # seconds for an answer of /health
+    recoveries: list[float] = field(default_factory=list)
+    before: Sample | None = None
+    after: Sample | None = None
+
+    def __str__(self) -> str:
+        assert self.before is not None
+        assert self.after is not None
+        worst = max(self.recoveries, default=0.0)
+        lines = [
+            f"requests    {sum(self.outcomes.values())}",
+            *(f"            {count:6} {outcome}" for outcome, count in sorted(self.outcomes.items())),
+            f"faults      {', '.join(f'{count} {fault}' for fault, count in sorted(self.faults.items()))}",
+            f"recoveries  {len(self.recoveries)}, the worst after {worst:.1f} s",
+            f"health      told the truth within {self.worst_truth:.2f} s, answered within {self.worst_health:.2f} s",
+            f"memory      {self.before.rss / 1e6:.1f} -> {self.after.rss / 1e6:.1f} MB",
+            f"files       {self.before.files} -> {self.after.files}",
+            f"threads     {self.before.threads} -> {self.after.threads}",
+        ]
+        return "\n".join(lines)
+
+
+class Storm:
+    def __init__(self, service: Service, http: httpx.AsyncClient, seed: int) -> None:
+        self._service, self._http = service, http
+        self._rng = random.Random(seed)
+        self._clients = Clients(http, self._rng, echo=service.target != "llamacpp")
+        self._nuisances = Nuisances(service, http, self._clients, self._rng)
+        self._over = asyncio.Event()
+        self.figures = Figures()
+
+    async def run(self, seconds: float) -> Figures:
+        """Raises Violation, in an ExceptionGroup."""
+        await self._well(LOAD)
+        self.figures.worst_health = 0.0  # reading a tokenizer at the first start holds everything up for a second
+        await asyncio.gather(*(self._clients.any() for _ in range(8)))  # caches fill, lazy imports happen
+        self.figures.before = self._service.sample()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(CLIENTS):
+                group.create_task(self._use())
+            group.create_task(self._disturb())
+            group.create_task(self._break(seconds))
+        await self._quiet()
+        return self.figures
+
+    async def _use(self) -> None:
+        while not self._over.is_set():
+            self.figures.outcomes[await self._clients.any()] += 1
+
+    async def _disturb(self) -> None:
+        while not self._over.is_set():
+            nuisance = self._rng.choice(self._nuisances.kinds)
+            self.figures.faults[nuisance.__name__] += 1
+            await nuisance()
+            await asyncio.sleep(self._rng.random())
+
+    async def _break(self, seconds: float) -> None:
+        """One engine fault after the other, each seen to be told and healed."""
+        end = time.monotonic() + seconds
+        for fault in self._rng.sample(sorted(ENGINE_FAULTS), len(ENGINE_FAULTS)):
+            await self._break_once(fault)
+        while time.monotonic() < end:
+            await self._break_once(self._rng.choice(sorted(ENGINE_FAULTS)))
+        self._over.set()
+
+    async def _break_once(self, fault: str) -> None:
+        await asyncio.sleep(self._rng.random() * 3)
+        restarts = await self._restarts()
+        if not strike(self._service, fault, self._rng):
+            return
+        self.figures.faults[fault] += 1
+        struck = time.monotonic()
+        patience = TRUTH if fault != "hang" else STALL_TIMEOUT + STOPPING + TRUTH
+        await self._told(restarts, patience)
+        if fault != "hang":
+            self.figures.worst_truth = max(self.figures.worst_truth, time.monotonic() - struck)
+        await self._well(LONGEST_BACKOFF + LOAD)
+        self.figures.recoveries.append(time.monotonic() - struck)
+
+    async def _told(self, restarts: int, patience: float) -> None:
+        deadline = time.monotonic() + patience
+        while await self._is_well() and await self._restarts() == restarts:
+            if time.monotonic() > deadline:
+                log = "\n".join(line for line in self._service.log.splitlines()[-400:] if "GET /health" not in line)[
+                    -6000:
+                ]
+                raise Violation(f"/health says ok {patience:g} s after the engine was struck:\n{log}")
+            await asyncio.sleep(0.05)
+
+    async def _well(self, within: float) -> None:
+        deadline = time.monotonic() + within
+        while not await self._is_well():
+            if time.monotonic() > deadline:
+                raise Violation(f"not well within {within:g} s: {(await self._http.get('/health')).text}")
+            await asyncio.sleep(0.1)
+
+    async def _is_well(self) -> bool:
+        if not self._service.alive:
+            raise Violation(f"the service has ended:\n{self._service.log[-4000:]}")
+        asked = time.monotonic()
+        response = await self._http.get("/health")
+        self.figures.worst_health = max(self.figures.worst_health, time.monotonic() - asked)
+        return bool(response.json()["status"] == "ok")
+
+    async def _is_idle(self) -> bool:
+        queue = (await self._http.get("/health")).json()["details"]["queue"]
+        return not queue["running"] and not queue["waiting"]
+
+    async def _restarts(self) -> int:
+        return int((await self._http.get("/health")).json()["details"]["model"]["restarts"])
+
+    async def _quiet(self) -> None:
+        """Nothing runs, nothing waits, nothing is left; one more request is answered."""
+        deadline = time.monotonic() + 60
+        while not await self._is_idle():
+            if time.monotonic() > deadline:
+                raise Violation("requests are left 60 s after their clients have gone")
+            await asyncio.sleep(0.1)
+        outcome = await self._clients.whole()
+        if not outcome.startswith("200"):
+            raise Violation(f"after the storm a request was answered {outcome}")
+        await asyncio.sleep(4)  # the limits of target.py close what half-open connections are left
+        self.figures.after = self._service.sample()
+
+
+async def storm(target: str, folder: Path, seconds: float, seed: int) -> Figures:
+    service = Service(target, folder)
+    try:
+        async with httpx.AsyncClient(
+            base_url=await service.url(),
+            timeout=120,
+            limits=httpx.Limits(max_connections=200, max_keepalive_connections=5),
+        ) as http:
+            figures = await Storm(service, http, seed).run(seconds)
+        engines = service.engines()
+        code = await service.stop()
+    except BaseException:
+        service.process.kill()
+        raise
+    left = [pid for pid in engines if is_alive(pid)]
+    if code not in (0, -15) or left:
+        raise Violation(f"the service ended with {code} and left {left} behind")
+    return figures

@@ -1,0 +1,80 @@
+"""The service under chaos: the real one, with the simulator of a vendor's program in place of the card.
+
+python -m tests.chaos.target llamacpp|ax_repl|ax_api|axllm FOLDER
+"""
+
+import os
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from qwen_service import axllm_loading, card_loading
+from qwen_service.app import create_app
+from qwen_service.catalog import axllm_model
+from qwen_service.cli_serve import run
+from qwen_service.config import Settings, load_settings
+from qwen_service.installed_model import InstalledModel
+from qwen_service.machine import Machine
+from qwen_service.model_loading import Loaders, loaders_for
+from qwen_service.simulation import simulated
+from qwen_service.supervisor import BringUp
+
+SIMULATORS = Path(__file__).parent.parent / "simulators"
+MODELS = {"ax_repl": "qwen2.5-1.5b-instruct", "ax_api": "qwen3-4b"}
+SIMULATED_SPEED = ("--token-ms", "67")  # of demonstrations; here the card is as fast as it can be
+
+
+def settings_for(folder: Path) -> Settings:
+    common: dict[str, Any] = {
+        "port": 0,
+        "host": "127.0.0.1",
+        "state_dir": folder / "state",
+        "models_dir": folder / "models",
+        "model_path": folder / "model.gguf",
+        "log_file": "/dev/full",  # a disk without room, all the time
+        "tokenizer_port": 0,
+        "runtime_port": int(os.environ.get("SIM_PORT", "8000")),
+        "queue_timeout": 30,
+        "stall_timeout": 3,
+        "head_timeout": 3,
+        "body_timeout": 3,
+        "write_timeout": 3,
+        "grace_time": 3,
+        "threads": 1,
+        "slots": 2,
+        "context_size": 512,
+    }
+    return load_settings(common)
+
+
+def loaders(target: str) -> Loaders:
+    def load(model: InstalledModel, settings: Settings, machine: Machine) -> dict[str, BringUp]:
+        if target == "llamacpp":
+            return loaders_for(model, settings, machine)
+        if target == "axllm":
+            return axllm_loading.loaders(_axllm(settings.state_folder / "axllm"), settings, machine)
+        return card_loading.loaders(_at_full_speed(simulated(MODELS[target], settings)), settings, machine)
+
+    return load
+
+
+def _at_full_speed(model: InstalledModel) -> InstalledModel:
+    programs = {
+        kind: replace(program, arguments=tuple(a for a in program.arguments if a not in SIMULATED_SPEED))
+        for kind, program in model.spec.programs.items()
+    }
+    return replace(model, spec=replace(model.spec, programs=programs))
+
+
+def _axllm(folder: Path) -> InstalledModel:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    shutil.copy(SIMULATORS / "axllm", folder / "axllm")
+    return axllm_model(folder)
+
+
+if __name__ == "__main__":
+    settings = settings_for(Path(sys.argv[2]))
+    sys.exit(run(create_app(settings, loaders=loaders(sys.argv[1])), settings))
