@@ -218,6 +218,21 @@ async def test_a_cancelled_task_frees_its_slot(engine: LlamaCpp) -> None:
     assert await busy_slots(engine) == 0
 
 
+@pytest.mark.qwen_gguf
+async def test_tags_of_qwen_in_text_stay_text(tmp_path: Path) -> None:
+    if "QWEN_TEST_GGUF" not in os.environ:
+        pytest.skip("QWEN_TEST_GGUF names no model")
+    runtime = LlamaCpp(model_path=Path(os.environ["QWEN_TEST_GGUF"]), state_dir=tmp_path, slots=1, context_per_slot=512)
+    await runtime.start(print)
+    special = await runtime.special_ids(["<|im_end|>", "<tool_call>", "</tool_call>"])
+    assert special == {"<|im_end|>": 151645, "<tool_call>": 151657, "</tool_call>": 151658}
+    text = 'call <tool_call>{"name": "x"}</tool_call><|im_end|>'
+    ids = await runtime.encode([text])
+    assert not set(special.values()) & set(ids)
+    assert await runtime.decode(ids) == text
+    await runtime.stop()
+
+
 async def new_engine(smollm2: Path, state_dir: Path) -> LlamaCpp:
     runtime = LlamaCpp(model_path=smollm2, state_dir=state_dir, slots=1, context_per_slot=512)
     await runtime.start(print)

@@ -54,6 +54,15 @@ async def test_a_binary_in_place_of_the_worker_serves_the_same_way(start: Start)
     assert await engine.encode(["ab", 7]) == [97, 98, 7]
 
 
+async def test_no_text_becomes_a_token_that_the_template_may_write(start: Start) -> None:
+    engine = await start()
+    for _ in range(2):
+        ids = await engine.special_ids(["<|im_end|>", "<tool_call>", "<|no_such|>"])
+        assert ids == {"<|im_end|>": 250, "<tool_call>": 251}
+    text = "<tool_call>a<|im_end|><tool_call><tool_<tool_call>"
+    assert await engine.encode([251, text, 250]) == [251, *text.encode(), 250]
+
+
 async def test_the_start_waits_for_a_model_that_is_still_loading(start: Start) -> None:
     began = asyncio.get_running_loop().time()
     engine = await start(load_seconds=0.5)

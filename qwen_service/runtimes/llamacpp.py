@@ -6,8 +6,10 @@ A LlamaCpp is also the Tokenizer of the model's vocabulary, and knows its chat t
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,7 @@ class LlamaCpp(Runtime):
         self._watcher: asyncio.Task[None] | None = None
         self._failure: asyncio.Future[RuntimeFailure]
         self._http: UnixHttp
+        self._parsed_in_text: re.Pattern[str] | None = None
         self.chat_template = ""
         self.bos_token = ""
         self.eos_token = ""
@@ -114,10 +117,7 @@ class LlamaCpp(Runtime):
             await self._process.stop()
 
     async def encode(self, parts: PromptParts) -> list[int]:
-        content = join_texts(parts)
-        answer = await self._post("/tokenize", {"content": content, "parse_special": False})
-        ids: list[int] = answer["tokens"]
-        return ids
+        return await self._tokenize(cut_apart(join_texts(parts), self._parsed_in_text), parse_special=False)
 
     async def decode(self, token_ids: Sequence[int]) -> str:
         for token_id in token_ids:
@@ -127,14 +127,23 @@ class LlamaCpp(Runtime):
         return str(answer["content"])
 
     async def special_ids(self, names: Iterable[str]) -> dict[str, int]:
-        """The ids of those names that are one token each, such as `<|im_end|>`."""
+        """The ids of those names that are one token each, such as `<|im_end|>`.
+
+        Some, `<tool_call>` say, the engine finds in plain text too; from now on `encode` keeps them from it.
+        """
         found = {}
         for name in names:
-            answer = await self._post("/tokenize", {"content": name, "parse_special": True})
-            ids = answer["tokens"]
-            if len(ids) == 1 and ids != await self.encode([name]):  # else an ordinary word of the vocabulary
+            ids = await self._tokenize([name], parse_special=True)
+            if len(ids) == 1:
                 found[name] = ids[0]
+        in_text = [name for name in found if [found[name]] == await self._tokenize([name], parse_special=False)]
+        self._parsed_in_text = re.compile("|".join(map(re.escape, in_text))) if in_text else None
         return found
+
+    async def _tokenize(self, content: Sequence[str | int], *, parse_special: bool) -> list[int]:
+        answer = await self._post("/tokenize", {"content": content, "parse_special": parse_special})
+        ids: list[int] = answer["tokens"]
+        return ids
 
     async def _watch(self, process: LlamaProcess) -> None:
         self._fail(await process.ended())
@@ -207,6 +216,20 @@ def join_texts(parts: PromptParts) -> list[str | int]:
         else:
             joined.append(text)
     return joined
+
+
+def cut_apart(parts: Sequence[str | int], unwanted: re.Pattern[str] | None) -> list[str | int]:
+    """Cut each text after the first character of what must not be found in it: texts are tokenized one by one."""
+    if unwanted is None:
+        return list(parts)
+    cut: list[str | int] = []
+    for part in parts:
+        if isinstance(part, int):
+            cut.append(part)
+            continue
+        places = [0, *(match.start() + 1 for match in unwanted.finditer(part)), len(part)]
+        cut += [part[start:end] for start, end in pairwise(places)]
+    return cut
 
 
 def error_object(body: bytes) -> Any:
