@@ -83,7 +83,7 @@ def is_loopback(host: str) -> bool:
 def listen(settings: Settings) -> list[socket.socket]:
     """One socket per address and port. Raises ConfigError when a port is taken or none of the addresses exists here."""
     sockets = _listen(settings.host, settings.port)
-    if settings.ollama_port is not None:
+    if settings.ollama_port:
         sockets += _listen(settings.host, settings.ollama_port)
     return sockets
 

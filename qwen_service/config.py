@@ -57,8 +57,8 @@ class Settings(BaseSettings):
     )
     port: Port = _setting(8080, "Port of the service; 0 takes a free one and logs it.")
 
-    ollama_port: Port | None = _setting(
-        None, "A second port with the same service, for apps that look for Ollama where it usually is: 11434."
+    ollama_port: Port = _setting(
+        0, "A second port of the service, for apps that look for Ollama where it usually is: 11434. 0: none."
     )
 
     model: str = _setting(
