@@ -20,9 +20,9 @@ from qwen_service.chat import Sampling
 from qwen_service.chat_template import ChatTemplate
 from qwen_service.config import Settings
 from qwen_service.errors import RuntimeFailure
-from qwen_service.installed_model import InstalledModel
-from qwen_service.machine import Machine
-from qwen_service.model_loading import Loaders
+from qwen_service.loading.model_loading import Loaders
+from qwen_service.models.installed_model import InstalledModel
+from qwen_service.models.machine import Machine
 from qwen_service.output_parser import OutputFormat
 from qwen_service.runtimes.base import Capabilities, Limits, LoadProgress, Piece, Prompt, Runtime
 from qwen_service.runtimes.tokenizer_server import TokenizerServer

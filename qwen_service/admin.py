@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from qwen_service import logs
-from qwen_service.api_keys import ApiKeys
 from qwen_service.cancellation import Cancellations
 from qwen_service.config import ConfigError, Settings
 from qwen_service.errors import InvalidRequest
+from qwen_service.http.api_keys import ApiKeys
 from qwen_service.model_manager import ModelManager
 
 APPLIED_AT_ONCE = ("log_level",)  # and the content of api_keys_file

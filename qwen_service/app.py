@@ -17,8 +17,6 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from qwen_service.admin import admin_router
-from qwen_service.api_keys import ApiKeys
-from qwen_service.asgi import Scope
 from qwen_service.cancellation import Cancellations
 from qwen_service.catalog import Catalog
 from qwen_service.chat_completion import ChatCompletion
@@ -30,21 +28,23 @@ from qwen_service.dialects.openai.routes import openai_router
 from qwen_service.errors import InvalidRequest, ServiceError
 from qwen_service.fairness import Priorities
 from qwen_service.health import health_router, metrics_router
+from qwen_service.http.api_keys import ApiKeys
+from qwen_service.http.asgi import Scope
+from qwen_service.http.passage import passage
+from qwen_service.http.request_record import RequestRecord
+from qwen_service.install.pulls import Pulls
+from qwen_service.loading.model_loading import Loaders, loaders_for
 from qwen_service.logs import log_request
-from qwen_service.machine import Machine
 from qwen_service.metrics import Metrics
-from qwen_service.model_loading import Loaders, loaders_for
 from qwen_service.model_manager import ModelManager
+from qwen_service.models.machine import Machine
 from qwen_service.npu import card_monitor
-from qwen_service.overview import Overview
-from qwen_service.passage import passage
-from qwen_service.pulls import Pulls
-from qwen_service.request_record import RequestRecord
+from qwen_service.reporting.overview import Overview
+from qwen_service.reporting.systemd_notify import SystemdNotifier
+from qwen_service.reporting.systemd_report import report
 from qwen_service.scheduler import Scheduler
 from qwen_service.served_model import ServedModel
 from qwen_service.session_manager import SessionManager
-from qwen_service.systemd_notify import SystemdNotifier
-from qwen_service.systemd_report import report
 from qwen_service.web_routes import ChatPage
 
 log = logging.getLogger(__name__)

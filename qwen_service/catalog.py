@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qwen_service.errors import UnknownModel
-from qwen_service.installed_model import InstalledModel
-from qwen_service.manifest import read_manifest
-from qwen_service.manifest_section import ManifestError
-from qwen_service.model_spec import FileSpec, ModelSpec
+from qwen_service.models.installed_model import InstalledModel
+from qwen_service.models.manifest import read_manifest
+from qwen_service.models.manifest_section import ManifestError
+from qwen_service.models.model_spec import FileSpec, ModelSpec
 
 PACKAGED = Path(__file__).parent / "manifests"
 

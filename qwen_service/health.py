@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from qwen_service.metrics import Metrics
-from qwen_service.service_state import CardView, EngineState, ModelState, ServiceState
+from qwen_service.reporting.service_state import CardView, EngineState, ModelState, ServiceState
 
 
 def health_router(state: Callable[[], ServiceState]) -> APIRouter:

@@ -2,7 +2,7 @@
 
 from qwen_service.chat_template import ChatTemplate
 from qwen_service.errors import Unsupported
-from qwen_service.model_spec import ModelSpec
+from qwen_service.models.model_spec import ModelSpec
 from qwen_service.runtimes.base import PromptParts
 
 _MARKS = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")

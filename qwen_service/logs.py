@@ -11,8 +11,8 @@ from typing import Literal
 
 import orjson
 
+from qwen_service.http.request_record import RequestRecord, current_record
 from qwen_service.log_file import LogFile
-from qwen_service.request_record import RequestRecord, current_record
 
 LogFormat = Literal["text", "json"]
 ROOT = "qwen_service"

@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from qwen_service.request_record import RequestRecord
-from qwen_service.service_state import CardView, ModelState, ServiceState
+from qwen_service.http.request_record import RequestRecord
+from qwen_service.reporting.service_state import CardView, ModelState, ServiceState
 
 # Seconds. A card prefills 15 to 100 tokens a second and generates 4 to 15, a good CPU 100: hence the wide ranges.
 WAIT = (0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 20, 30, 60)

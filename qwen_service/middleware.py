@@ -10,9 +10,9 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
 
-from qwen_service.asgi import ASGIApp, ErrorResponse, Message, Receive, Scope, Send, header
 from qwen_service.errors import Forbidden, RequestTimedOut, RequestTooLarge, ServiceError
-from qwen_service.request_record import CLIENT_LEFT, RequestRecord, current_record
+from qwen_service.http.asgi import ASGIApp, ErrorResponse, Message, Receive, Scope, Send, header
+from qwen_service.http.request_record import CLIENT_LEFT, RequestRecord, current_record
 
 log = logging.getLogger(__name__)
 

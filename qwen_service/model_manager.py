@@ -12,11 +12,11 @@ from contextlib import suppress
 from qwen_service.catalog import Catalog, gguf_model, same_name
 from qwen_service.config import Settings
 from qwen_service.errors import Loading, NotLoaded, QueueFull, ServiceError, StartFailed, Unavailable, UnknownModel
-from qwen_service.installed_model import InstalledModel
-from qwen_service.machine import Machine
-from qwen_service.model_loading import Loaders, loaders_for
+from qwen_service.loading.model_loading import Loaders, loaders_for
+from qwen_service.loading.simulation import simulated
+from qwen_service.models.installed_model import InstalledModel
+from qwen_service.models.machine import Machine
 from qwen_service.served_model import ServedModel
-from qwen_service.simulation import simulated
 from qwen_service.supervisor import Supervisor
 from qwen_service.uninterrupted import to_the_end
 

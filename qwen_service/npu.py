@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from qwen_service.axcl_smi import Card, read_board, read_table
-from qwen_service.card_faults import explain
+from qwen_service.card.axcl_smi import Card, read_board, read_table
+from qwen_service.card.faults import explain
 from qwen_service.config import Settings
 from qwen_service.errors import DeviceLost
-from qwen_service.machine import Machine
+from qwen_service.models.machine import Machine
 from qwen_service.process import run_tool
 
 log = logging.getLogger(__name__)

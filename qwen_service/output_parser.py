@@ -16,10 +16,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from qwen_service.chat import FinishReason, ReasoningDelta, TextDelta, ToolCall
-from qwen_service.held_text import HeldText
-from qwen_service.needles import Place, padded_place, place
+from qwen_service.reply.held_text import HeldText
+from qwen_service.reply.needles import Place, padded_place, place
+from qwen_service.reply.tool_call_parser import (
+    bare_call_payload,
+    could_be_bare_call,
+    find_outside_strings,
+    parse_tool_call,
+)
 from qwen_service.runtimes.base import Piece
-from qwen_service.tool_call_parser import bare_call_payload, could_be_bare_call, find_outside_strings, parse_tool_call
 
 Parsed = TextDelta | ReasoningDelta | ToolCall
 RuntimeReason = Literal["stop", "length"]

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from qwen_service.errors import Loading, ServiceError, Unavailable
-from qwen_service.installed_model import InstalledModel
-from qwen_service.model_spec import ModelSpec
+from qwen_service.models.installed_model import InstalledModel
+from qwen_service.models.model_spec import ModelSpec
 from qwen_service.supervisor import Engine, Phase, Supervisor
 
 PATIENCE_FOR_LOADING = 10.0  # seconds: a model that loads longer than this is not waited for, but refused with 503

@@ -15,8 +15,8 @@ from qwen_service.chat import Sampling, TokenLogprob
 from qwen_service.chat_template import ChatTemplate
 from qwen_service.config import Settings
 from qwen_service.errors import Died
-from qwen_service.installed_model import InstalledModel
-from qwen_service.machine import Machine
+from qwen_service.models.installed_model import InstalledModel
+from qwen_service.models.machine import Machine
 from qwen_service.output_parser import OutputFormat
 from qwen_service.runtimes.base import Capabilities, Limits, LoadProgress, Piece, Prefill, Prompt
 from qwen_service.supervisor import BringUp, Engine, ModelText

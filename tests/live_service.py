@@ -16,9 +16,9 @@ from qwen_service.app import create_app
 from qwen_service.chat import Sampling
 from qwen_service.chat_template import ChatTemplate
 from qwen_service.config import Settings, load_settings
-from qwen_service.http_server import ConnectionLimits, Server, guarded
-from qwen_service.installed_model import InstalledModel
-from qwen_service.machine import Machine
+from qwen_service.http.http_server import ConnectionLimits, Server, guarded
+from qwen_service.models.installed_model import InstalledModel
+from qwen_service.models.machine import Machine
 from qwen_service.output_parser import OutputFormat
 from qwen_service.runtimes.base import Limits, LoadProgress, Piece, Prefill, Prompt
 from qwen_service.supervisor import BringUp, Engine, ModelText

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from qwen_service.host import Host
+from qwen_service.doctor.host import Host
 
 SIMULATORS = Path(__file__).parent / "simulators"
 

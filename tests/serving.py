@@ -12,11 +12,11 @@ from qwen_service.chat import Sampling
 from qwen_service.chat_completion import ChatCompletion
 from qwen_service.chat_template import ChatTemplate
 from qwen_service.config import Settings
-from qwen_service.installed_model import InstalledModel
-from qwen_service.machine import Machine
-from qwen_service.model_loading import Loaders
+from qwen_service.loading.model_loading import Loaders
 from qwen_service.model_manager import ModelManager
-from qwen_service.model_spec import ModelSpec
+from qwen_service.models.installed_model import InstalledModel
+from qwen_service.models.machine import Machine
+from qwen_service.models.model_spec import ModelSpec
 from qwen_service.output_parser import OutputFormat
 from qwen_service.runtimes.base import LoadProgress, Piece, Prefill, Prompt
 from qwen_service.scheduler import Scheduler

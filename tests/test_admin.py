@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from qwen_service.api_keys import new_key
+from qwen_service.http.api_keys import new_key
 from qwen_service.logs import ROOT
 from tests.live_service import ScriptedEngine, live_service
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_service.axcl_smi import Card, CardProcess, read_board, read_info, read_table
+from qwen_service.card.axcl_smi import Card, CardProcess, read_board, read_info, read_table
 
 SIMULATOR = Path(__file__).parent / "simulators" / "axcl-smi"
 

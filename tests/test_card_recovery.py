@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qwen_service.card_recovery import CardRecovery
+from qwen_service.card.recovery import CardRecovery
 from qwen_service.errors import DeviceLost
 from qwen_service.npu import AxclSmi
 

@@ -5,10 +5,10 @@ import pytest
 
 from qwen_service.catalog import PACKAGED, Catalog, axllm_model, gguf_model
 from qwen_service.errors import UnknownModel
-from qwen_service.installed_model import InstalledModel
-from qwen_service.machine import Machine
-from qwen_service.manifest_section import ManifestError
-from qwen_service.model_spec import HubSource, WheelSource
+from qwen_service.models.installed_model import InstalledModel
+from qwen_service.models.machine import Machine
+from qwen_service.models.manifest_section import ManifestError
+from qwen_service.models.model_spec import HubSource, WheelSource
 
 PI = Machine(root=Path("/nowhere"), machine="aarch64")
 

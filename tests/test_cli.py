@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from qwen_service import cli
-from qwen_service.cli_serve import listen
+from qwen_service.commands.serve import listen
 from qwen_service.config import ConfigError, Settings
 from tests.live_service import ScriptedEngine, live_service
 from tests.service_process import ROOT, is_alive

@@ -1,6 +1,6 @@
 import pytest
 
-from qwen_service.client_address import ClientAddress
+from qwen_service.http.client_address import ClientAddress
 
 
 def scope(peer: str | None, forwarded: str = "", name: bytes = b"x-forwarded-for") -> dict[str, object]:

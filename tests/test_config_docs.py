@@ -1,11 +1,11 @@
+from qwen_service.commands.config_docs import SECTIONS, configuration_page
 from qwen_service.config import Settings
-from qwen_service.config_docs import SECTIONS, configuration_page
 from tests.service_process import ROOT
 
 
 def test_the_page_in_docs_is_current() -> None:
     shown = (ROOT / "docs" / "configuration.md").read_text()
-    assert shown == configuration_page(), "run: python -m qwen_service.config_docs > docs/configuration.md"
+    assert shown == configuration_page(), "run: python -m qwen_service.commands.config_docs > docs/configuration.md"
 
 
 def test_every_setting_has_a_line_with_its_default() -> None:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from qwen_service.cli_doctor import as_json, as_text
+from qwen_service.commands.doctor import as_json, as_text
 from qwen_service.config import Settings
-from qwen_service.doctor import configuration, examine
-from qwen_service.finding import Finding
-from qwen_service.host import Account, Host
+from qwen_service.doctor.examination import configuration, examine
+from qwen_service.doctor.finding import Finding
+from qwen_service.doctor.host import Account, Host
 from tests.recorded_machine import RecordedMachine
 
 

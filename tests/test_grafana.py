@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from qwen_service.http.request_record import RequestRecord
 from qwen_service.metrics import Metrics
-from qwen_service.request_record import RequestRecord
 from tests.test_metrics import STATE, generation
 
 DASHBOARD: dict[str, Any] = json.loads(

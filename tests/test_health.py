@@ -6,9 +6,9 @@ import orjson
 import pytest
 from fastapi import FastAPI
 
-from qwen_service.axcl_smi import Card
+from qwen_service.card.axcl_smi import Card
 from qwen_service.health import document, health_router
-from qwen_service.service_state import CardView, EngineState, ModelState, ServiceState
+from qwen_service.reporting.service_state import CardView, EngineState, ModelState, ServiceState
 from tests.asgi_calls import call
 
 READY = ModelState("qwen3-4b", "ax_api", "ready", (EngineState("qwen3-4b", "ready"),))

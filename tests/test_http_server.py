@@ -65,7 +65,7 @@ async def test_nonsense_is_refused_and_the_service_lives_on(nonsense: bytes, tmp
 
 
 async def test_a_reader_that_does_not_read_loses_its_slot(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, logger="qwen_service.http_server")
+    caplog.set_level(logging.WARNING, logger="qwen_service.http.http_server")
     engine = ScriptedEngine(reply="x" * 4000)
     async with live_service(tmp_path, engine, write_timeout=0.3, context_size=8192) as live:
         with socket.create_connection(("127.0.0.1", live.port)) as lazy:

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from qwen_service.errors import InvalidRequest, RequestTooLarge, Unsupported
-from qwen_service.json_schema import check_enforceable, check_schema, first_error, json_error
+from qwen_service.reply.json_schema import check_enforceable, check_schema, first_error, json_error
 
 PERSON = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from qwen_service.chat import Finished, Started, Timings, Usage
+from qwen_service.http.request_record import RequestRecord, current_record
 from qwen_service.logs import OTHER_LOGGERS, ROOT, LogFormat, configure, log_request, set_level
-from qwen_service.request_record import RequestRecord, current_record
 
 log = logging.getLogger(f"{ROOT}.test")
 

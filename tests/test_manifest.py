@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from qwen_service.manifest import parse_manifest, read_manifest
-from qwen_service.manifest_section import ManifestError
-from qwen_service.model_spec import HubSource
+from qwen_service.models.manifest import parse_manifest, read_manifest
+from qwen_service.models.manifest_section import ManifestError
+from qwen_service.models.model_spec import HubSource
 
 GOOD: dict[str, Any] = {
     "name": "tiny",

@@ -1,10 +1,10 @@
 import time
 
-from qwen_service.axcl_smi import Card
+from qwen_service.card.axcl_smi import Card
 from qwen_service.chat import Finished, Started, Timings, Usage
+from qwen_service.http.request_record import RequestRecord
 from qwen_service.metrics import Metrics
-from qwen_service.request_record import RequestRecord
-from qwen_service.service_state import CardView, EngineState, ModelState, ServiceState
+from qwen_service.reporting.service_state import CardView, EngineState, ModelState, ServiceState
 
 STATE = ServiceState(
     "1.0",

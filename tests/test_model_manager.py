@@ -9,9 +9,9 @@ import pytest
 from qwen_service.catalog import Catalog
 from qwen_service.config import Settings
 from qwen_service.errors import Loading, NotLoaded, QueueFull, StartFailed, Unavailable, UnknownModel
-from qwen_service.installed_model import InstalledModel
-from qwen_service.machine import Machine
 from qwen_service.model_manager import ModelManager
+from qwen_service.models.installed_model import InstalledModel
+from qwen_service.models.machine import Machine
 from qwen_service.runtimes.base import LoadProgress
 from qwen_service.served_model import ServedModel
 from qwen_service.supervisor import BringUp, Engine

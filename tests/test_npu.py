@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from qwen_service.axcl_smi import Card
-from qwen_service.card_faults import explain
+from qwen_service.card.axcl_smi import Card
+from qwen_service.card.faults import explain
 from qwen_service.npu import AxclSmi, BoardFiles, CardMonitor, Reading, Thresholds
 
 SIMULATOR = str(Path(__file__).parent / "simulators" / "axcl-smi")

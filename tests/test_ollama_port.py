@@ -1,6 +1,6 @@
 import socket
 
-from qwen_service.cli_serve import listen
+from qwen_service.commands.serve import listen
 from qwen_service.config import Settings
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qwen_service.api_keys import new_key
+from qwen_service.http.api_keys import new_key
 from tests.live_service import ScriptedEngine, live_service
 
 

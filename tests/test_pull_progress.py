@@ -3,8 +3,8 @@ import json
 
 from rich.console import Console
 
-from qwen_service.pull_progress import JsonSink, LogSink, Progress, Tally, describe, human_bytes, human_time
-from qwen_service.pull_terminal import TerminalSink
+from qwen_service.commands.pull_terminal import TerminalSink
+from qwen_service.install.pull_progress import JsonSink, LogSink, Progress, Tally, describe, human_bytes, human_time
 
 
 class Clock:

@@ -1,7 +1,7 @@
 """The text of the grammar; that llama.cpp takes it, and what a model then writes, is tests/clients/test_real_qwen.py."""
 
 from qwen_service.chat import Tool
-from qwen_service.reply_grammar import guided, reply_grammar
+from qwen_service.reply.reply_grammar import guided, reply_grammar
 
 TAGS = ("<tool_call>", "</tool_call>")
 NOW = Tool("now")

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from qwen_service.api_keys import ApiKeys, KeyFileError, new_key
+from qwen_service.http.api_keys import ApiKeys, KeyFileError, new_key
+from qwen_service.http.request_checks import AllowedHosts, HeadLimit, KeyRequired
+from qwen_service.http.request_record import RequestRecord
 from qwen_service.middleware import Checks, RequestContext
-from qwen_service.request_checks import AllowedHosts, HeadLimit, KeyRequired
-from qwen_service.request_record import RequestRecord
 from tests.asgi_calls import call, echo, error_by_name
 
 

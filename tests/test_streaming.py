@@ -70,7 +70,7 @@ def error_response(error: ServiceError) -> Response:
     return PlainTextResponse(error.message, 503)
 
 
-def reply(events: AsyncGenerator[Event, None], *, ping: bytes = PING, **times: float) -> StreamReply:
+def reply(events: AsyncGenerator[Event, None], *, ping: bytes = PING, **times: float) -> StreamReply[tuple[int, Event]]:
     return StreamReply(
         merged([events]),
         encode,

@@ -23,8 +23,8 @@ from qwen_service.chat import (
 )
 from qwen_service.errors import InvalidOutput, InvalidRequest, PromptTooLong, Unsupported
 from qwen_service.output_parser import OutputFormat
+from qwen_service.reply.structured import structured
 from qwen_service.runtimes.base import Capabilities
-from qwen_service.structured import structured
 
 QWEN = OutputFormat(("<think>", "</think>"), ("<tool_call>", "</tool_call>"))
 GRAMMAR = Capabilities(frozenset(), constrained_output=True)

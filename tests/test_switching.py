@@ -9,8 +9,8 @@ import pytest
 from qwen_service.chat import ChatRequest, Event, Finished, Message, Sampling, Started
 from qwen_service.config import Settings
 from qwen_service.errors import Died, Loading, NotLoaded, StartFailed, Unavailable, UnknownModel
-from qwen_service.installed_model import InstalledModel
-from qwen_service.machine import Machine
+from qwen_service.models.installed_model import InstalledModel
+from qwen_service.models.machine import Machine
 from qwen_service.runtimes.base import Limits, LoadProgress, Piece, Prefill, Prompt
 from qwen_service.supervisor import BringUp, Engine
 from tests.fakes import ScriptedRuntime

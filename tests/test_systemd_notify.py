@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from qwen_service.systemd_notify import SystemdNotifier
+from qwen_service.reporting.systemd_notify import SystemdNotifier
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from qwen_service.tool_call_parser import find_outside_strings, parse_tool_call
+from qwen_service.reply.tool_call_parser import find_outside_strings, parse_tool_call
 
 
 def test_a_closing_tag_inside_a_string_is_not_the_end() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from qwen_service.api_keys import new_key
 from qwen_service.app import create_app
 from qwen_service.config import Settings
+from qwen_service.http.api_keys import new_key
 from qwen_service.web_routes import FOLDER, ChatPage, accepts_html
 from tests.web.page_service import ScriptedService
 

@@ -8,7 +8,7 @@ import re
 from collections import deque
 from dataclasses import dataclass
 
-from qwen_service import card_faults
+from qwen_service.card import faults as card_faults
 from qwen_service.errors import StartFailed
 from qwen_service.process import explain_exit
 from qwen_service.runtimes.base import LoadProgress

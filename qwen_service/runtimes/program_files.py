@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from qwen_service.errors import StartFailed
-from qwen_service.installed_model import is_lfs_pointer
+from qwen_service.models.installed_model import is_lfs_pointer
 
 logger = logging.getLogger(__name__)
 

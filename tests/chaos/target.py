@@ -10,15 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qwen_service import axllm_loading, card_loading
 from qwen_service.app import create_app
 from qwen_service.catalog import axllm_model
-from qwen_service.cli_serve import run
+from qwen_service.commands.serve import run
 from qwen_service.config import Settings, load_settings
-from qwen_service.installed_model import InstalledModel
-from qwen_service.machine import Machine
-from qwen_service.model_loading import Loaders, loaders_for
-from qwen_service.simulation import simulated
+from qwen_service.loading import axllm as axllm_loading
+from qwen_service.loading import card as card_loading
+from qwen_service.loading.model_loading import Loaders, loaders_for
+from qwen_service.loading.simulation import simulated
+from qwen_service.models.installed_model import InstalledModel
+from qwen_service.models.machine import Machine
 from qwen_service.supervisor import BringUp
 
 SIMULATORS = Path(__file__).parent.parent / "simulators"

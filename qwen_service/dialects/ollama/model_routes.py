@@ -18,11 +18,11 @@ from qwen_service.dialects.ollama.response import NDJSON, pull_lines
 from qwen_service.dialects.ollama.wire import DeleteBody, PullBody, ShowBody
 from qwen_service.dialects.streaming import StreamReply, WholeReply
 from qwen_service.errors import InvalidRequest, NotOffered, UnknownModel
+from qwen_service.install.pull_progress import Progress
+from qwen_service.install.pulls import Pulls
+from qwen_service.install.removal import remove_model
 from qwen_service.model_manager import ModelManager
-from qwen_service.model_spec import ModelSpec
-from qwen_service.pull_progress import Progress
-from qwen_service.pulls import Pulls
-from qwen_service.removal import remove_model
+from qwen_service.models.model_spec import ModelSpec
 
 API_VERSION = "0.12.11"  # of the Ollama API that this dialect follows; clients refuse servers that are too old
 

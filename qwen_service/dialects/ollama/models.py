@@ -6,9 +6,9 @@ from typing import Any
 from qwen_service.catalog import same_name
 from qwen_service.errors import UnknownModel
 from qwen_service.infill import supports_infill
-from qwen_service.installed_model import InstalledModel
 from qwen_service.model_manager import ModelManager
-from qwen_service.model_spec import ModelSpec
+from qwen_service.models.installed_model import InstalledModel
+from qwen_service.models.model_spec import ModelSpec
 from qwen_service.supervisor import Engine
 
 # A model stays loaded; clients want a date all the same, and Ollama gives one of this kind for keep_alive -1.

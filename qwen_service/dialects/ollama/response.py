@@ -11,7 +11,7 @@ import orjson
 from qwen_service.chat import Finished, ReasoningDelta, Started, TextDelta, TokenLogprob, ToolCall
 from qwen_service.dialects.reply_headers import ReplyHeaders
 from qwen_service.dialects.streaming import Events
-from qwen_service.pull_progress import Progress
+from qwen_service.install.pull_progress import Progress
 
 NDJSON = "application/x-ndjson"
 

@@ -4,8 +4,8 @@ from typing import Any
 
 from qwen_service.catalog import same_name
 from qwen_service.errors import UnknownModel
-from qwen_service.installed_model import InstalledModel
 from qwen_service.model_manager import ModelManager
+from qwen_service.models.installed_model import InstalledModel
 from qwen_service.supervisor import Phase
 
 STATES: dict[Phase, str] = {

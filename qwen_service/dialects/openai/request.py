@@ -17,7 +17,7 @@ from qwen_service.dialects.openai.wire import (
     ToolSpec,
 )
 from qwen_service.errors import InvalidRequest, RequestTooLarge, Unsupported
-from qwen_service.json_schema import check_schema
+from qwen_service.reply.json_schema import check_schema
 
 
 def chat_request(body: ChatCompletionBody, request_id: str, *, max_messages: int) -> ChatRequest:

@@ -1,0 +1,1 @@
+"""The card: what its tool prints, what its errors mean, how it comes back."""

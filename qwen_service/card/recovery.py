@@ -1,0 +1,83 @@
+"""Brings a lost card back before a runtime is started on it."""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+
+from qwen_service.card.axcl_smi import Card
+from qwen_service.config import Settings
+from qwen_service.errors import DeviceLost
+from qwen_service.models.machine import Machine
+from qwen_service.npu import AxclSmi
+
+log = logging.getLogger(__name__)
+
+
+class CardRecovery:
+    """Reboots at most `per_hour` times an hour; 0: never."""
+
+    def __init__(self, smi: AxclSmi, *, per_hour: int, patience: float = 60.0, pause: float = 1.0) -> None:
+        self._smi, self._per_hour, self._patience, self._pause = smi, per_hour, patience, pause
+        self._reboots: deque[float] = deque()
+
+    async def prepare(self, index: int, needed_kib: int, *, lost: bool = False) -> None:
+        """Return when the card answers and has room. `lost`: the last runtime failed as on a lost card.
+
+        Raises DeviceLost when it does not come back. What may not be rebooted, or stays full, is left to the runtime to
+        complain about.
+        """
+        card = await self._look(index)
+        if card is None and not self._per_hour:
+            return
+        if card is None or lost:
+            await self._reboot(index)
+            card = await self._wait_for(index, lambda found: found is not None)
+        if card is None:
+            raise DeviceLost(f"Card {index} did not come back within {self._patience:g} s after its reboot.")
+        if not _has_room(card, needed_kib):
+            await self._wait_for(index, lambda found: found is not None and _has_room(found, needed_kib))
+
+    async def _reboot(self, index: int) -> None:
+        now = time.monotonic()
+        while self._reboots and now - self._reboots[0] > 3600:
+            self._reboots.popleft()
+        if len(self._reboots) >= self._per_hour:
+            raise DeviceLost(
+                f"Card {index} does not answer and was rebooted {self._per_hour} times in the last hour already"
+                " (npu_reboots_per_hour). Restart the machine; look at power and cooling."
+            )
+        self._reboots.append(now)
+        log.warning("card %d is lost: axcl-smi reboot (%d in this hour)", index, len(self._reboots))
+        await self._smi.reboot(index)
+
+    async def _look(self, index: int) -> Card | None:
+        return await self._wait_for(index, lambda _: True)
+
+    async def _wait_for(self, index: int, good: Callable[[Card | None], bool]) -> Card | None:
+        """The card as seen last: a good one, or whatever there is after `patience`."""
+        card = None
+        async for card in self._looks(index):
+            if good(card):
+                break
+        return card
+
+    async def _looks(self, index: int) -> AsyncIterator[Card | None]:
+        deadline = time.monotonic() + self._patience
+        while time.monotonic() < deadline:
+            if (reading := await self._smi.read()) is not None:
+                yield next((card for card in reading.cards if card.index == index), None)
+            await asyncio.sleep(self._pause)
+
+
+def card_recovery(settings: Settings, machine: Machine) -> CardRecovery | None:
+    """None on the board itself, whose NPU cannot be rebooted alone."""
+    if machine.is_board:
+        return None
+    per_hour = settings.npu_reboots_per_hour if settings.npu_recovery == "reboot" else 0
+    return CardRecovery(AxclSmi(settings.axcl_smi, settings.npu_timeout), per_hour=per_hour)
+
+
+def _has_room(card: Card, needed_kib: int) -> bool:
+    return card.cmm_free is None or card.cmm_free >= needed_kib

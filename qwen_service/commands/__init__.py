@@ -1,0 +1,1 @@
+"""The commands of qwen-service, one module each."""

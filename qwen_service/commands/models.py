@@ -1,0 +1,134 @@
+"""qwen-service list | show | verify | rm: what is installed."""
+
+import argparse
+import json
+
+from qwen_service.commands.progress import add_models_dir_flags, add_progress_flag, catalog_from, sink_for
+from qwen_service.install.install_record import load_record
+from qwen_service.install.pull_progress import human_bytes
+from qwen_service.install.removal import on_disk, remove_model
+from qwen_service.install.verification import verify
+from qwen_service.models.installed_model import InstalledModel
+from qwen_service.models.machine import Machine
+from qwen_service.models.model_spec import HubSource, ModelSpec, WheelSource
+
+
+def add_model_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    listing = _command(commands, "list", "list the installed models")
+    listing.add_argument("--all", action="store_true", help="also those that could be pulled")
+    listing.add_argument("--json", action="store_true", help="for programs")
+    listing.set_defaults(run=list_models)
+
+    showing = _command(commands, "show", "tell everything about a model")
+    showing.add_argument("name")
+    showing.set_defaults(run=show)
+
+    checking = _command(commands, "verify", "compare the files of a model with their checksums")
+    checking.add_argument("name", nargs="?", help="all installed models when left out")
+    add_progress_flag(checking)
+    checking.set_defaults(run=verify_models)
+
+    removing = _command(commands, "rm", "remove a model from the disk")
+    removing.add_argument("name")
+    removing.set_defaults(run=remove)
+
+
+def list_models(options: argparse.Namespace) -> int:
+    catalog = catalog_from(options)
+    installed = catalog.installed()
+    names = {model.name for model in installed}
+    available = [spec for spec in catalog.specs if spec.name not in names] if options.all else []
+    if options.json:
+        rows = [_row(model.spec, model) for model in installed] + [_row(spec, None) for spec in available]
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        return 0
+    for model in installed:
+        print(f"{model.name:28} {human_bytes(model.size):>9}  {model.spec.title}")
+    for spec in available:
+        print(f"{spec.name:28} {'-':>9}  {spec.title}")
+    if not installed and not available:
+        print("No model is installed. `qwen-service list --all` shows what there is, `pull NAME` installs it.")
+    return 0
+
+
+def show(options: argparse.Namespace) -> int:
+    catalog = catalog_from(options)
+    spec = catalog.find(options.name)
+    model = next((model for model in catalog.installed() if model.spec == spec), None)
+    for label, value in _facts(spec, model):
+        if value:
+            print(f"{label:13} {value}")
+    return 0
+
+
+def verify_models(options: argparse.Namespace) -> int:
+    catalog = catalog_from(options)
+    models = [on_disk(catalog, options.name)] if options.name else catalog.installed()
+    sound = True
+    with sink_for(options.progress) as sink:
+        for model in models:
+            verdict = verify(model, Machine(), sink)
+            sound = sound and not verdict.problems
+            for problem in verdict.problems:
+                sink.stage(f"{model.name}: {problem}")
+            if verdict.unknown:
+                sink.stage(f"{model.name}: no checksum is known of {len(verdict.unknown)} files")
+            sink.stage(f"{model.name}: {verdict.checked} files {'ok' if not verdict.problems else 'checked, NOT ok'}")
+    return 0 if sound else 1
+
+
+def remove(options: argparse.Namespace) -> int:
+    catalog = catalog_from(options)
+    model = on_disk(catalog, options.name)
+    print(f"{model.name} is removed, {human_bytes(remove_model(catalog, model))} are free again.")
+    return 0
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    add_models_dir_flags(parser)
+    return parser
+
+
+def _row(spec: ModelSpec, model: InstalledModel | None) -> dict[str, object]:
+    return {
+        "name": spec.name,
+        "aliases": spec.aliases,
+        "title": spec.title,
+        "runtime": spec.runtime,
+        "installed": model is not None,
+        "size": model.size if model else None,
+        "folder": str(model.folder) if model else None,
+    }
+
+
+def _facts(spec: ModelSpec, model: InstalledModel | None) -> list[tuple[str, object]]:
+    record = load_record(model.folder) if model else None
+    return [
+        ("name", spec.name),
+        ("aliases", ", ".join(spec.aliases)),
+        ("title", spec.title),
+        ("about", spec.description),
+        ("license", spec.license),
+        ("parameters", " ".join(filter(None, (spec.parameter_size, spec.quantization, spec.format)))),
+        ("runtime", spec.runtime + (f" (not on this machine: {why})" if (why := spec.obstacle(Machine())) else "")),
+        ("abilities", ", ".join(sorted(spec.capabilities))),
+        ("context", f"{spec.context} tokens" if spec.context else ""),
+        ("speed", f"about {spec.decode_rate:g} tokens/s on the card" if spec.decode_rate else ""),
+        ("source", _source_text(spec)),
+        ("installed", f"{model.folder}, {human_bytes(model.size)}" if model else "no"),
+        ("recorded", f"{record.source} {record.revision} at {record.installed}" if record else ""),
+        *(("note", note) for note in spec.notes),
+    ]
+
+
+def _source_text(spec: ModelSpec) -> str:
+    match spec.source:
+        case HubSource(repo, revision):
+            return f"{repo} at {revision or 'the newest revision with all its files'}"
+        case WheelSource(requirement, member):
+            return f"{requirement}, the file {member}"
+        case None:
+            return ""

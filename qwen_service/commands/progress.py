@@ -1,0 +1,40 @@
+"""What the commands about models share: where the models are, and how progress is shown."""
+
+import argparse
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from rich.console import Console
+
+from qwen_service.catalog import Catalog
+from qwen_service.commands.pull_terminal import TerminalSink
+from qwen_service.config import describe, load_settings
+from qwen_service.install.pull_progress import JsonSink, LogSink, ProgressSink
+
+
+def add_models_dir_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings file")
+    parser.add_argument("--models-dir", type=Path, metavar="DIR", help=describe("models_dir"))
+
+
+def add_progress_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--progress",
+        choices=("auto", "bar", "lines", "json"),
+        default="auto",
+        help="a bar on a terminal, lines in a log, json for programs (default: bar or lines)",
+    )
+
+
+def catalog_from(options: argparse.Namespace) -> Catalog:
+    settings = load_settings({"models_dir": options.models_dir}, config_file=options.config)
+    return Catalog.load(settings.models_dir.expanduser())
+
+
+def sink_for(kind: str) -> AbstractContextManager[ProgressSink]:
+    if kind == "json":
+        return nullcontext(JsonSink(sys.stdout))
+    if kind == "lines" or (kind == "auto" and not sys.stdout.isatty()):
+        return nullcontext(LogSink(sys.stdout))
+    return TerminalSink(Console())

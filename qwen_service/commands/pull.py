@@ -1,0 +1,55 @@
+"""qwen-service pull: download, or adopt, a model."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from qwen_service.commands.progress import add_models_dir_flags, add_progress_flag, catalog_from, sink_for
+from qwen_service.downloads import pull
+from qwen_service.errors import ServiceError
+from qwen_service.install.adoption import adopt
+from qwen_service.install.pull_progress import JsonSink, ProgressSink
+from qwen_service.models.machine import Machine
+
+TEXT = "download a model, verify it and install it"
+
+
+def add_pull_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("pull", help=TEXT, description=TEXT[0].upper() + TEXT[1:] + ".")
+    parser.add_argument("name", help="name of the model; `qwen-service list --all` shows them")
+    parser.add_argument("--from", dest="source", type=Path, metavar="DIR", help="adopt this folder, download nothing")
+    parser.add_argument("--link", action="store_true", help="with --from: leave the files there and link to them")
+    parser.add_argument("--if-none", action="store_true", help="only when no model at all is installed")
+    add_models_dir_flags(parser)
+    add_progress_flag(parser)
+    parser.set_defaults(run=run_pull)
+
+
+def run_pull(options: argparse.Namespace) -> int:
+    with sink_for(options.progress) as sink:
+        try:
+            _pull(options, sink)
+        except ServiceError as error:
+            if isinstance(sink, JsonSink):
+                sink.write({"error": error.message})
+                return 1
+            raise
+        except KeyboardInterrupt:
+            sink.stage("Stopped. What was downloaded is kept: the same command goes on from there.")
+            sys.stdout.flush()
+            os._exit(130)  # threads that wait for a silent server would hold the process for a minute
+        if isinstance(sink, JsonSink):
+            sink.write({"status": "success"})
+    return 0
+
+
+def _pull(options: argparse.Namespace, sink: ProgressSink) -> None:
+    catalog = catalog_from(options)
+    spec = catalog.find(options.name)
+    if options.if_none and catalog.installed():
+        return
+    if options.source is not None:
+        adopt(spec, options.source, catalog.models_dir, sink, link=options.link)
+    else:
+        pull(spec, catalog.models_dir, Machine(), sink)

@@ -1,0 +1,129 @@
+"""qwen-service serve: uvicorn on our sockets, with our settings."""
+
+import argparse
+import errno
+import ipaddress
+import logging
+import socket
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from qwen_service import logs
+from qwen_service.app import create_app
+from qwen_service.commands.settings import add_setting_flags, settings_from
+from qwen_service.config import ConfigError, Settings
+from qwen_service.http.http_server import ConnectionLimits, Server, guarded
+
+log = logging.getLogger(__name__)
+
+
+def add_serve_command(subparsers: Any) -> None:
+    parser = subparsers.add_parser("serve", help="run the service")
+    add_setting_flags(parser)
+    parser.set_defaults(run=serve)
+
+
+def serve(options: argparse.Namespace) -> int:
+    settings = settings_from(options)
+    return run(create_app(settings, read_settings=partial(settings_from, options)), settings)
+
+
+def run(app: FastAPI, settings: Settings) -> int:
+    """Serve until a signal says stop. Raises ConfigError."""
+    logs.configure(settings.log_level, settings.log_format, settings.service_log)
+    sockets = listen(settings)
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http=guarded(ConnectionLimits(settings.head_timeout, settings.write_timeout)),
+        limit_concurrency=settings.max_connections,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # client_address.py knows whom to believe
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=int(settings.grace_time) or None,
+    )
+    for listener in sockets:
+        host, port = listener.getsockname()[:2]
+        log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    warn_of_exposure(settings)
+    server = Server(config, (settings.admin_socket or settings.state_folder / "admin.sock").expanduser())
+    server.run(sockets=sockets)
+    return 0 if server.started else 1
+
+
+def warn_of_exposure(settings: Settings) -> None:
+    open_to = [host for host in settings.host if not is_loopback(host)]
+    if open_to and settings.api_keys_file is None:
+        log.warning(
+            "the service is open to the network at %s without API keys: everybody who reaches it can use it and fill"
+            " its queue. Set api_keys_file, or host to 127.0.0.1 (SECURITY.md)",
+            ", ".join(open_to),
+        )
+    elif open_to:
+        log.warning(
+            "API keys and conversations travel unencrypted at %s: put a TLS proxy in front (SECURITY.md)",
+            ", ".join(open_to),
+        )
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def listen(settings: Settings) -> list[socket.socket]:
+    """One socket per address and port. Raises ConfigError when a port is taken or none of the addresses exists here."""
+    sockets = _listen(settings.host, settings.port)
+    if settings.ollama_port:
+        sockets += _listen(settings.host, settings.ollama_port)
+    return sockets
+
+
+def _listen(hosts: Sequence[str], port: int) -> list[socket.socket]:
+    sockets: list[socket.socket] = []
+    for host in hosts:
+        try:
+            listener = _bind(host, port)
+        except OSError as error:
+            if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT) and len(hosts) > 1:
+                log.warning("cannot listen on %s: %s; going on without it", host, error.strerror)
+                continue
+            raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}. {_cure(error, port)}") from None
+        port = listener.getsockname()[1]
+        sockets.append(listener)
+    if not sockets:
+        raise ConfigError(f"none of the addresses {', '.join(hosts)} (host) exists on this machine")
+    return sockets
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError:
+        listener.close()
+        raise
+    listener.set_inheritable(False)
+    return listener
+
+
+def _cure(error: OSError, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"Another program has port {port}: stop it, or choose another port with --port."
+    if error.errno == errno.EACCES:
+        return "Ports below 1024 need privileges: choose another one with --port."
+    return "Check the setting host."

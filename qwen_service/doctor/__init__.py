@@ -1,0 +1,1 @@
+"""What `qwen-service doctor` looks at."""

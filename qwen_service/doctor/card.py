@@ -1,0 +1,129 @@
+"""The doctor on the Axera card: on the bus, known to the driver, open to us, answering, with room for the model."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+from qwen_service.card.axcl_smi import Card
+from qwen_service.card.faults import explain
+from qwen_service.config import Settings
+from qwen_service.doctor.finding import Finding, fail, ok, warn
+from qwen_service.doctor.host import AXCL_TOOLS, Host
+from qwen_service.models.installed_model import InstalledModel
+from qwen_service.npu import AxclSmi, BoardFiles, Reading, Thresholds
+
+PCI_ID = ("1f4b", "0650")  # Axera Semiconductor Co., Ltd, AX650N
+DRIVER = "axcl"  # its modules are called axcl_*
+OVERLAY = "dtoverlay=pciex1-compat-pi5,no-mip"
+KERNEL_LOGS = ("var/log/kern.log", "var/log/dmesg", "var/log/syslog")
+
+
+async def examine_card(host: Host, settings: Settings, models: list[InstalledModel]) -> AsyncIterator[Finding]:
+    if host.machine.is_board:
+        async for finding in _answers(await BoardFiles(host.root).read(), models):
+            yield finding
+        return
+    if PCI_ID not in host.pci_devices():
+        yield _no_card(host)
+        return
+    yield ok("card", f"{host.pci_devices().count(PCI_ID)} on the PCIe bus ({':'.join(PCI_ID)})")
+    for finding in (*_driver(host), *_device(host), *_profile(host), *_kernel_log(host, settings)):
+        yield finding
+    program = host.which("axcl-smi")
+    if program is None:
+        yield fail("card", "There is no axcl-smi", "Install the vendor's axclhost package for this system.")
+        return
+    async for finding in _answers(await AxclSmi(program).read(), models):
+        yield finding
+
+
+def _no_card(host: Host) -> Finding:
+    if (host.root / AXCL_TOOLS).is_dir():
+        cure = "Check that the card sits firmly and has power, then restart the machine."
+        if "Raspberry Pi 5" in host.model and OVERLAY not in host.text("boot/firmware/config.txt"):
+            cure += f" Some Raspberry Pi 5 also need the line `{OVERLAY}` in /boot/firmware/config.txt."
+        return fail("card", "axclhost is installed, but there is no card on the PCIe bus", cure)
+    return ok("card", "no Axera card in this machine: models run on the CPU")
+
+
+def _driver(host: Host) -> Iterator[Finding]:
+    modules = [line.split()[0] for line in host.text("proc/modules").splitlines() if line.startswith(DRIVER)]
+    if modules:
+        yield ok("driver", f"loaded: {', '.join(sorted(modules))}")
+    else:
+        yield fail(
+            "driver",
+            "The card's driver is not loaded",
+            "Install axclhost for the running kernel (after a kernel update: again), or `sudo modprobe axcl_host`.",
+        )
+
+
+def _device(host: Host) -> Iterator[Finding]:
+    device = host.root / "dev/axcl_host"
+    if not device.exists():
+        yield fail(
+            "driver", "/dev/axcl_host is missing", "The driver did not start the card: see `dmesg | grep -i axcl`."
+        )
+    elif not os.access(device, os.R_OK | os.W_OK):
+        group = host.group_name(device.stat().st_gid)
+        yield fail("driver", "You may not use /dev/axcl_host", f"sudo usermod -aG {group} $USER, then log in again.")
+    else:
+        yield ok("driver", "/dev/axcl_host can be opened")
+
+
+def _profile(host: Host) -> Iterator[Finding]:
+    scripts = [host.text("etc/profile"), *(host.text(str(p)) for p in (host.root / "etc/profile.d").glob("*.sh"))]
+    if any("/usr/lib/axcl" in script or "/usr/bin/axcl" in script for script in scripts):
+        yield ok("driver", "/etc/profile sets the paths of AXCL")
+    else:
+        yield warn(
+            "driver",
+            "/etc/profile does not set PATH and LD_LIBRARY_PATH for AXCL",
+            "Install axclhost anew, or set LD_LIBRARY_PATH=/usr/lib/axcl for the service.",
+        )
+
+
+def _kernel_log(host: Host, settings: Settings) -> Iterator[Finding]:
+    logs = [host.tail(name) for name in KERNEL_LOGS] + [host.tail(str(_engine_log(settings)))]
+    for fault in {str(fault): fault for fault in map(explain, logs) if fault}.values():
+        yield warn("driver", f"The logs tell of a fault: {fault.meaning}", fault.cure)
+
+
+def _engine_log(settings: Settings) -> Path:
+    return (settings.log_folder / "model.log").absolute()
+
+
+async def _answers(reading: Reading | None, models: list[InstalledModel]) -> AsyncIterator[Finding]:
+    if reading is None:
+        yield warn("card", "axcl-smi is in use by another program", "Run the doctor again in a moment.")
+    elif not reading.cards:
+        yield fail("card", reading.fault, "See docs/operations.md, recovery of a lost card.")
+    else:
+        for card in reading.cards:
+            yield _card(card)
+            for model in models:
+                if finding := _room(card, model):
+                    yield finding
+
+
+def _card(card: Card) -> Finding:
+    degrees = "temperature unknown" if card.temperature is None else f"{card.temperature:g} C"
+    text = f"card {card.index} {card.name} answers: {degrees}, driver {card.driver or card.firmware or 'unknown'}"
+    if card.temperature is not None and card.temperature > Thresholds().warn_above:
+        return warn("card", text, "It is hot: give it a heat sink and air.")
+    return ok("card", text)
+
+
+def _room(card: Card, model: InstalledModel) -> Finding | None:
+    """Whether the model would fit; what our own running model holds counts as free."""
+    need, total = model.spec.card_memory_kib, card.cmm_total
+    if need is None or total is None or card.cmm_used is None:
+        return None
+    others = card.cmm_used - sum(p.cmm_kib for p in card.processes if str(model.folder) in p.name)
+    figures = f"{model.name} needs {need // 1024} MiB of card {card.index}, {(total - others) // 1024} MiB are free"
+    if need > total:
+        return fail("card", figures, "This card is too small for it; choose another model.")
+    if need > total - others:
+        holders = ", ".join(f"{p.name} (pid {p.pid})" for p in card.processes) or "something that has ended badly"
+        return warn("card", figures, f"The card's memory is held by {holders}: stop it, or `axcl-smi reboot`.")
+    return ok("card", figures)

@@ -1,0 +1,42 @@
+"""`qwen-service doctor`: what an owner of such a machine stumbles over, each with its cure. Changes nothing."""
+
+from pathlib import Path
+
+from qwen_service.catalog import Catalog
+from qwen_service.config import ConfigError, Settings, load_settings
+from qwen_service.doctor.card import examine_card
+from qwen_service.doctor.finding import Finding, fail, ok
+from qwen_service.doctor.host import Host
+from qwen_service.doctor.models import examine_models
+from qwen_service.doctor.system import examine_system
+from qwen_service.errors import ServiceError
+from qwen_service.models.installed_model import InstalledModel
+
+
+async def examine(host: Host, settings: Settings) -> list[Finding]:
+    findings = list(examine_system(host, settings))
+    catalog, problem = _catalog(settings.models_dir.expanduser())
+    models = catalog.installed() if catalog else []
+    findings += [finding async for finding in examine_card(host, settings, _of_card(models))]
+    findings += examine_models(host, catalog, settings.model) if catalog else [problem]
+    return findings
+
+
+def configuration(config_file: Path | None, models_dir: Path | None) -> tuple[Settings, Finding]:
+    """The settings, or the defaults and what is wrong with the settings: the doctor goes on in any case."""
+    try:
+        settings = load_settings({"models_dir": models_dir}, config_file=config_file)
+        return settings, ok("config", f"valid; models in {settings.models_dir}")
+    except ConfigError as error:
+        return Settings.model_construct(), fail("config", error.message, "docs/configuration.md lists all settings.")
+
+
+def _catalog(models_dir: Path) -> tuple[Catalog | None, Finding]:
+    try:
+        return Catalog.load(models_dir), ok("models", "all manifests are valid")
+    except ServiceError as error:
+        return None, fail("models", error.message, "Mend this manifest, or move it away.")
+
+
+def _of_card(models: list[InstalledModel]) -> list[InstalledModel]:
+    return [model for model in models if model.spec.needs_npu]

@@ -1,0 +1,140 @@
+"""The machine as the doctor looks at it: files under a root, the search path, the time, who asks.
+
+With another root than / a recorded machine is examined like a live one. Nothing here changes anything.
+"""
+
+import os
+import shutil
+import stat
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from qwen_service.models.machine import Machine
+
+AXCL_TOOLS = "usr/bin/axcl"  # where the vendor's package puts axcl-smi; its /etc/profile.d adds it to PATH
+LISTENING = "0A"  # TCP state in /proc/net/tcp, include/net/tcp_states.h
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    name: str
+    uid: int
+    groups: frozenset[int]
+
+    def may(self, path: Path, mode: int) -> bool:
+        """Read (4), write (2), run (1), by owner, group and others, as the kernel decides; root may everything."""
+        info = path.stat()
+        if self.uid == 0:
+            return mode != os.X_OK or bool(info.st_mode & 0o111)
+        shift = 6 if info.st_uid == self.uid else 3 if info.st_gid in self.groups else 0
+        return (stat.S_IMODE(info.st_mode) >> shift) & mode == mode
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    address: str  # "0.0.0.0:8000", "[::]:8000"
+    port: int
+    holder: str  # "ollama (pid 812)", or "" where only root can see
+
+
+@dataclass(frozen=True)
+class Host:
+    root: Path = Path("/")
+    machine: Machine = field(default_factory=Machine)
+    path: str = field(default_factory=lambda: os.environ.get("PATH", ""))
+    python: tuple[int, int] = sys.version_info[:2]
+    now: float = field(default_factory=time.time)
+
+    @classmethod
+    def at(cls, root: Path, *, machine: str, path: str = "", now: float = 2e9) -> "Host":
+        return cls(root, Machine(root, machine), path, now=now)
+
+    def text(self, name: str) -> str:
+        """Content of a file, "" where there is none or it may not be read."""
+        try:
+            return (self.root / name).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+
+    def tail(self, name: str, size: int = 262_144) -> str:
+        try:
+            with (self.root / name).open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+                return file.read().decode(errors="replace")
+        except OSError:
+            return ""
+
+    def which(self, program: str) -> str | None:
+        return shutil.which(program, path=os.pathsep.join([self.path, str(self.root / AXCL_TOOLS)]))
+
+    @property
+    def model(self) -> str:
+        """ "Raspberry Pi 5 Model B Rev 1.0"; empty on a PC."""
+        return self.text("proc/device-tree/model").strip("\0\n ")
+
+    def memory_kib(self) -> tuple[int, int]:
+        """Total and available."""
+        lines = (line.split() for line in self.text("proc/meminfo").splitlines())
+        values = {line[0].rstrip(":"): int(line[1]) for line in lines if len(line) >= 2 and line[1].isdecimal()}
+        return values.get("MemTotal", 0), values.get("MemAvailable", values.get("MemTotal", 0))
+
+    def pci_devices(self) -> list[tuple[str, str]]:
+        """Vendor and device of every PCI function, as four hexadecimal digits."""
+        folders = sorted((self.root / "sys/bus/pci/devices").glob("*"))
+        return [(_hex(self.text(f"{f}/vendor")), _hex(self.text(f"{f}/device"))) for f in folders]
+
+    def account(self, name: str) -> Account | None:
+        for line in self.text("etc/passwd").splitlines():
+            fields = line.split(":")
+            if len(fields) >= 4 and fields[0] == name:
+                return Account(name, int(fields[2]), frozenset({int(fields[3]), *self._groups_of(name)}))
+        return None
+
+    def group_name(self, gid: int) -> str:
+        groups = (line.split(":") for line in self.text("etc/group").splitlines())
+        return next((fields[0] for fields in groups if len(fields) >= 3 and fields[2] == str(gid)), str(gid))
+
+    def listeners(self, ports: Sequence[int]) -> list[Listener]:
+        """Who listens on these TCP ports, one line per address."""
+        found = [entry for entry in self._sockets() if entry[1] in ports]
+        holders = self._holders({inode for _, _, inode in found})
+        return [Listener(address, port, holders.get(inode, "")) for address, port, inode in found]
+
+    def _groups_of(self, name: str) -> Iterator[int]:
+        for line in self.text("etc/group").splitlines():
+            fields = line.split(":")
+            if len(fields) >= 4 and name in fields[3].split(","):
+                yield int(fields[2])
+
+    def _sockets(self) -> Iterator[tuple[str, int, str]]:
+        for table, any_address in (("proc/net/tcp", "0.0.0.0"), ("proc/net/tcp6", "[::]")):  # noqa: S104 - only read
+            for line in self.text(table).splitlines()[1:]:
+                fields = line.split()
+                if len(fields) > 9 and fields[3] == LISTENING:
+                    address, _, port = fields[1].partition(":")
+                    where = any_address if not address.strip("0") else "this machine only"
+                    yield f"{where}:{int(port, 16)}", int(port, 16), fields[9]
+
+    def _holders(self, inodes: set[str]) -> dict[str, str]:
+        """inode of a socket -> process. Only root sees other users' processes."""
+        found: dict[str, str] = {}
+        if not inodes:
+            return found
+        for link in (self.root / "proc").glob("[0-9]*/fd/*"):
+            try:
+                target = os.readlink(link)
+            except OSError:
+                continue  # it ended meanwhile, or is not ours to look at
+            inode = target.removeprefix("socket:[").removesuffix("]")
+            if inode in inodes:
+                pid = link.parts[-3]
+                words = self.text(f"proc/{pid}/cmdline").replace("\0", " ").strip()
+                found[inode] = f"{words[:80]} (pid {pid})"
+        return found
+
+
+def _hex(text: str) -> str:
+    return text.strip().removeprefix("0x").lower()

@@ -1,0 +1,80 @@
+"""The doctor on the models: complete, real files, runnable programs, the right owner, one that this machine can run."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from qwen_service.catalog import Catalog
+from qwen_service.doctor.finding import Finding, fail, ok, warn
+from qwen_service.doctor.host import Account, Host
+from qwen_service.doctor.system import SERVICE_USER
+from qwen_service.errors import UnknownModel
+from qwen_service.models.installed_model import InstalledModel, pointer_advice
+
+MMAP_FLAG = "--use_mmap_load_embed"
+
+
+def examine_models(host: Host, catalog: Catalog, wanted: str) -> Iterator[Finding]:
+    folders = [InstalledModel(spec, catalog.models_dir / spec.name) for spec in catalog.specs]
+    for model in folders:
+        if model.folder.is_dir():
+            yield from _model(host, model)
+    installed = catalog.installed()
+    if not installed:
+        cure = "`qwen-service pull smollm2-135m` installs a small one, `list --all` shows the others."
+        yield warn("models", f"No complete model in {catalog.models_dir}", cure)
+    yield from _wanted(catalog, wanted)
+
+
+def _wanted(catalog: Catalog, name: str) -> Iterator[Finding]:
+    if name == "auto":
+        return
+    try:
+        catalog.find_installed(name)
+    except UnknownModel as error:
+        yield fail("models", f"The configured model cannot be served: {error.message}", f"qwen-service pull {name}")
+
+
+def _model(host: Host, model: InstalledModel) -> Iterator[Finding]:
+    problems = list(_problems(host, model))
+    yield from problems
+    if not problems:
+        where = model.spec.obstacle(host.machine)
+        yield ok("models", f"{model.name} is complete" + (f"; not for this machine: {where}" if where else ""))
+
+
+def _problems(host: Host, model: InstalledModel) -> Iterator[Finding]:
+    pull = f"`qwen-service pull {model.name}` completes it."
+    if pointers := model.lfs_pointers():
+        yield fail("models", f"{model.name}: {len(pointers)} files are git-lfs pointers", pointer_advice(pointers))
+        return
+    if missing := model.missing_files():
+        yield fail("models", f"{model.name}: missing or incomplete: {', '.join(missing[:3])}", pull)
+    if host.machine.kind in model.spec.programs:
+        yield from _program(host, model)
+    yield from _embedding(host, model)
+
+
+def _program(host: Host, model: InstalledModel) -> Iterator[Finding]:
+    program = Path(model.program(host.machine))
+    if not program.is_file():
+        yield fail("models", f"{model.name}: the program {program.name} is missing", f"qwen-service pull {model.name}")
+    elif not os.access(program, os.X_OK):
+        yield fail("models", f"{model.name}: {program.name} has no run bit", f"chmod +x {program}")
+
+
+def _embedding(host: Host, model: InstalledModel) -> Iterator[Finding]:
+    """Mapped writable, it must be writable: else the runtime says ready and dies on the first prompt."""
+    arguments = model.spec.arguments
+    if MMAP_FLAG not in arguments or arguments[arguments.index(MMAP_FLAG) + 1] != "1":
+        return
+    path = model.folder / arguments[arguments.index("--filename_tokens_embed") + 1]
+    user = host.account(SERVICE_USER)
+    if path.is_file() and not _may_write(path, user):
+        name = user.name if user else "you"
+        cure = f"sudo chown {name} {path}" if user else f"sudo chown $USER {path}"
+        yield fail("models", f"{model.name}: {path.name} is not writable for {name}; its runtime would crash", cure)
+
+
+def _may_write(path: Path, user: Account | None) -> bool:
+    return user.may(path, os.W_OK) if user else os.access(path, os.W_OK)

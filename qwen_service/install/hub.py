@@ -1,0 +1,132 @@
+"""A model repository on the Hugging Face hub or a mirror of it (HF_ENDPOINT; HF_TOKEN is sent to it, never shown)."""
+
+import hashlib
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but mypy sees no re-export
+    build_hf_headers,
+    hf_raise_for_status,
+    http_stream_backoff,
+)
+
+from qwen_service.errors import DownloadFailed
+from qwen_service.install.partial_file import PartialFile
+
+COMMITS_LOOKED_AT = 50
+TIMEOUT = 20  # seconds without a byte
+FAILURES_IN_A_ROW = 5  # without a byte between them
+PAUSE = 1.0  # seconds before a cut connection is made anew
+
+# A gated repository is one kind of repository that is not found, so the order counts.
+_REASONS: tuple[tuple[type[HfHubHTTPError], str], ...] = (
+    (GatedRepoError, "wants a consent on the repository's page, and a token in HF_TOKEN."),
+    (RevisionNotFoundError, "does not have this revision."),
+    (RepositoryNotFoundError, "has no such repository, or shows it only with a token in HF_TOKEN."),
+    (RemoteEntryNotFoundError, "does not have it."),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """`sha256` for what is in LFS; the rest is small and known by its git blob id."""
+
+    path: str
+    size: int
+    blob_id: str
+    sha256: str | None
+
+    def matches(self, path: Path, sha256: str) -> bool:
+        if self.sha256 is not None:
+            return sha256 == self.sha256
+        content = path.read_bytes()
+        git_blob = b"blob %d\0" % len(content) + content
+        return hashlib.sha1(git_blob, usedforsecurity=False).hexdigest() == self.blob_id
+
+
+class Hub:
+    def __init__(self, repo: str) -> None:
+        self.repo = repo
+        self._api = HfApi()
+        self._headers = build_hf_headers(library_name="qwen-service")
+
+    @property
+    def endpoint(self) -> str:
+        return self._api.endpoint
+
+    def files(self, revision: str) -> dict[str, HubFile]:
+        with self._explained(f"the list of files at {revision[:12]}"):
+            tree = list(self._api.list_repo_tree(self.repo, recursive=True, revision=revision))
+        entries = (entry for entry in tree if isinstance(entry, RepoFile))
+        return {e.path: HubFile(e.path, e.size, e.blob_id, e.lfs.sha256 if e.lfs else None) for e in entries}
+
+    def newest_with(self, needed: Collection[str], one_of: Collection[str]) -> str:
+        """The newest commit that has all `needed` files, and at least one of `one_of` (if there are any)."""
+        with self._explained("the history"):
+            commits = [commit.commit_id for commit in self._api.list_repo_commits(self.repo)]
+        for commit in commits[:COMMITS_LOOKED_AT]:
+            paths = self.files(commit).keys()
+            if paths >= set(needed) and (not one_of or paths & set(one_of)):
+                return commit
+        raise DownloadFailed(
+            f"None of the last {min(len(commits), COMMITS_LOOKED_AT)} commits of {self.repo} on {self.endpoint} has all"
+            f" {len(needed)} files of this model and a program for this machine ({', '.join(one_of) or 'none needed'})."
+            " A folder from elsewhere can be adopted: qwen-service pull NAME --from DIR"
+        )
+
+    def fetch(self, revision: str, file: HubFile, target: PartialFile, pause: Callable[[float], object]) -> None:
+        """Go on from what `target` holds. Cut connections are resumed and 429 is waited for, a few times."""
+        if target.tell() > file.size:
+            target.start_over()
+        url = hf_hub_url(self.repo, file.path, revision=revision, endpoint=self.endpoint)
+        failures = 0
+        with self._explained(file.path):
+            while target.tell() < file.size:
+                before = target.tell()
+                try:
+                    self._read_on(url, target)
+                except httpx2.TransportError:
+                    failures = 0 if target.tell() > before else failures + 1
+                    if failures > FAILURES_IN_A_ROW:
+                        raise
+                    pause(PAUSE)
+
+    def _read_on(self, url: str, target: PartialFile) -> None:
+        headers = {**self._headers, "Accept-Encoding": "identity", "Range": f"bytes={target.tell()}-"}
+        if target.tell() == 0:
+            del headers["Range"]
+        with http_stream_backoff("GET", url, headers=headers, timeout=TIMEOUT, retry_on_exceptions=()) as response:
+            hf_raise_for_status(response)
+            if response.status_code != httpx2.codes.PARTIAL_CONTENT:
+                target.start_over()
+            for block in response.iter_bytes():
+                target.write(block)
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        """The hub's errors in our words: its own carry signed addresses and pages of HTML."""
+        try:
+            yield
+        except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
+            raise DownloadFailed(f"{self.repo}: {what}: {self._reason(error)}") from error
+
+    def _reason(self, error: Exception) -> str:
+        if isinstance(error, HfHubHTTPError):
+            known = (text for kind, text in _REASONS if isinstance(error, kind))
+            answered = f"answered {error.response.status_code}. Try again later; what is here is kept."
+            return f"{self.endpoint} {next(known, answered)}"
+        if isinstance(error, httpx2.HTTPError):
+            return f"no connection to {self.endpoint} ({type(error).__name__}). Try again; what is here is kept."
+        return f"{getattr(error, 'strerror', None) or error}. Try again; what is here is kept."

@@ -1,0 +1,84 @@
+"""Pulls that clients of the service asked for: one at a time per model, followed by as many clients as like.
+
+The work is in a thread; when the last client has left it stops, and the next pull goes on where it was.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+
+from qwen_service.downloads import pull
+from qwen_service.errors import InstallError, ServiceError
+from qwen_service.install.pull_progress import Progress
+from qwen_service.models.machine import Machine
+from qwen_service.models.model_spec import ModelSpec
+
+log = logging.getLogger(__name__)
+
+INTERVAL = 0.2  # seconds between two reports of progress
+
+
+class Pulls:
+    def __init__(self, models_dir: Path, machine: Machine) -> None:
+        self._models_dir = models_dir
+        self._machine = machine
+        self._running: dict[str, _Pull] = {}
+
+    async def follow(self, spec: ModelSpec) -> AsyncGenerator[str | Progress, None]:
+        """Stages and progress until the model is installed. Raises an InstallError."""
+        running = self._running.get(spec.name)
+        if running is None:
+            running = self._running[spec.name] = _Pull()
+            running.task = asyncio.create_task(self._pull(spec, running), name=f"pull {spec.name}")
+        running.followers += 1
+        try:
+            async with aclosing(running.reports()) as reports:
+                async for report in reports:
+                    yield report
+        finally:
+            running.followers -= 1
+
+    async def stop(self) -> None:
+        """Nobody waits any more: return when the threads have seen that."""
+        pulls = list(self._running.values())
+        for running in pulls:
+            running.followers = 0
+        await asyncio.gather(*(running.task for running in pulls), return_exceptions=True)
+
+    async def _pull(self, spec: ModelSpec, running: "_Pull") -> None:
+        try:
+            await asyncio.to_thread(pull, spec, self._models_dir, self._machine, running)
+        except ServiceError as error:
+            log.warning("pull of %s: %s", spec.name, error.message)
+            if running.followers:
+                raise
+        finally:
+            del self._running[spec.name]
+
+
+class _Pull:
+    """A ProgressSink: stage() and update() are called in the thread that works."""
+
+    def __init__(self) -> None:
+        self.followers = 0
+        self.task: asyncio.Task[None]
+        self._latest: str | Progress = "pulling manifest"
+
+    def stage(self, text: str) -> None:
+        self._latest = text
+
+    def update(self, progress: Progress) -> None:
+        if not self.followers:
+            raise InstallError("nobody waits for it any more; what was fetched is kept for the next pull")
+        self._latest = progress
+
+    async def reports(self) -> AsyncGenerator[str | Progress, None]:
+        seen: str | Progress | None = None
+        while not self.task.done():
+            if self._latest is not seen:
+                seen = self._latest
+                yield seen
+            await asyncio.wait({self.task}, timeout=INTERVAL)
+        self.task.result()

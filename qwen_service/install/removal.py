@@ -1,0 +1,27 @@
+"""Taking an installed model off the disk."""
+
+import shutil
+
+from qwen_service.catalog import Catalog
+from qwen_service.errors import InstallError
+from qwen_service.models.installed_model import InstalledModel
+
+
+def on_disk(catalog: Catalog, name: str) -> InstalledModel:
+    """Also one that is not complete: it can still be looked at and removed. Raises UnknownModel."""
+    spec = catalog.find(name)
+    folder = catalog.models_dir / spec.name
+    return InstalledModel(spec, folder) if folder.is_dir() else catalog.find_installed(name)
+
+
+def remove_model(catalog: Catalog, model: InstalledModel) -> int:
+    """Returns the bytes that are free again."""
+    freed = model.size
+    try:
+        if model.folder == catalog.models_dir:
+            model.gguf.unlink()
+        else:
+            shutil.rmtree(model.folder)
+    except OSError as error:
+        raise InstallError(f"{model.name} cannot be removed: {error.strerror}: {error.filename}") from error
+    return freed

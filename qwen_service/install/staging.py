@@ -1,0 +1,90 @@
+"""Where a model is put together before it is installed: `<models_dir>/.partial/NAME@SOURCE`.
+
+A model folder appears under its own name only when it is complete and verified, by one rename. What an
+interrupted pull left in the staging folder is used by the next one of the same source.
+"""
+
+import fcntl
+import os
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+from qwen_service.errors import InstallError
+from qwen_service.install.install_record import InstallRecord
+from qwen_service.install.pull_progress import human_bytes
+
+SPARE_BYTES = 64_000_000  # left free for everybody else
+
+
+class Staging:
+    def __init__(self, models_dir: Path, name: str, source: str) -> None:
+        self.models_dir, self.name = models_dir, name
+        self.folder = models_dir / ".partial" / f"{name}@{source}"
+        self._cleanup = ExitStack()
+
+    def __enter__(self) -> "Staging":
+        """Raises InstallError when another process is installing the same model."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = self._cleanup.enter_context((self.folder.parent / f"{self.name}.lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InstallError(f"{self.name} is being installed by another process already.") from None
+        except OSError as error:
+            raise InstallError(f"{error.filename} cannot be written: {error.strerror}. Use sudo?") from None
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._cleanup.close()
+
+    def staged_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
+    def need_space(self, total: int) -> None:
+        """`total` is what the folder will hold; what is there already counts."""
+        needed = total - self.staged_bytes() + SPARE_BYTES
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise InstallError(
+                f"{self.name} needs {human_bytes(needed)} on the disk of {self.models_dir},"
+                f" {human_bytes(free)} are free."
+                " Make room, or set models_dir to a folder on another disk."
+            )
+
+    def install(self, record: InstallRecord, programs: tuple[str, ...]) -> Path:
+        """Make the folder what it claims to be, and put it in its place."""
+        self._drop_what_is_not_in(record)
+        for program in programs:
+            (self.folder / program).chmod(0o755)
+        record.save(self.folder)
+        self._give_to_owner_of_models()
+        target = self.models_dir / self.name
+        self._replace(target)
+        for leftover in self.folder.parent.glob(f"{self.name}@*"):
+            shutil.rmtree(leftover)
+        return target
+
+    def _drop_what_is_not_in(self, record: InstallRecord) -> None:
+        for path in sorted(self.folder.rglob("*"), reverse=True):  # what is in a folder before the folder
+            if path.is_dir() and not path.is_symlink():
+                if not any(path.iterdir()):
+                    path.rmdir()
+            elif str(path.relative_to(self.folder)) not in record.files:
+                path.unlink()
+
+    def _give_to_owner_of_models(self) -> None:
+        """So that the service user can write what root pulled: the API runtime maps its embedding file writable."""
+        if os.geteuid() == 0:
+            owner = self.models_dir.stat()
+            for path in (self.folder, *self.folder.rglob("*")):
+                os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+    def _replace(self, target: Path) -> None:
+        if target.exists() or target.is_symlink():
+            old = self.folder.parent / f"{self.name}@old"
+            if old.exists():
+                shutil.rmtree(old)
+            target.rename(old)
+        self.folder.rename(target)

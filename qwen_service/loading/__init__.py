@@ -1,0 +1,1 @@
+"""From an installed model to a running engine."""

@@ -1,0 +1,73 @@
+"""Bring up a model folder of `axllm serve`, or join a server that runs already."""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from qwen_service.chat_template import ChatTemplate
+from qwen_service.config import Settings
+from qwen_service.errors import InstallError, StartFailed
+from qwen_service.loading.rough_tokenizer import ROUGH_TEMPLATE, RoughTokenizer
+from qwen_service.models.installed_model import InstalledModel, pointer_advice
+from qwen_service.models.machine import Machine
+from qwen_service.output_parser import OutputFormat
+from qwen_service.runtimes.axera_process import AxeraProgram
+from qwen_service.runtimes.axllm import LIMITS, AxLlm
+from qwen_service.runtimes.base import Limits, LoadProgress
+from qwen_service.supervisor import BringUp, Engine, ModelText
+from qwen_service.tokenizer import LocalTokenizer
+
+QWEN_TAGS = OutputFormat(("<think>", "</think>"), ("<tool_call>", "</tool_call>"))
+
+
+def loaders(model: InstalledModel, settings: Settings, machine: Machine) -> dict[str, BringUp]:
+    """One: the program itself spreads over the cards of `devices`."""
+    return {model.name: AxLlmLoader(model, settings, machine)}
+
+
+@dataclass(frozen=True)
+class AxLlmLoader:
+    model: InstalledModel
+    settings: Settings
+    machine: Machine
+
+    async def __call__(self, progress: LoadProgress) -> Engine:
+        if pointers := self.model.lfs_pointers():
+            raise StartFailed(pointer_advice(pointers), permanent=True)
+        tokenizer = await asyncio.to_thread(self._tokenizer)
+        spec, settings = self.model.spec, self.settings
+        program = AxeraProgram(
+            command=self._command,
+            folder=self.model.folder.absolute(),
+            env={**os.environ, "AXLLM_DEVICES": ",".join(map(str, settings.devices))},
+            port=settings.runtime_port,
+            log_path=settings.log_folder / "model.log",
+            pid_file=settings.state_folder / "axllm.pid",
+            stall_timeout=settings.stall_timeout,
+        )
+        expected = Limits(spec.context or LIMITS.context, spec.prompt_limit or LIMITS.prompt)
+        runtime = AxLlm(program, tokenizer, expected=expected, join=settings.runtime_join)
+        return Engine(runtime, await runtime.start(progress), _text(tokenizer))
+
+    def _tokenizer(self) -> LocalTokenizer | None:
+        named = self.model.tokenizer_file
+        found = named or next(iter(sorted(self.model.folder.glob("**/tokenizer.json"))), None)
+        if found is None or not found.with_name("tokenizer_config.json").is_file():
+            return None
+        try:
+            return LocalTokenizer(found.parent)
+        except InstallError as error:
+            raise StartFailed(error.message, permanent=True) from error
+
+    def _command(self, values: Mapping[str, str]) -> list[str]:
+        devices = ",".join(map(str, self.settings.devices))
+        return self.model.command(self.machine, {"devices": devices, **values})
+
+
+def _text(tokenizer: LocalTokenizer | None) -> ModelText:
+    """axllm renders and tokenizes by itself; we only have to know how long a conversation is."""
+    if tokenizer is None:
+        return ModelText(RoughTokenizer(), ChatTemplate(ROUGH_TEMPLATE, {}), QWEN_TAGS)
+    template = ChatTemplate(tokenizer.chat_template, tokenizer.special_ids)
+    return ModelText(tokenizer, template, OutputFormat.of_template(template.source))

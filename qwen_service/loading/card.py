@@ -1,0 +1,132 @@
+"""Bring up a card's model: its tokenizer, our tokenizer server, the vendor's program; in this order, and back."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from qwen_service.card.recovery import card_recovery
+from qwen_service.chat import Message
+from qwen_service.chat_template import ChatTemplate
+from qwen_service.config import Settings
+from qwen_service.errors import DeviceLost, InstallError, InvalidRequest, StartFailed
+from qwen_service.models.installed_model import InstalledModel, pointer_advice
+from qwen_service.models.machine import Machine
+from qwen_service.output_parser import OutputFormat
+from qwen_service.runtimes.ax_api import AxApi
+from qwen_service.runtimes.ax_repl import AxRepl
+from qwen_service.runtimes.axera_process import AxeraProgram
+from qwen_service.runtimes.base import Limits, LoadProgress, Runtime
+from qwen_service.runtimes.repl_process import ReplProgram
+from qwen_service.runtimes.tokenizer_server import TokenizerServer
+from qwen_service.supervisor import BringUp, Engine, ModelText
+from qwen_service.tokenizer import LocalTokenizer
+
+SYSTEM_PROMPT = "You are a helpful assistant."  # on the command line only; conversations bring their own
+
+
+def loaders(model: InstalledModel, settings: Settings, machine: Machine) -> dict[str, BringUp]:
+    """One per card."""
+    names = [model.name if len(settings.devices) == 1 else f"{model.name} on card {n}" for n in settings.devices]
+    return {
+        name: CardLoader(model, settings, machine, index=index, device=device)
+        for index, (name, device) in enumerate(zip(names, settings.devices, strict=True))
+    }
+
+
+class CardLoader:
+    """Loads one model onto one card, as often as needed. `index` counts the cards in use, `device` is its number."""
+
+    def __init__(self, model: InstalledModel, settings: Settings, machine: Machine, *, index: int, device: int) -> None:
+        self._model = model
+        self._settings = settings
+        self._machine = machine
+        self._index = index
+        self._device = device
+        self._text: tuple[LocalTokenizer, ChatTemplate] | None = None
+        self._recovery = card_recovery(settings, machine)
+
+    async def __call__(self, progress: LoadProgress) -> Engine:
+        if self._text is None:
+            progress("reading the tokenizer")
+            self._text = await asyncio.to_thread(self._read_text)
+        tokenizer, template = self._text
+        await self._prepare_card(progress)
+        async with AsyncExitStack() as undo:
+            server = TokenizerServer(
+                tokenizer,
+                port=self._settings.tokenizer_port + self._index if self._settings.tokenizer_port else 0,
+                log=logging.getLogger("qwen_service.tokenizer"),
+                render=partial(_render, template),
+            )
+            await server.start()
+            undo.push_async_callback(server.stop)
+            runtime = self._runtime(tokenizer, server)
+            undo.push_async_callback(runtime.stop)
+            limits = await runtime.start(progress)
+            text = ModelText(tokenizer, template, OutputFormat.of_template(template.source))
+            undo.pop_all()  # from here on they are the engine's
+            return Engine(runtime, limits, text, companion=server)
+
+    async def _prepare_card(self, progress: LoadProgress) -> None:
+        """A lost card is brought back, and the memory of the last program is given time to become free."""
+        if self._recovery is not None:
+            progress(f"looking at card {self._device}")
+            try:
+                await self._recovery.prepare(self._device, self._model.spec.card_memory_kib or 0)
+            except DeviceLost as error:
+                raise StartFailed(error.message) from error
+
+    def _read_text(self) -> tuple[LocalTokenizer, ChatTemplate]:
+        if pointers := self._model.lfs_pointers():
+            raise StartFailed(pointer_advice(pointers), permanent=True)
+        assert self._model.tokenizer_file is not None, "a card's manifest names its tokenizer"
+        try:
+            tokenizer = LocalTokenizer(self._model.tokenizer_file.parent)
+            return tokenizer, ChatTemplate(tokenizer.chat_template, tokenizer.special_ids)
+        except InstallError as error:
+            raise StartFailed(error.message, permanent=True) from error
+
+    def _runtime(self, tokenizer: LocalTokenizer, server: TokenizerServer) -> Runtime:
+        spec = self._model.spec
+        common: dict[str, Any] = {
+            "command": self._command,
+            "folder": self._model.folder.absolute(),
+            "log_path": self._settings.log_folder / self._file("model", "log"),
+            "pid_file": self._settings.state_folder / self._file(spec.runtime, "pid"),
+            "stall_timeout": self._settings.stall_timeout,
+        }
+        if spec.runtime == "ax_repl":
+            program = ReplProgram(post_config=spec.post_config, **common)
+            return AxRepl(program, tokenizer, server, context=spec.context or 1024)
+        expected = Limits(context=spec.context or 2559, prompt=spec.prompt_limit or 2048)
+        return AxApi(AxeraProgram(port=self._port(), **common), tokenizer, server, expected=expected)
+
+    def _port(self) -> int:
+        """Raises StartFailed where a build would need a port that it cannot be told."""
+        port = self._settings.runtime_port + self._index
+        if self._index and not any("{port}" in argument for argument in self._model.spec.arguments):
+            raise StartFailed(
+                f"This build of {self._model.name} has its port compiled in, so that only one card can run it"
+                " (devices). A build that takes a port can be given one: put {port} into its manifest.",
+                permanent=True,
+            )
+        return port
+
+    def _command(self, values: Mapping[str, str]) -> list[str]:
+        known = {"system_prompt": SYSTEM_PROMPT, "devices": str(self._device), **values}
+        return self._model.command(self._machine, known)
+
+    def _file(self, stem: str, suffix: str) -> Path:
+        return Path(f"{stem}.{suffix}" if self._index == 0 else f"{stem}-{self._device}.{suffix}")
+
+
+def _render(template: ChatTemplate, messages: list[dict[str, Any]], source: str | None) -> str:
+    """POST /chat_template of the tokenizer server, for people. No template but the model's own is ever run."""
+    if source not in (None, "", "default", template.source):
+        raise InvalidRequest("template: only the model's own is run; leave it out")
+    asked = [Message(entry.get("role", "user"), str(entry.get("content") or "")) for entry in messages]
+    return template.spell(template.render(asked))
