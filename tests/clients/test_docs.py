@@ -1,0 +1,17 @@
+"""The Python of docs/clients.md runs as it stands there, but for the address and the model."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+PAGE = (Path(__file__).parent.parent.parent / "docs" / "clients.md").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.usefixtures("careless")
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=[snippet.splitlines()[0] for snippet in SNIPPETS])
+def test_a_snippet_prints_an_answer(snippet: str, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code = snippet.replace("http://localhost:8080", url).replace("qwen3-4b", "tiny")
+    exec(compile(code, "docs/clients.md", "exec"), {})
+    assert capsys.readouterr().out == "Hello there, friend.\n"
