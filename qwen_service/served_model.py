@@ -110,7 +110,8 @@ class ServedModel:
         return await self.ready(at_most=0, waiters=0)
 
     async def _a_change(self) -> None:
-        settled = [asyncio.ensure_future(supervisor.settled()) for supervisor in self.supervisors]
+        coming = [supervisor for supervisor in self.supervisors if supervisor.phase in ("loading", "restarting")]
+        settled = [asyncio.ensure_future(supervisor.settled()) for supervisor in coming]
         try:
             await asyncio.wait(settled, return_when=asyncio.FIRST_COMPLETED)
         finally:
