@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 from fastapi import APIRouter
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from qwen_service.metrics import Metrics
 from qwen_service.reporting.service_state import CardView, EngineState, ModelState, ServiceState
@@ -40,7 +40,7 @@ def health_router(state: Callable[[], ServiceState]) -> APIRouter:
 def metrics_router(metrics: Metrics) -> APIRouter:
     router = APIRouter(tags=["operation"])
 
-    @router.get("/metrics", summary="Prometheus metrics")
+    @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
     async def show() -> Response:
         return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 

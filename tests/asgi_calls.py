@@ -24,8 +24,9 @@ async def call(
     body: Iterable[bytes] = (),
     client: tuple[str, int] | None = ("127.0.0.1", 5000),
     hang: bool = False,
+    stay: bool = False,
 ) -> Answer:
-    """`hang`: the last piece of the body never comes."""
+    """`hang`: the last piece of the body never comes. `stay`: the client waits for the whole answer."""
     answer = Answer()
     pieces = list(body)
     named = {"host": "localhost"} | {name.lower(): value for name, value in (headers or {}).items()}
@@ -43,7 +44,7 @@ async def call(
         if pieces:
             piece = pieces.pop(0)
             return {"type": "http.request", "body": piece, "more_body": bool(pieces) or hang}
-        if hang:
+        if hang or stay:
             await asyncio.Event().wait()
         return {"type": "http.disconnect"}
 

@@ -12,7 +12,15 @@ import httpx
 import pytest
 
 from qwen_service.chat import ChatRequest, Message, Sampling, Tool, ToolCall
-from qwen_service.errors import Died, PromptTooLong, ProtocolError, QueueTimeout, Stalled, StartFailed, Unsupported
+from qwen_service.errors import (
+    Died,
+    InvalidRequest,
+    PromptTooLong,
+    QueueTimeout,
+    Stalled,
+    StartFailed,
+    Unsupported,
+)
 from qwen_service.runtimes.axera_process import AxeraProgram
 from qwen_service.runtimes.axllm import AxLlm
 from qwen_service.runtimes.base import Limits, Piece, Prefill, Prompt
@@ -205,7 +213,7 @@ async def test_an_engine_used_by_others_is_waited_for_and_then_refused(
 async def test_an_error_that_looks_like_an_empty_completion_is_an_error(started: Callable[..., Any]) -> None:
     it = await started()
     empty = Prompt((), "", ChatRequest("r1"))
-    with pytest.raises(ProtocolError, match="HTTP 400 and no reason"):
+    with pytest.raises(InvalidRequest, match="HTTP 400 and no reason"):
         await read_to_its_end(it.runtime.generate(empty, Sampling()))
     assert joined(await it.ask("x")) == "x "
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from qwen_service.errors import ProtocolError, QueueTimeout
+from qwen_service.errors import InvalidRequest, ProtocolError, QueueTimeout
 from qwen_service.runtimes.sse import SseReader
 
 LOOK = 2.0  # seconds for an answer that needs no NPU
@@ -63,7 +63,9 @@ class AxLlmClient:
 async def _events(response: httpx.Response) -> AsyncGenerator[bytes, None]:
     if response.status_code != httpx.codes.OK:
         await response.aread()
-        raise ProtocolError(_refusal(response))
+        # 400 is a refusal of this conversation by a program that lives on; nothing would get better by a restart.
+        refused = response.status_code == httpx.codes.BAD_REQUEST
+        raise InvalidRequest(_refusal(response)) if refused else ProtocolError(_refusal(response))
     reader = SseReader()
     async for data in response.aiter_raw():
         for event in reader.feed(data):

@@ -23,13 +23,16 @@ from qwen_service.dialects.reply_headers import ReplyHeaders
 from qwen_service.dialects.streaming import StreamReply, WholeReply, merged
 from qwen_service.errors import UnknownModel, Unsupported
 
+# Beside the JSON of an answer in one piece.
+STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}}
+
 
 def ollama_router(service: Service) -> APIRouter:
     refusal: dict[int | str, dict[str, Any]] = {"default": {"description": 'An error: {"error": "text"}'}}
     router = APIRouter(tags=["Ollama"], route_class=OllamaRoute, responses=refusal)
     add_model_routes(router, service)
 
-    @router.post("/api/chat", summary="Answer a conversation")
+    @router.post("/api/chat", summary="Answer a conversation", responses=STREAM)
     async def chat(body: ChatBody) -> Response:
         headers = ReplyHeaders(ignored_options(body))
         reply = ChatReply(body.model, headers, logprobs=bool(body.logprobs))
@@ -38,7 +41,7 @@ def ollama_router(service: Service) -> APIRouter:
         request = chat_request(body, _new_id(), max_messages=service.settings.max_messages)
         return answer(body, events(request), reply, headers)
 
-    @router.post("/api/generate", summary="Answer or continue a prompt")
+    @router.post("/api/generate", summary="Answer or continue a prompt", responses=STREAM)
     async def generate(body: GenerateBody) -> Response:
         headers = ReplyHeaders(ignored_options(body))
         reply = GenerateReply(body.model, headers, logprobs=bool(body.logprobs), context=not body.raw)
