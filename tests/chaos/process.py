@@ -22,14 +22,14 @@ class Sample:
 
 
 class Service:
-    def __init__(self, target: str, folder: Path) -> None:
+    def __init__(self, target: str, folder: Path, **environment: str) -> None:
         self.target = target
         self._log = folder / "stderr.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.chaos.target", target, str(folder)],
                 cwd=ROOT,
-                env={**os.environ, **REPLY, "SIM_PORT": str(_free_port())},
+                env={**os.environ, **REPLY, "SIM_PORT": str(_free_port()), **environment},
                 stdout=log,
                 stderr=log,
             )

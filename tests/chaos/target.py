@@ -24,7 +24,6 @@ from qwen_service.supervisor import BringUp
 
 SIMULATORS = Path(__file__).parent.parent / "simulators"
 MODELS = {"ax_repl": "qwen2.5-1.5b-instruct", "ax_api": "qwen3-4b"}
-SIMULATED_SPEED = ("--token-ms", "67")  # of demonstrations; here the card is as fast as it can be
 
 
 def settings_for(folder: Path) -> Settings:
@@ -62,8 +61,9 @@ def loaders(target: str) -> Loaders:
 
 
 def _at_full_speed(model: InstalledModel) -> InstalledModel:
+    """Without the simulator's own flags, which come last and make it as slow as a card."""
     programs = {
-        kind: replace(program, arguments=tuple(a for a in program.arguments if a not in SIMULATED_SPEED))
+        kind: replace(program, arguments=program.arguments[: program.arguments.index("--token-ms")])
         for kind, program in model.spec.programs.items()
     }
     return replace(model, spec=replace(model.spec, programs=programs))
