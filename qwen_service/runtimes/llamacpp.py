@@ -42,7 +42,7 @@ class LlamaCpp(Runtime):
         llama_server: Path | None = None,
         log_path: Path | None = None,
         stall_timeout: float = 60.0,
-        batch_size: int = 256,
+        batch_size: int = 128,
         cache_ram_mib: int = 256,
     ) -> None:
         self._model_path = model_path
