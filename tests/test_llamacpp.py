@@ -14,7 +14,8 @@ import pytest_asyncio
 from qwen_service.chat import ChatRequest, Sampling
 from qwen_service.errors import Died, InvalidRequest, PromptTooLong, RuntimeFailure, StartFailed
 from qwen_service.runtimes.base import Piece, Prefill, Prompt
-from qwen_service.runtimes.llamacpp import LlamaCpp, join_texts
+from qwen_service.runtimes.llamacpp import LlamaCpp
+from qwen_service.runtimes.llamacpp_tokenizer import join_texts
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 DEADLINE = 60.0
@@ -119,6 +120,13 @@ async def test_ids_among_the_parts_are_kept_and_neighbouring_texts_are_one(engin
     whole = await engine.encode([START, "hello world", END])
     assert await engine.encode([START, "hel", "lo wor", "ld", END]) == whole
     assert (whole[0], whole[-1]) == (START, END)
+
+
+async def test_texts_that_were_encoded_before_give_the_same_ids_again(engine: LlamaCpp) -> None:
+    one, two = turn("user", "Number one"), turn("user", "And number two")
+    ids_of_one, ids_of_two = await engine.encode(one), await engine.encode(two)
+    new = turn("user", "Something new")
+    assert await engine.encode([*two, *new, *one]) == [*ids_of_two, *await engine.encode(new), *ids_of_one]
 
 
 @pytest.mark.parametrize("text", ["", "a\0b", "\ud800 lone", "😀漢字é", "\r\n\t  "])

@@ -6,20 +6,19 @@ A LlamaCpp is also the Tokenizer of the model's vocabulary, and knows its chat t
 
 import asyncio
 import os
-import re
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import closing
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from qwen_service.chat import Sampling
-from qwen_service.errors import InvalidRequest, ProtocolError, RuntimeFailure, ServiceError, Stalled
+from qwen_service.errors import ProtocolError, RuntimeFailure, ServiceError, Stalled
 from qwen_service.runtimes import llamacpp_wire as wire
 from qwen_service.runtimes.base import Limits, LoadProgress, Piece, Prefill, Prompt, PromptParts, Runtime
 from qwen_service.runtimes.llamacpp_process import LlamaProcess, check_gguf
+from qwen_service.runtimes.llamacpp_tokenizer import LlamaTokenizer
 from qwen_service.runtimes.unix_http import HttpError, UnixHttp
 
 LAST_WORDS = 1.0  # seconds for a process that closed its connections to end
@@ -63,7 +62,7 @@ class LlamaCpp(Runtime):
         self._watcher: asyncio.Task[None] | None = None
         self._failure: asyncio.Future[RuntimeFailure]
         self._http: UnixHttp
-        self._parsed_in_text: re.Pattern[str] | None = None
+        self._tokenizer: LlamaTokenizer
         self.chat_template = ""
         self.bos_token = ""
         self.eos_token = ""
@@ -117,33 +116,14 @@ class LlamaCpp(Runtime):
             await self._process.stop()
 
     async def encode(self, parts: PromptParts) -> list[int]:
-        return await self._tokenize(cut_apart(join_texts(parts), self._parsed_in_text), parse_special=False)
+        return await self._tokenizer.encode(parts)
 
     async def decode(self, token_ids: Sequence[int]) -> str:
-        for token_id in token_ids:
-            if not 0 <= token_id < self.vocab_size:
-                raise InvalidRequest(f"there is no token {token_id}: the vocabulary ends at {self.vocab_size - 1}")
-        answer = await self._post("/detokenize", {"tokens": token_ids})
-        return str(answer["content"])
+        return await self._tokenizer.decode(token_ids)
 
     async def special_ids(self, names: Iterable[str]) -> dict[str, int]:
-        """The ids of those names that are one token each, such as `<|im_end|>`.
-
-        Some, `<tool_call>` say, the engine finds in plain text too; from now on `encode` keeps them from it.
-        """
-        found = {}
-        for name in names:
-            ids = await self._tokenize([name], parse_special=True)
-            if len(ids) == 1:
-                found[name] = ids[0]
-        in_text = [name for name in found if [found[name]] == await self._tokenize([name], parse_special=False)]
-        self._parsed_in_text = re.compile("|".join(map(re.escape, in_text))) if in_text else None
-        return found
-
-    async def _tokenize(self, content: Sequence[str | int], *, parse_special: bool) -> list[int]:
-        answer = await self._post("/tokenize", {"content": content, "parse_special": parse_special})
-        ids: list[int] = answer["tokens"]
-        return ids
+        """The ids of those names that are one token each; no text becomes one of them from now on."""
+        return await self._tokenizer.special_ids(names)
 
     async def _watch(self, process: LlamaProcess) -> None:
         self._fail(await process.ended())
@@ -155,6 +135,7 @@ class LlamaCpp(Runtime):
         self.bos_token = properties.get("bos_token", "")
         self.eos_token = properties.get("eos_token", "")
         self.vocab_size = meta["n_vocab"]
+        self._tokenizer = LlamaTokenizer(self._post, self.vocab_size)
         self.train_context = meta["n_ctx_train"]
         self.model_size = meta["size"]
         self.parameters = meta["n_params"]
@@ -201,35 +182,6 @@ class LlamaCpp(Runtime):
         if not self._failure.done():
             self._failure.set_result(failure)
         return failure
-
-
-def join_texts(parts: PromptParts) -> list[str | int]:
-    """Neighbouring texts become one: where a part ends must not be seen in the ids. Lone surrogates become `?`."""
-    joined: list[str | int] = []
-    for part in parts:
-        if isinstance(part, int):
-            joined.append(part)
-            continue
-        text = part.encode(errors="replace").decode()
-        if joined and isinstance(joined[-1], str):
-            joined[-1] += text
-        else:
-            joined.append(text)
-    return joined
-
-
-def cut_apart(parts: Sequence[str | int], unwanted: re.Pattern[str] | None) -> list[str | int]:
-    """Cut each text after the first character of what must not be found in it: texts are tokenized one by one."""
-    if unwanted is None:
-        return list(parts)
-    cut: list[str | int] = []
-    for part in parts:
-        if isinstance(part, int):
-            cut.append(part)
-            continue
-        places = [0, *(match.start() + 1 for match in unwanted.finditer(part)), len(part)]
-        cut += [part[start:end] for start, end in pairwise(places)]
-    return cut
 
 
 def error_object(body: bytes) -> Any:
