@@ -3,7 +3,9 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
 
+from qwen_service.catalog import PACKAGED
 from qwen_service.commands.doctor import as_json, as_text
 from qwen_service.config import Settings
 from qwen_service.doctor.examination import configuration, examine
@@ -190,6 +192,33 @@ async def test_an_embedding_that_the_service_user_cannot_write_is_a_failure(pi: 
     finding = only(await the("models", pi, models))
     assert "is not writable for qwen" in finding.text
     assert finding.cure.startswith("sudo chown qwen ")
+
+
+async def test_what_a_build_cannot_be_told_is_warned_of(pi: RecordedMachine, models: Path) -> None:
+    install_qwen3(models)
+    found = await examine(pi.host(), settings(models, devices=(0, 1), runtime_port=9000))
+    port_for_two, port = [finding for finding in found if finding.area == "models" and finding.level == "warn"]
+    assert "has its port compiled in" in port_for_two.text
+    assert port_for_two.cure.startswith("Take 1 out of `devices`")
+    assert "runtime_port is 9000" in port.text
+    assert "stock builds listen on 8000 only" in port.text
+
+
+async def test_a_build_that_takes_card_and_port_is_fine(pi: RecordedMachine, models: Path) -> None:
+    install_qwen3(models)
+    manifest = yaml.safe_load((PACKAGED / "qwen3-4b.yaml").read_text())
+    manifest["arguments"] += ["--port", "{port}"]
+    (models / "manifests").mkdir()
+    (models / "manifests" / "qwen3-4b.yaml").write_text(yaml.safe_dump(manifest))
+    found = await examine(pi.host(), settings(models, devices=(0, 1), runtime_port=9000))
+    assert [finding.text for finding in found if finding.area == "models"] == ["qwen3-4b is complete"]
+
+
+async def test_a_board_cannot_be_told_another_card(pi: RecordedMachine, models: Path) -> None:
+    install_qwen3(models).joinpath("main_api_ax650").write_bytes(b"x")
+    pi.write("proc/ax_proc/mem_cmm_info", "")
+    found = await examine(pi.host(), settings(models, devices=(1,)))
+    assert any("runs on card 0, and cannot be told to use card 1" in finding.text for finding in found)
 
 
 async def test_a_configured_model_that_is_not_installed_is_a_failure(pi: RecordedMachine, models: Path) -> None:

@@ -4,13 +4,14 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from qwen_service.card.axcl_smi import Card
 from qwen_service.config import Settings
-from qwen_service.errors import DeviceLost
+from qwen_service.errors import DeviceLost, StartFailed
 from qwen_service.models.machine import Machine
 from qwen_service.npu import AxclSmi
+from qwen_service.runtimes.base import LoadProgress
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,23 @@ class CardRecovery:
             if (reading := await self._smi.read()) is not None:
                 yield next((card for card in reading.cards if card.index == index), None)
             await asyncio.sleep(self._pause)
+
+
+async def prepare_cards(
+    recovery: CardRecovery | None, devices: Sequence[int], needed_kib: int, progress: LoadProgress
+) -> None:
+    """Lost cards are brought back, and the memory of the last program is given time to become free.
+
+    Raises StartFailed.
+    """
+    if recovery is None:
+        return
+    for device in devices:
+        progress(f"looking at card {device}")
+        try:
+            await recovery.prepare(device, needed_kib)
+        except DeviceLost as error:
+            raise StartFailed(error.message) from error
 
 
 def card_recovery(settings: Settings, machine: Machine) -> CardRecovery | None:

@@ -18,7 +18,7 @@ async def examine(host: Host, settings: Settings) -> list[Finding]:
     catalog, problem = _catalog(settings.models_dir.expanduser())
     models = catalog.installed() if catalog else []
     findings += [finding async for finding in examine_card(host, settings, _of_card(models))]
-    findings += examine_models(host, catalog, settings.model) if catalog else [problem]
+    findings += examine_models(host, catalog, settings) if catalog else [problem]
     return findings
 
 

@@ -5,16 +5,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qwen_service.catalog import Catalog
+from qwen_service.config import Settings
 from qwen_service.doctor.finding import Finding, fail, ok, warn
 from qwen_service.doctor.host import Account, Host
 from qwen_service.doctor.system import SERVICE_USER
 from qwen_service.errors import UnknownModel
+from qwen_service.loading.build_flags import STOCK_PORT, fixed_card, fixed_port
 from qwen_service.models.installed_model import InstalledModel, pointer_advice
 
 MMAP_FLAG = "--use_mmap_load_embed"
 
 
-def examine_models(host: Host, catalog: Catalog, wanted: str) -> Iterator[Finding]:
+def examine_models(host: Host, catalog: Catalog, settings: Settings) -> Iterator[Finding]:
     folders = [InstalledModel(spec, catalog.models_dir / spec.name) for spec in catalog.specs]
     for model in folders:
         if model.folder.is_dir():
@@ -23,7 +25,9 @@ def examine_models(host: Host, catalog: Catalog, wanted: str) -> Iterator[Findin
     if not installed:
         cure = "`qwen-service pull smollm2-135m` installs a small one, `list --all` shows the others."
         yield warn("models", f"No complete model in {catalog.models_dir}", cure)
-    yield from _wanted(catalog, wanted)
+    for model in installed:
+        yield from _build(host, model, settings)
+    yield from _wanted(catalog, settings.model)
 
 
 def _wanted(catalog: Catalog, name: str) -> Iterator[Finding]:
@@ -61,6 +65,15 @@ def _program(host: Host, model: InstalledModel) -> Iterator[Finding]:
         yield fail("models", f"{model.name}: the program {program.name} is missing", f"qwen-service pull {model.name}")
     elif not os.access(program, os.X_OK):
         yield fail("models", f"{model.name}: {program.name} has no run bit", f"chmod +x {program}")
+
+
+def _build(host: Host, model: InstalledModel, settings: Settings) -> Iterator[Finding]:
+    """Settings that the model's program cannot be told."""
+    for index, device in enumerate(settings.devices):
+        if reason := fixed_card(model, host.machine, index=index, device=device):
+            yield warn("models", reason, f"Take {device} out of `devices`, or get a build with a flag for it.")
+    if reason := fixed_port(model, settings, host.machine):
+        yield warn("models", reason, f"Set runtime_port to {STOCK_PORT}, or to where your build listens.")
 
 
 def _embedding(host: Host, model: InstalledModel) -> Iterator[Finding]:

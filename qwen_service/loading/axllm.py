@@ -1,13 +1,16 @@
 """Bring up a model folder of `axllm serve`, or join a server that runs already."""
 
 import asyncio
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from qwen_service.card.recovery import CardRecovery, card_recovery, prepare_cards
 from qwen_service.chat_template import ChatTemplate
 from qwen_service.config import Settings
 from qwen_service.errors import InstallError, StartFailed
+from qwen_service.loading.build_flags import fixed_port
 from qwen_service.loading.rough_tokenizer import ROUGH_TEMPLATE, RoughTokenizer
 from qwen_service.models.installed_model import InstalledModel, pointer_advice
 from qwen_service.models.machine import Machine
@@ -18,12 +21,14 @@ from qwen_service.runtimes.base import Limits, LoadProgress
 from qwen_service.supervisor import BringUp, Engine, ModelText
 from qwen_service.tokenizer import LocalTokenizer
 
+log = logging.getLogger(__name__)
+
 QWEN_TAGS = OutputFormat(("<think>", "</think>"), ("<tool_call>", "</tool_call>"))
 
 
 def loaders(model: InstalledModel, settings: Settings, machine: Machine) -> dict[str, BringUp]:
     """One: the program itself spreads over the cards of `devices`."""
-    return {model.name: AxLlmLoader(model, settings, machine)}
+    return {model.name: AxLlmLoader(model, settings, machine, card_recovery(settings, machine))}
 
 
 @dataclass(frozen=True)
@@ -31,12 +36,17 @@ class AxLlmLoader:
     model: InstalledModel
     settings: Settings
     machine: Machine
+    recovery: CardRecovery | None
 
     async def __call__(self, progress: LoadProgress) -> Engine:
         if pointers := self.model.lfs_pointers():
             raise StartFailed(pointer_advice(pointers), permanent=True)
+        if doubt := fixed_port(self.model, self.settings, self.machine):
+            log.warning("%s", doubt)
         tokenizer = await asyncio.to_thread(self._tokenizer)
         spec, settings = self.model.spec, self.settings
+        if not settings.runtime_join:
+            await prepare_cards(self.recovery, settings.devices, self._memory_per_card(), progress)
         program = AxeraProgram(
             command=self._command,
             folder=self.model.folder.absolute(),
@@ -49,6 +59,11 @@ class AxLlmLoader:
         expected = Limits(spec.context or LIMITS.context, spec.prompt_limit or LIMITS.prompt)
         runtime = AxLlm(program, tokenizer, expected=expected, join=settings.runtime_join)
         return Engine(runtime, await runtime.start(progress), _text(tokenizer))
+
+    def _memory_per_card(self) -> int:
+        """KiB, at least: where nobody has measured it, the weights."""
+        weights = sum(path.stat().st_size for path in self.model.folder.glob("*.axmodel")) // 1024
+        return self.model.spec.card_memory_kib or weights // len(self.settings.devices)
 
     def _tokenizer(self) -> LocalTokenizer | None:
         named = self.model.tokenizer_file

@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qwen_service.card.recovery import card_recovery
+from qwen_service.card.recovery import card_recovery, prepare_cards
 from qwen_service.chat import Message
 from qwen_service.chat_template import ChatTemplate
 from qwen_service.config import Settings
-from qwen_service.errors import DeviceLost, InstallError, InvalidRequest, StartFailed
+from qwen_service.errors import InstallError, InvalidRequest, StartFailed
+from qwen_service.loading.build_flags import fixed_card, fixed_port
 from qwen_service.models.installed_model import InstalledModel, pointer_advice
 from qwen_service.models.machine import Machine
 from qwen_service.output_parser import OutputFormat
@@ -25,15 +26,19 @@ from qwen_service.runtimes.tokenizer_server import TokenizerServer
 from qwen_service.supervisor import BringUp, Engine, ModelText
 from qwen_service.tokenizer import LocalTokenizer
 
+log = logging.getLogger(__name__)
+
 SYSTEM_PROMPT = "You are a helpful assistant."  # on the command line only; conversations bring their own
 
 
 def loaders(model: InstalledModel, settings: Settings, machine: Machine) -> dict[str, BringUp]:
     """One per card."""
-    names = [model.name if len(settings.devices) == 1 else f"{model.name} on card {n}" for n in settings.devices]
+    devices = tuple(dict.fromkeys(settings.devices))
     return {
-        name: CardLoader(model, settings, machine, index=index, device=device)
-        for index, (name, device) in enumerate(zip(names, settings.devices, strict=True))
+        model.name if len(devices) == 1 else f"{model.name} on card {device}": CardLoader(
+            model, settings, machine, index=index, device=device
+        )
+        for index, device in enumerate(devices)
     }
 
 
@@ -50,11 +55,15 @@ class CardLoader:
         self._recovery = card_recovery(settings, machine)
 
     async def __call__(self, progress: LoadProgress) -> Engine:
+        if reason := fixed_card(self._model, self._machine, index=self._index, device=self._device):
+            raise StartFailed(reason, permanent=True)
+        if self._index == 0 and (doubt := fixed_port(self._model, self._settings, self._machine)):
+            log.warning("%s", doubt)
         if self._text is None:
             progress("reading the tokenizer")
             self._text = await asyncio.to_thread(self._read_text)
         tokenizer, template = self._text
-        await self._prepare_card(progress)
+        await prepare_cards(self._recovery, (self._device,), self._model.spec.card_memory_kib or 0, progress)
         async with AsyncExitStack() as undo:
             server = TokenizerServer(
                 tokenizer,
@@ -70,15 +79,6 @@ class CardLoader:
             text = ModelText(tokenizer, template, OutputFormat.of_template(template.source))
             undo.pop_all()  # from here on they are the engine's
             return Engine(runtime, limits, text, companion=server)
-
-    async def _prepare_card(self, progress: LoadProgress) -> None:
-        """A lost card is brought back, and the memory of the last program is given time to become free."""
-        if self._recovery is not None:
-            progress(f"looking at card {self._device}")
-            try:
-                await self._recovery.prepare(self._device, self._model.spec.card_memory_kib or 0)
-            except DeviceLost as error:
-                raise StartFailed(error.message) from error
 
     def _read_text(self) -> tuple[LocalTokenizer, ChatTemplate]:
         if pointers := self._model.lfs_pointers():
@@ -103,18 +103,9 @@ class CardLoader:
             program = ReplProgram(post_config=spec.post_config, **common)
             return AxRepl(program, tokenizer, server, context=spec.context or 1024)
         expected = Limits(context=spec.context or 2559, prompt=spec.prompt_limit or 2048)
-        return AxApi(AxeraProgram(port=self._port(), **common), tokenizer, server, expected=expected)
-
-    def _port(self) -> int:
-        """Raises StartFailed where a build would need a port that it cannot be told."""
-        port = self._settings.runtime_port + self._index
-        if self._index and not any("{port}" in argument for argument in self._model.spec.arguments):
-            raise StartFailed(
-                f"This build of {self._model.name} has its port compiled in, so that only one card can run it"
-                " (devices). A build that takes a port can be given one: put {port} into its manifest.",
-                permanent=True,
-            )
-        return port
+        return AxApi(
+            AxeraProgram(port=self._settings.runtime_port + self._index, **common), tokenizer, server, expected=expected
+        )
 
     def _command(self, values: Mapping[str, str]) -> list[str]:
         known = {"system_prompt": SYSTEM_PROMPT, "devices": str(self._device), **values}

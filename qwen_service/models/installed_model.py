@@ -86,10 +86,16 @@ class InstalledModel:
 
     def command(self, machine: Machine, values: Mapping[str, str]) -> list[str]:
         """Program and arguments, with `{key}` replaced by values[key]: tokenizer_url, devices, system_prompt, port."""
-        program = self.spec.programs.get(machine.kind) if machine.kind is not None else None
-        arguments = self.spec.arguments + (program.arguments if program else ())
         known = {"folder": str(self.folder.absolute()), **values}
-        return [self.program(machine), *(_fill(argument, known) for argument in arguments)]
+        return [self.program(machine), *(_fill(argument, known) for argument in self._arguments(machine))]
+
+    def can_be_told(self, key: str, machine: Machine) -> bool:
+        """Whether its program has a flag for `devices`, or `port`: most builds have 8000 compiled in."""
+        return any("{" + key + "}" in argument for argument in self._arguments(machine))
+
+    def _arguments(self, machine: Machine) -> tuple[str, ...]:
+        program = self.spec.programs.get(machine.kind) if machine.kind is not None else None
+        return self.spec.arguments + (program.arguments if program else ())
 
     def _files(self) -> list[tuple[FileSpec, Path]]:
         return [(file, self.folder / file.path) for file in self.spec.files]
