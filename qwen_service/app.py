@@ -25,6 +25,7 @@ from qwen_service.dialects.ollama.errors import error_response as ollama_error_r
 from qwen_service.dialects.ollama.routes import ollama_router
 from qwen_service.dialects.openai.errors import error_response
 from qwen_service.dialects.openai.routes import openai_router
+from qwen_service.embeddings import Embeddings
 from qwen_service.errors import InvalidRequest, ServiceError
 from qwen_service.fairness import Priorities
 from qwen_service.health import health_router, metrics_router
@@ -60,6 +61,7 @@ class Service:
         self.scheduler = Scheduler(queue_size=settings.queue_size, queue_timeout=settings.queue_timeout, hold=self.hold)
         machine = Machine()
         self.catalog = Catalog.load(settings.models_dir)
+        self.embeddings = Embeddings(settings)
         self.pulls = Pulls(settings.models_dir, machine)
         self.models = ModelManager(settings, self.catalog, machine, on_change=self.scheduler.dispatch, loaders=loaders)
         self.cards = card_monitor(settings, machine, on_change=self.scheduler.dispatch)
@@ -97,6 +99,7 @@ class Service:
 
     async def stop(self) -> None:
         await self.pulls.stop()
+        await self.embeddings.stop()
         if self.cards is not None:
             await self.cards.stop()
         await self.models.stop()

@@ -115,6 +115,13 @@ class Settings(BaseSettings):
         le=1_048_576,
     )
 
+    embedding_model: Path | None = _setting(
+        None, "A GGUF file that makes embeddings (/v1/embeddings, /api/embed), loaded when first asked for. None: 501."
+    )
+    embedding_pooling: Literal["model", "mean", "cls", "last"] = _setting(
+        "model", "How the vector of a text is made of those of its tokens. model: as the GGUF file says."
+    )
+
     queue_size: int = _setting(16, "Requests that may wait for a slot; one more is refused with 429.", ge=0, le=100_000)
     queue_timeout: Seconds = _setting(60, "Longest wait for a slot or for a restarting engine, in seconds.")
     stall_timeout: Seconds = _setting(

@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from qwen_service.errors import Died, StartFailed
@@ -33,6 +33,7 @@ class LlamaProcess:
         llama_server: Path | None,
         model_path: Path,
         options: Mapping[str, int],
+        flags: Sequence[str] = (),
         state_dir: Path,
         log_path: Path | None,
     ) -> "LlamaProcess":
@@ -44,7 +45,7 @@ class LlamaProcess:
         except OSError as error:
             raise StartFailed(f"no folder for the socket can be made: {error}", permanent=True) from error
         names = ["--model", str(model_path), "--host", str(folder / SOCKET)]
-        numbers = [str(word) for option in options.items() for word in option]
+        numbers = [*(str(word) for option in options.items() for word in option), *flags]
         try:
             child = await ChildProcess.start([*program, *names, *numbers], name="llama.cpp", log_path=log_path)
         except OSError as error:

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from xllamacpp import CommonParams, Server  # type: ignore[import-untyped]  # it has no stubs
+from xllamacpp import CommonParams, Server, llama_pooling_type  # type: ignore[import-untyped]  # it has no stubs
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -22,6 +22,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--ubatch-size", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--cache-ram", type=int, required=True, help="MiB for the prompts of former conversations")
+    parser.add_argument("--embeddings", action="store_true", help="give vectors instead of text")
+    parser.add_argument("--pooling", choices=("mean", "cls", "last"), help="how a text's vector is made; else as the file says")
     return parser.parse_args(argv)
 
 
@@ -35,6 +37,9 @@ def parameters(options: argparse.Namespace) -> CommonParams:
     params.n_ubatch = options.ubatch_size
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
     params.cache_ram_mib = options.cache_ram
+    params.embedding = options.embeddings
+    if options.pooling:
+        params.pooling_type = llama_pooling_type[f"LLAMA_POOLING_TYPE_{options.pooling.upper()}"]
     params.fit_params = False  # it would shrink the context to the free memory, silently
     params.ui = False
     params.verbosity = 1  # errors; from 2 on it writes two lines per request

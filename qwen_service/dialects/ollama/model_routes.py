@@ -17,6 +17,7 @@ from qwen_service.dialects.ollama.models import find, not_found, running, show, 
 from qwen_service.dialects.ollama.response import NDJSON, pull_lines
 from qwen_service.dialects.ollama.wire import DeleteBody, PullBody, ShowBody
 from qwen_service.dialects.streaming import StreamReply, WholeReply
+from qwen_service.embeddings import Embeddings
 from qwen_service.errors import InvalidRequest, NotOffered, UnknownModel
 from qwen_service.install.pull_progress import Progress
 from qwen_service.install.pulls import Pulls
@@ -31,8 +32,6 @@ _NOT_OFFERED = {
     "/api/copy": "Models are not copied here; model_aliases gives a model further names.",
     "/api/push": "This service uploads nothing.",
     "/api/blobs/{digest}": "This service takes no files: put a GGUF file into models_dir, or pull a model.",
-    "/api/embed": "This service serves chat models, no embeddings.",
-    "/api/embeddings": "This service serves chat models, no embeddings.",
 }
 
 
@@ -43,6 +42,7 @@ class Service(Protocol):
     models: ModelManager
     chat: ChatCompletion
     catalog: Catalog
+    embeddings: Embeddings
     pulls: Pulls
 
 

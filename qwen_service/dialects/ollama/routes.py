@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from qwen_service.chat import ChatRequest, Event
 from qwen_service.dialects.ollama.context import continued
+from qwen_service.dialects.ollama.embed_routes import add_embed_routes
 from qwen_service.dialects.ollama.errors import error_line, error_response
 from qwen_service.dialects.ollama.keep_alive import seconds_of
 from qwen_service.dialects.ollama.model_routes import Service, add_model_routes
@@ -31,6 +32,7 @@ def ollama_router(service: Service) -> APIRouter:
     refusal: dict[int | str, dict[str, Any]] = {"default": {"description": 'An error: {"error": "text"}'}}
     router = APIRouter(tags=["Ollama"], route_class=OllamaRoute, responses=refusal)
     add_model_routes(router, service)
+    add_embed_routes(router, service)
 
     @router.post("/api/chat", summary="Answer a conversation", responses=STREAM)
     async def chat(body: ChatBody) -> Response:

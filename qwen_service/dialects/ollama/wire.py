@@ -123,3 +123,17 @@ class PullBody(Wire):
 
 class DeleteBody(Wire):
     model: ModelName
+
+
+class EmbedBody(Wire):
+    model: ModelName
+    input: str | Annotated[list[str], Field(max_length=2048)]
+    truncate: bool | None = None
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    keep_alive: KeepAlive | None = Field(None, description="Ignored.")
+
+
+class EmbeddingsBody(Wire):
+    model: ModelName
+    prompt: str
+    keep_alive: KeepAlive | None = Field(None, description="Ignored.")

@@ -11,12 +11,13 @@ from starlette.responses import Response
 from qwen_service.chat import ChatRequest
 from qwen_service.chat_completion import ChatCompletion
 from qwen_service.config import Settings
+from qwen_service.dialects.openai.embeddings import embeddings_object, inputs
 from qwen_service.dialects.openai.errors import error_chunk, error_response
 from qwen_service.dialects.openai.models import model_list, one_model
 from qwen_service.dialects.openai.request import chat_request, chat_request_of_completion, choices, prompt_requests
 from qwen_service.dialects.openai.response import PING, ChatChunks, chat_completion, collect
 from qwen_service.dialects.openai.text_completion import TextCompletion
-from qwen_service.dialects.openai.wire import ChatCompletionBody, CompletionBody, SamplingFields
+from qwen_service.dialects.openai.wire import ChatCompletionBody, CompletionBody, EmbeddingsBody, SamplingFields
 from qwen_service.dialects.openai.wire_reply import (
     ERRORS,
     ChatCompletionChunk,
@@ -28,7 +29,7 @@ from qwen_service.dialects.openai.wire_reply import (
 from qwen_service.dialects.openai.wire_reply import ChatCompletion as ChatCompletionReply
 from qwen_service.dialects.reply_headers import ReplyHeaders
 from qwen_service.dialects.streaming import Events, StreamReply, WholeReply, merged
-from qwen_service.errors import NotOffered
+from qwen_service.embeddings import Embeddings
 from qwen_service.model_manager import ModelManager
 
 
@@ -38,6 +39,7 @@ class Service(Protocol):
     settings: Settings
     models: ModelManager
     chat: ChatCompletion
+    embeddings: Embeddings
 
 
 def openai_router(service: Service) -> APIRouter:
@@ -63,9 +65,13 @@ def openai_router(service: Service) -> APIRouter:
             return answer_chat(request, body)
         return answer_prompts(prompt_requests(body, _new_id("cmpl"), max_choices=settings.max_choices), body)
 
-    @router.post("/v1/embeddings", include_in_schema=False)
-    async def embeddings() -> Response:
-        raise NotOffered("This service serves chat models, no embeddings.")
+    @router.post("/v1/embeddings", summary="Vectors of texts, where embedding_model is set")
+    async def embeddings(body: EmbeddingsBody) -> Response:
+        async def whole() -> Response:
+            embedded = await service.embeddings.embed(body.model, inputs(body), dimensions=body.dimensions)
+            return _json(embeddings_object(service.embeddings.name, embedded, body))
+
+        return WholeReply(whole, error_response)
 
     @router.get("/v1/models", summary="Installed models", responses=answers(ModelList))
     async def models() -> Response:

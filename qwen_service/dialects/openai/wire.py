@@ -137,3 +137,17 @@ class CompletionBody(SamplingFields, ChatFields):
     echo: bool | None = None
     best_of: int | None = Field(None, description="Refused unless equal to n.")
     logprobs: Annotated[int, Field(ge=0, le=20)] | bool | None = None
+
+
+TextToEmbed = Annotated[str, Field(min_length=1)]
+IdsToEmbed = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+
+class EmbeddingsBody(Wire):
+    model: str | None = Field(None, max_length=256)
+    input: (
+        TextToEmbed | IdsToEmbed | Annotated[list[TextToEmbed] | list[IdsToEmbed], Field(min_length=1, max_length=2048)]
+    )
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    user: str | None = Field(None, description="Ignored.")
