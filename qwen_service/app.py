@@ -75,6 +75,7 @@ class Service:
             patience=settings.queue_timeout,
             priorities=Priorities(settings.background_markers),
             cancellations=self.cancellations,
+            log_prompts=settings.log_prompts,
         )
         self.state = Overview(
             self.models, self.scheduler, self.cards, queue_size=settings.queue_size, version=_version()

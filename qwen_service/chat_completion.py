@@ -1,6 +1,7 @@
 """The pipeline: find the model, fit the conversation, wait for a turn, generate, parse, yield events."""
 
 import dataclasses
+import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -33,6 +34,8 @@ from qwen_service.served_model import ServedModel
 from qwen_service.session_manager import Fitted, SessionManager
 from qwen_service.supervisor import Engine
 
+log = logging.getLogger(__name__)
+
 # Sampling fields that shape the text; the others are limits or constraints with rules of their own.
 TASTE = ("temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty", "repeat_penalty")
 
@@ -48,6 +51,7 @@ class ChatCompletion:
         patience: float,
         priorities: Priorities | None = None,
         cancellations: Cancellations | None = None,
+        log_prompts: bool = False,
     ) -> None:
         self._models = models
         self._sessions = sessions
@@ -56,6 +60,7 @@ class ChatCompletion:
         self._patience = patience
         self._priorities = priorities or Priorities(())
         self._cancellations = cancellations or Cancellations()
+        self._log_prompts = log_prompts
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
         """Events of one reply: Started, then deltas and calls, then Finished. Raises ServiceError at any point.
@@ -83,6 +88,8 @@ class ChatCompletion:
         self, model: ServedModel, engine: Engine, load: float, asked: Sampling, request: ChatRequest
     ) -> AsyncGenerator[Event, None]:
         fitted = await self._sessions.fit(model, engine.text, engine.limits, request)
+        if self._log_prompts:
+            log.info("prompt: %s", fitted.prompt.text)
         sampling = dataclasses.replace(request.sampling, max_tokens=fitted.max_tokens)
         parser = _parser(engine, request, fitted)
         async with self._scheduler.turn(model, fitted.prompt) as turn:

@@ -21,6 +21,7 @@ COMMANDS = {
     ),
     "bench": ("qwen_service.bench.command", "add_bench_command", "measure this or another chat server"),
     "rm": ("qwen_service.commands.models", "add_model_commands", "remove a model from the disk"),
+    "key": ("qwen_service.commands.key", "add_key_command", "make an API key"),
     "doctor": ("qwen_service.commands.doctor", "add_doctor_command", "look for what may be wrong"),
 }
 

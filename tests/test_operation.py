@@ -121,3 +121,13 @@ async def test_a_full_line_costs_the_greedy_client_a_place_not_the_newcomer(tmp_
         assert int(refused.headers["retry-after"]) >= 1
         live.engine.gate.set()
         assert [(await task).status_code for task in (*greedy[:2], newcomer)] == [200, 200, 200]
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+async def test_prompts_are_logged_only_on_request(
+    wanted: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="qwen_service")
+    async with live_service(tmp_path, talking(), log_prompts=wanted) as live:
+        await live.chat("a private matter")
+    assert ("a private matter" in caplog.text) is wanted

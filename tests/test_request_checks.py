@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from qwen_service.cli import main
 from qwen_service.http.api_keys import ApiKeys, KeyFileError, new_key
 from qwen_service.http.request_checks import AllowedHosts, HeadLimit, KeyRequired
 from qwen_service.http.request_record import RequestRecord
@@ -106,3 +107,17 @@ def test_a_key_file_that_cannot_be_used_is_named_with_its_line(content: str, exp
 def test_a_missing_key_file_is_an_error_not_an_open_door(tmp_path: Path) -> None:
     with pytest.raises(KeyFileError, match="cannot be read"):
         ApiKeys.from_file(tmp_path / "none")
+
+
+def test_a_key_made_on_the_command_line_opens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["key", "laptop", "--file", str(tmp_path / "keys")]) == 0
+    assert main(["key", "phone", "--file", str(tmp_path / "keys")]) == 0
+    keys = capsys.readouterr().out.split()
+    known = ApiKeys.from_file(tmp_path / "keys")
+    assert [known.name_of(key.encode()) for key in keys] == ["laptop", "phone"]
+    assert (tmp_path / "keys").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_key_cannot_have_any_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["key", "my laptop"]) == 1
+    assert "cannot be the name" in capsys.readouterr().err

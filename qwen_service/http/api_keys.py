@@ -11,11 +11,12 @@ from pathlib import Path
 
 from qwen_service.errors import ServiceError
 
-LINE = re.compile(r"([A-Za-z0-9._@-]{1,64})\s+([0-9a-f]{64})")
+NAME = r"[A-Za-z0-9._@-]{1,64}"
+LINE = re.compile(rf"({NAME})\s+([0-9a-f]{{64}})")
 
 
 class KeyFileError(ServiceError):
-    """The key file cannot be read; the service must not start open instead."""
+    """The key file cannot be used; the service must not start open instead."""
 
 
 class ApiKeys:
@@ -48,7 +49,9 @@ class ApiKeys:
 
 
 def new_key(name: str) -> tuple[str, str]:
-    """A fresh key, to be shown once, and the line for the key file."""
+    """A fresh key, to be shown once, and the line for the key file. Raises KeyFileError."""
+    if not re.fullmatch(NAME, name):
+        raise KeyFileError(f"{name!r} cannot be the name of a key: letters, digits and . _ @ - only, at most 64.")
     key = "qs-" + secrets.token_urlsafe(32)
     return key, f"{name} {hashlib.sha256(key.encode()).hexdigest()}"
 
