@@ -84,7 +84,7 @@ class CrossOrigin:
     """
 
     REQUEST_HEADERS = b"authorization, content-type, x-request-id, x-priority"
-    RESPONSE_HEADERS = b"x-request-id, x-context-trimmed-messages, x-ignored-parameters, retry-after"
+    RESPONSE_HEADERS = b"x-request-id, x-served-by, x-context-trimmed-messages, x-ignored-parameters, retry-after"
 
     def __init__(self, app: ASGIApp, origins: Iterable[str], error_response: ErrorResponse) -> None:
         self.app, self.error_response = app, error_response

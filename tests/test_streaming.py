@@ -241,14 +241,52 @@ async def test_a_client_that_leaves_a_whole_reply_ends_the_work() -> None:
     assert client.sent == []
 
 
-async def test_a_server_that_stops_ends_the_work_and_is_not_held_up() -> None:
+@pytest.mark.parametrize("begun", [True, False])
+async def test_a_server_whose_patience_ends_tells_the_client_of_a_stream(begun: bool) -> None:
+    client, script = Client(), Script(TextDelta("b"))
+
+    async def events() -> AsyncGenerator[Event, None]:
+        if begun:
+            yield TextDelta("a")
+        async with aclosing(script.events()) as rest:
+            async for event in rest:
+                yield event
+
+    call = asyncio.create_task(client.call(reply(events())))
+    await client.until(lambda: client.body == b"0:a ") if begun else await asyncio.sleep(SOON)
+    call.cancel()
+    await call
+    assert script.closed.is_set()
+    assert client.complete
+    stopping = b"0:a ERROR the service is stopping" if begun else b"the service is stopping"
+    assert (client.status, client.body) == (200 if begun else 503, stopping)
+
+
+async def test_a_server_whose_patience_ends_tells_the_client_of_a_whole_reply() -> None:
     client, script = Client(), Script(TextDelta("a"))
-    call = asyncio.create_task(client.call(reply(script.events())))
+    call = asyncio.create_task(client.call(WholeReply(lambda: whole(script), error_response)))
     await asyncio.sleep(SOON)
     call.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await call
+    await call
     assert script.closed.is_set()
+    assert (client.status, client.body) == (503, b"the service is stopping")
+
+
+async def test_work_that_fails_after_its_client_has_left_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    client = Client()
+
+    async def fails_to_clean_up() -> AsyncGenerator[Event, None]:
+        try:
+            await asyncio.Event().wait()
+            yield TextDelta("never")
+        finally:
+            raise ZeroDivisionError
+
+    call = asyncio.create_task(client.call(reply(fails_to_clean_up())))
+    await asyncio.sleep(SOON)
+    client.left.set()
+    await call
+    assert "ZeroDivisionError" in caplog.text
 
 
 async def test_several_replies_are_merged_as_they_come() -> None:

@@ -10,8 +10,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from qwen_service.chat import Event
-from qwen_service.errors import ServiceError
+from qwen_service.errors import ServiceError, ShuttingDown
 
 log = logging.getLogger(__name__)
 
@@ -33,20 +33,18 @@ Events = AsyncGenerator[tuple[int, Event], None]  # with the index of the choice
 class WholeReply(Response):
     """A response that is computed while watching for the client to leave."""
 
-    def __init__(self, compute: Callable[[], Awaitable[Response]], error_response: ErrorResponse) -> None:
+    def __init__(self, compute: Callable[[], Coroutine[Any, Any, Response]], error_response: ErrorResponse) -> None:
         self._compute = compute
         self._error_response = error_response
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def answer() -> None:
-            try:
-                response = await self._compute()
-            except ServiceError as error:
-                response = self._error_response(error)
+        try:
+            response = await until_disconnect(self._compute(), receive)
+        except ServiceError as error:
+            response = self._error_response(error)
+        if response is not None:
             await response(scope, receive, send)
-
-        await until_disconnect(answer(), receive)
 
 
 T = TypeVar("T")
@@ -82,24 +80,32 @@ class StreamReply(Response, Generic[T]):
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await until_disconnect(self._run(scope, receive, send), receive)
-
-    async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
-        company = asyncio.create_task(self._keep_company(send))
         try:
-            await self._send_chunks(send)
+            await until_disconnect(self._stream(send), receive)
         except ServiceError as error:
             if not self._begun:
                 await self._error_response(error)(scope, receive, send)
-                return
-            await self._send(send, self._error_chunk(error))
+            else:
+                await self._fail(error, send)
         except Exception:  # a defect of ours: the client must still learn that the reply is not complete
             if not self._begun:
                 raise
             log.exception("a stream failed")
-            await self._send(send, self._error_chunk(ServiceError("internal error; the service's log has details")))
+            await self._fail(ServiceError("internal error; the service's log has details"), send)
+
+    async def _stream(self, send: Send) -> None:
+        company = asyncio.create_task(self._keep_company(send))
+        try:
+            await self._send_chunks(send)
         finally:
             company.cancel()
+        await self._end(send)
+
+    async def _fail(self, error: ServiceError, send: Send) -> None:
+        await self._send(send, self._error_chunk(error))
+        await self._end(send)
+
+    async def _end(self, send: Send) -> None:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_chunks(self, send: Send) -> None:
@@ -132,23 +138,25 @@ class StreamReply(Response, Generic[T]):
             await asyncio.sleep(self._ping_every - silence)
 
 
-async def until_disconnect(work: Coroutine[Any, Any, None], receive: Receive) -> None:
-    """Run `work`; cancel it, and wait until it has cleaned up, when the client leaves."""
+async def until_disconnect(work: Coroutine[Any, Any, T], receive: Receive) -> T | None:
+    """The result of `work`. When the client leaves, the work is cancelled and cleans up, and there is none.
+
+    Raises ShuttingDown when the server, whose patience with running requests has ended, cancels this one.
+    """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(receive))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    except asyncio.CancelledError:
+        raise ShuttingDown("the service is stopping") from None
     finally:
-        left = not task.done()
+        given_up = not task.done()
         task.cancel()
         gone.cancel()
-        with suppress(asyncio.CancelledError):
-            await gone
-        try:
-            await task
-        except asyncio.CancelledError:
-            if not left:
-                raise
+        await asyncio.wait({task, gone})
+        if given_up and not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a reply that nobody waits for failed", exc_info=error)
 
 
 async def _disconnected(receive: Receive) -> None:
