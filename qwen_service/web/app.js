@@ -3,6 +3,7 @@
 import { getJson } from "./api.js";
 import { Composer } from "./composer.js";
 import { byId, icon } from "./dom.js";
+import { tokensIn } from "./figures.js";
 import { HealthWatch } from "./health.js";
 import { newReply, Reply, requestBody } from "./reply.js";
 import { SettingsSheet } from "./settings.js";
@@ -157,7 +158,7 @@ class Page {
 
   onReply(reply, event) {
     const { talk, message } = reply;
-    if (event.text || event.reasoning) this.status.beat();
+    if (event.text || event.reasoning) this.status.beat(tokensIn(event.text ?? event.reasoning));
     if (event.ended) this.onEnded(reply);
     else if (Date.now() - (reply.savedAt ?? 0) > SAVE_EVERY) { reply.savedAt = Date.now(); store.saveTalk(talk); }
     if (talk.id === this.talk.id) this.drawSoon(message);

@@ -58,8 +58,8 @@ export class Pulse {
     this.draw();
   }
 
-  beat() {
-    this.counts[BARS - 1] += 1;
+  beat(tokens) {
+    this.counts[BARS - 1] += tokens;
   }
 
   /** Call every half second. True while there is anything to see. */

@@ -9,6 +9,12 @@ export function seconds(ms) {
 
 export const gigabytes = (kib) => (kib / 1_048_576).toFixed(1);
 
+/** About how many tokens a piece is: a card's runtime sends several at once. */
+export function tokensIn(text) {
+  const latin = text.match(/[\0-\u024f]/g)?.length ?? 0;
+  return Math.max(1, Math.round(latin / 4.5 + (text.length - latin) / 1.5));
+}
+
 export function dayName(time, now = new Date()) {
   const days = Math.round((new Date(now).setHours(0, 0, 0, 0) - new Date(time).setHours(0, 0, 0, 0)) / 86_400_000);
   if (days <= 0) return "Today";

@@ -1,6 +1,7 @@
 // One reply: asks, measures, waits where waiting helps, and fills a message. Knows nothing of the screen.
 
 import { Failure, streamChat } from "./api.js";
+import { tokensIn } from "./figures.js";
 import { pause } from "./health.js";
 
 const MOST_RETRIES = 5;
@@ -13,7 +14,7 @@ export class Reply {
   constructor({ message, body, apiKey, health, onChange }) {
     Object.assign(this, { message, body, apiKey, health, onChange });
     this.abort = new AbortController();
-    this.tokenTimes = [];
+    this.pieces = [];  // [when, how many tokens it may be]
   }
 
   stop() {
@@ -85,30 +86,30 @@ export class Reply {
     if (headers) Object.assign(stats, headers);
     if (reasoning) this.message.reasoning += reasoning;
     if (text) this.message.content += text;
-    if (text || reasoning) this.measure(text);
+    if (text || reasoning) this.measure(text, tokensIn(text ?? reasoning));
     if (finish) stats.finish = finish;
     if (usage) this.count(usage, model);
   }
 
-  measure(text) {
+  measure(text, tokens) {
     const now = performance.now();
     this.firstToken ??= now;
-    this.tokenTimes.push(now);
+    this.pieces.push([now, tokens]);
     if (text && this.message.reasoning) this.message.thoughtFor ??= now - this.begun;
     Object.assign(this.message.stats, { ttft: this.firstToken - this.begun, tps: this.recentRate() });
   }
 
-  /** Tokens per second over the last five seconds, taking one chunk for one token until the usage is known. */
+  /** Tokens per second over the last five seconds, estimated until the usage at the end tells the truth. */
   recentRate() {
-    const now = this.tokenTimes.at(-1);
-    const recent = this.tokenTimes.filter((time) => time > now - 5000);
-    const span = now - recent[0];
-    return span > 500 ? ((recent.length - 1) * 1000) / span : null;  // less is noise
+    const now = this.pieces.at(-1)[0];
+    const [first, ...rest] = this.pieces.filter(([time]) => time > now - 5000);
+    const span = now - first[0];
+    return span > 500 ? (rest.reduce((sum, [, tokens]) => sum + tokens, 0) * 1000) / span : null;  // less is noise
   }
 
   count(usage, model) {
     const { stats } = this.message;
-    const span = this.tokenTimes.at(-1) - this.firstToken;
+    const span = this.pieces.length ? this.pieces.at(-1)[0] - this.firstToken : 0;
     Object.assign(stats, { model, prompt: usage.prompt_tokens, completion: usage.completion_tokens,
       cached: usage.prompt_tokens_details?.cached_tokens ?? null });
     if (span > 0 && usage.completion_tokens > 1) stats.tps = ((usage.completion_tokens - 1) * 1000) / span;

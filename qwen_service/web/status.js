@@ -3,6 +3,7 @@
 import { chart, History, Pulse } from "./charts.js";
 import { byId, h } from "./dom.js";
 import { gigabytes, seconds, speed } from "./figures.js";
+import { inline } from "./inline.js";
 
 export class Status {
   constructor() {
@@ -48,8 +49,8 @@ export class Status {
     this.drawLine();
   }
 
-  beat() {
-    this.pulse.beat();
+  beat(tokens) {
+    this.pulse.beat(tokens);
   }
 
   tick() {
@@ -93,7 +94,7 @@ export class Status {
     this.notice.dataset.level = level;
     if (quiet) { this.notice.replaceChildren(); return; }
     const bar = level === "loading" && h("progress", { "aria-label": headline, ...(progress == null ? {} : { value: progress, max: 1 }) });
-    this.notice.replaceChildren(h("strong", {}, headline), detail ? h("span", {}, detail) : "", bar || "");
+    this.notice.replaceChildren(h("strong", {}, headline), detail ? h("span", {}, inline(detail)) : "", bar || "");
   }
 
   drawPanel() {

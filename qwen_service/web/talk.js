@@ -1,6 +1,7 @@
 // The conversation on the screen: one list item per message, updated in place while a reply streams.
 
 import { copyButton, h, icon, iconButton } from "./dom.js";
+import { inline } from "./inline.js";
 import { renderMarkdown } from "./markdown.js";
 import { seconds, speed } from "./figures.js";
 
@@ -142,11 +143,12 @@ class AssistantTurn {
     const key = this.message.status === 401 &&
       h("button", { class: "pill", type: "button", onclick: () => this.actions.openSettings("apiKey") }, "Enter the API key");
     const again = h("button", { class: "pill", type: "button", onclick: () => this.actions.regenerate() }, "Try again");
-    return h("div", { class: "failure", role: "alert" }, h("p", {}, error), h("div", { class: "failure-tools" }, key, again));
+    return h("div", { class: "failure", role: "alert" }, h("p", {}, inline(error)), h("div", { class: "failure-tools" }, key, again));
   }
 
   tools() {
-    const { stats = {}, content } = this.message;
+    const { stats = {}, content, state } = this.message;
+    if (state === "failed" && !content) return "";  // the failure has its own button
     const goOn = stats.finish === "length" &&
       h("button", { class: "pill", type: "button", onclick: () => this.actions.continueReply() }, "Continue");
     return h("div", { class: "tools" }, h("span", { class: "figures" }, figuresOf(stats)), goOn,

@@ -1,5 +1,7 @@
 """A person talks: sending, streaming, stopping, editing, asking again, coming back."""
 
+import re
+
 from playwright.sync_api import Page, expect
 
 from tests.web.conftest import reply_text, say, wait_for_reply
@@ -164,3 +166,15 @@ def test_a_screen_reader_hears_whole_sentences_and_no_code(page: Page, service: 
     assert [" ".join(line.split()) for line in spoken] == [
         "Message sent.", "Use a heap .", "Like this:", "Code block.", "That is all.",
     ]  # fmt: skip
+
+
+def test_the_speed_of_a_runtime_that_sends_several_tokens_at_once_is_not_told_too_low(
+    page: Page, service: ScriptedService
+) -> None:
+    service.token_seconds = 0.25
+    hold = Hold()
+    service.replies = [[*["a few words here "] * 8, hold]]  # 4 tokens in each quarter of a second: 16 tok/s
+    say(page, "Go.")
+    expect(page.locator("#status .speed")).to_have_text(re.compile(r"^1\d tok/s$"))
+    hold.released.set()
+    wait_for_reply(page)

@@ -74,12 +74,13 @@ def test_a_message_that_waits_for_the_model_can_be_stopped(page: Page, service: 
 
 
 def test_a_service_that_is_down_is_explained_with_its_own_reason(page: Page, service: ScriptedService) -> None:
-    reason = "No card was found. Check the seat of the card and the line dtparam=pciex1 in config.txt."
+    reason = "No card was found. Check the seat of the card and the line `dtparam=pciex1` in config.txt."
     service.health["status"] = "down"
     service.health["details"]["model"] |= {"state": "failed", "error": reason}
     page.reload()
     expect(page.locator("#notice")).to_contain_text("qwen3-4b is down")
-    expect(page.locator("#notice")).to_contain_text(reason)
+    expect(page.locator("#notice")).to_contain_text(reason.replace("`", ""))
+    expect(page.locator("#notice code")).to_have_text("dtparam=pciex1")
 
 
 def test_a_cpu_model_that_stands_in_is_named_with_the_reason(page: Page, service: ScriptedService) -> None:
