@@ -88,10 +88,12 @@ class Script:
 
     def __init__(self, *steps: Event | Exception) -> None:
         self.steps = steps
+        self.begun = asyncio.Event()
         self.go_on = asyncio.Event()
         self.closed = asyncio.Event()
 
     async def events(self) -> AsyncGenerator[Event, None]:
+        self.begun.set()
         try:
             for step in self.steps:
                 await self.go_on.wait()
@@ -205,7 +207,7 @@ async def test_a_client_that_leaves_a_stream_ends_the_work(when: str) -> None:
                 yield event
 
     call = asyncio.create_task(client.call(reply(events())))
-    await client.until(lambda: client.body == b"0:a ") if when == "between chunks" else await asyncio.sleep(SOON)
+    await client.until(lambda: client.body == b"0:a ") if when == "between chunks" else await script.begun.wait()
     client.left.set()
     await asyncio.wait_for(call, 20)
     assert script.closed.is_set()
@@ -234,7 +236,7 @@ async def test_an_error_of_a_whole_reply_has_its_status() -> None:
 async def test_a_client_that_leaves_a_whole_reply_ends_the_work() -> None:
     client, script = Client(), Script(TextDelta("a"))
     call = asyncio.create_task(client.call(WholeReply(lambda: whole(script), error_response)))
-    await asyncio.sleep(SOON)
+    await script.begun.wait()
     client.left.set()
     await asyncio.wait_for(call, 20)
     assert script.closed.is_set()
@@ -253,7 +255,7 @@ async def test_a_server_whose_patience_ends_tells_the_client_of_a_stream(begun: 
                 yield event
 
     call = asyncio.create_task(client.call(reply(events())))
-    await client.until(lambda: client.body == b"0:a ") if begun else await asyncio.sleep(SOON)
+    await client.until(lambda: client.body == b"0:a ") if begun else await script.begun.wait()
     call.cancel()
     await call
     assert script.closed.is_set()
@@ -265,7 +267,7 @@ async def test_a_server_whose_patience_ends_tells_the_client_of_a_stream(begun: 
 async def test_a_server_whose_patience_ends_tells_the_client_of_a_whole_reply() -> None:
     client, script = Client(), Script(TextDelta("a"))
     call = asyncio.create_task(client.call(WholeReply(lambda: whole(script), error_response)))
-    await asyncio.sleep(SOON)
+    await script.begun.wait()
     call.cancel()
     await call
     assert script.closed.is_set()
@@ -273,9 +275,10 @@ async def test_a_server_whose_patience_ends_tells_the_client_of_a_whole_reply() 
 
 
 async def test_work_that_fails_after_its_client_has_left_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    client = Client()
+    client, begun = Client(), asyncio.Event()
 
     async def fails_to_clean_up() -> AsyncGenerator[Event, None]:
+        begun.set()
         try:
             await asyncio.Event().wait()
             yield TextDelta("never")
@@ -283,7 +286,7 @@ async def test_work_that_fails_after_its_client_has_left_is_logged(caplog: pytes
             raise ZeroDivisionError
 
     call = asyncio.create_task(client.call(reply(fails_to_clean_up())))
-    await asyncio.sleep(SOON)
+    await begun.wait()
     client.left.set()
     await call
     assert "ZeroDivisionError" in caplog.text
