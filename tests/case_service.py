@@ -58,6 +58,12 @@ class Script:
     prompts: list[Prompt] = field(default_factory=list)
     samplings: list[Sampling] = field(default_factory=list)
 
+    def play(self, replies: list[str]) -> None:
+        """From the start, with other replies."""
+        self.replies = replies
+        self.prompts.clear()
+        self.samplings.clear()
+
     def reply_to(self, prompt: Prompt, sampling: Sampling) -> str:
         del prompt, sampling
         return self.replies[min(len(self.prompts), len(self.replies) - 1)]

@@ -9,12 +9,15 @@ What may stand in a line: `it`, one `METHOD /path` with the body (or null), `hea
 """
 
 import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from tests.case_match import difference
 from tests.case_service import PLAIN_TEMPLATE, TEMPLATE, Script, scripted_service
@@ -32,17 +35,49 @@ CASES = [
 ]
 
 
+class Services:
+    """Cases without settings of their own, and whose engine survives, share one service: it takes a while to make."""
+
+    def __init__(self, make_folder: Callable[[], Path]) -> None:
+        self._make_folder = make_folder
+        self._shared: dict[tuple[str, str], tuple[httpx.AsyncClient, Script]] = {}
+        self.stack = AsyncExitStack()
+
+    async def get(self, case: dict[str, Any]) -> tuple[httpx.AsyncClient, Script]:
+        script = _script(case)
+        if case.keys() & {"settings", "dies_after"}:
+            return await self._start(script, case.get("settings", {})), script
+        key = (script.engine, script.template)
+        if key not in self._shared:
+            self._shared[key] = await self._start(script, {}), script
+        client, shared = self._shared[key]
+        shared.play(script.replies)
+        return client, shared
+
+    async def _start(self, script: Script, settings: dict[str, Any]) -> httpx.AsyncClient:
+        app = await self.stack.enter_async_context(scripted_service(self._make_folder(), script, settings))
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        client = httpx.AsyncClient(transport=transport, base_url="http://localhost")
+        await self.stack.enter_async_context(client)
+        await client.post("/api/generate", json={"model": "tiny"})  # returns when the model is loaded
+        return client
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def services(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Services]:
+    services = Services(lambda: tmp_path_factory.mktemp("service"))
+    async with services.stack:
+        yield services
+
+
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("case", CASES)
-async def test_case(case: dict[str, Any], tmp_path: Path) -> None:
+async def test_case(case: dict[str, Any], services: Services) -> None:
     (call,) = [key for key in case if key.startswith(METHODS)]
     assert set(case) - {call} <= KEYS
-    script = _script(case)
-    async with scripted_service(tmp_path, script, case.get("settings", {})) as app:
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-            await client.post("/api/generate", json={"model": "tiny"})  # returns when the model is loaded
-            method, path = call.split(" ")
-            response = await client.request(method, path, json=case[call], headers=case.get("headers"))
+    client, script = await services.get(case)
+    method, path = call.split(" ")
+    response = await client.request(method, path, json=case[call], headers=case.get("headers"))
     _expect(case, response, script)
 
 
