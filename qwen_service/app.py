@@ -179,7 +179,8 @@ def _refusal(scope: Scope, error: ServiceError) -> Response:
 
 
 def _explained(error: RequestValidationError) -> InvalidRequest:
-    first = error.errors()[0]
+    found = error.errors()
+    first = next((entry for entry in found if not entry["type"].endswith("_type")), found[0])  # a union has several
     if first["type"] == "json_invalid":
         return InvalidRequest(f"the body is not valid JSON: {first['ctx']['error']}")
     field = _field(first["loc"][1:])
