@@ -61,7 +61,7 @@ def add_model_routes(router: APIRouter, service: Service) -> None:
 
     @router.post("/api/show", summary="What a model is and can")
     async def show_model(body: ShowBody) -> Response:
-        return _json(show(service.models, body.model))
+        return _json(show(service.models, service.settings.model_aliases.get(body.model, body.model)))
 
     @router.post("/api/pull", summary="Install a model of the catalog")
     async def pull(body: PullBody) -> Response:

@@ -23,91 +23,108 @@ from qwen_service.dialects.ollama.wire import ChatBody, GenerateBody, Generation
 from qwen_service.dialects.reply_headers import ReplyHeaders
 from qwen_service.dialects.streaming import StreamReply, WholeReply, merged
 from qwen_service.errors import UnknownModel, Unsupported
+from qwen_service.served_model import ServedModel
+from qwen_service.supervisor import Engine
 
 # Beside the JSON of an answer in one piece.
 STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}}
 
 
 def ollama_router(service: Service) -> APIRouter:
-    refusal: dict[int | str, dict[str, Any]] = {"default": {"description": 'An error: {"error": "text"}'}}
-    router = APIRouter(tags=["Ollama"], route_class=OllamaRoute, responses=refusal)
+    router = APIRouter(tags=["Ollama"], route_class=OllamaRoute)
     add_model_routes(router, service)
     add_embed_routes(router, service)
+    generation = Generation(service)
+    router.post("/api/chat", summary="Answer a conversation")(generation.chat)
+    router.post("/api/generate", summary="Answer or continue a prompt")(generation.generate)
+    return router
 
-    @router.post("/api/chat", summary="Answer a conversation", responses=STREAM)
-    async def chat(body: ChatBody) -> Response:
+
+class Generation:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._settings = service.settings
+
+    async def chat(self, body: ChatBody) -> Response:
         headers = ReplyHeaders(ignored_options(body))
         reply = ChatReply(body.model, headers, logprobs=bool(body.logprobs))
         if not body.messages:
-            return load_or_unload(body, reply)
-        request = chat_request(body, _new_id(), max_messages=service.settings.max_messages)
-        return answer(body, events(request), reply, headers)
+            return self._load_or_unload(body, reply)
+        request = chat_request(body, _new_id(), max_messages=self._settings.max_messages)
+        return _answer(body, self._events(request), reply, headers)
 
-    @router.post("/api/generate", summary="Answer or continue a prompt", responses=STREAM)
-    async def generate(body: GenerateBody) -> Response:
+    async def generate(self, body: GenerateBody) -> Response:
         headers = ReplyHeaders(ignored_options(body))
         reply = GenerateReply(body.model, headers, logprobs=bool(body.logprobs), context=not body.raw)
         request = generate_request(body, _new_id())
         if not body.prompt and not body.suffix:
-            return load_or_unload(body, reply)
-        return answer(body, events(request, body.context), reply, headers)
+            return self._load_or_unload(body, reply)
+        return _answer(body, self._events(request, body.context), reply, headers)
 
-    def answer(
-        body: GenerationFields, generated: AsyncGenerator[Event, None], reply: Reply, headers: ReplyHeaders
-    ) -> Response:
-        if body.keep_alive is not None:
-            seconds_of(body.keep_alive)  # honoured where a model can be unloaded; a wrong one is refused everywhere
-        if body.stream is False:
-            return WholeReply(lambda: whole(generated, reply, headers), error_response)
-        return StreamReply(
-            merged([generated]),
-            reply.lines,
-            media_type=NDJSON,
-            headers=headers,
-            error_response=error_response,
-            error_chunk=error_line,
-        )
-
-    async def whole(generated: AsyncGenerator[Event, None], reply: Reply, headers: ReplyHeaders) -> Response:
-        return _json(await reply.whole(merged([generated])), headers())
-
-    async def events(request: ChatRequest, context: list[int] | None = None) -> AsyncGenerator[Event, None]:
+    async def _events(self, request: ChatRequest, context: list[int] | None = None) -> AsyncGenerator[Event, None]:
         try:
             if request.thinking or context:
-                request = await prepared(request, context)
-            async with aclosing(service.chat.stream(request)) as stream:
+                request = await self._prepared(request, context)
+            async with aclosing(self._service.chat.stream(request)) as stream:
                 async for event in stream:
                     yield event
         except UnknownModel as error:
-            names = ", ".join(model.name for model in service.models.installed())
-            raise not_found(request.model or "", names) from error
+            raise self._not_found(request.model) from error
 
-    async def prepared(request: ChatRequest, context: list[int] | None) -> ChatRequest:
-        model = await service.models.obtain(request.model)
-        engine = await model.ready(at_most=service.settings.queue_timeout, waiters=service.settings.queue_size)
+    async def _prepared(self, request: ChatRequest, context: list[int] | None) -> ChatRequest:
+        model, engine = await self._loaded(request.model)
         if request.thinking and "thinking" not in capabilities(model.spec, engine):
             raise Unsupported(f'"{request.model}" does not support thinking', param="think")
         return await continued(engine.text, request, context) if context else request
 
-    def load_or_unload(body: GenerationFields, reply: Reply) -> Response:
+    async def _loaded(self, name: str | None) -> tuple[ServedModel, Engine]:
+        model = await self._service.models.obtain(name)
+        settings = self._settings
+        return model, await model.ready(at_most=settings.queue_timeout, waiters=settings.queue_size)
+
+    def _load_or_unload(self, body: GenerationFields, reply: Reply) -> Response:
         async def compute() -> Response:
-            reason = "unload" if await unloaded(body) else "load"
+            reason = "unload" if await self._is_unloaded(body) else "load"
             done = {"done": True, "done_reason": reason}
             return _json({"model": body.model, "created_at": now(), **reply.part(), **done})
 
         return WholeReply(compute, error_response)
 
-    async def unloaded(body: GenerationFields) -> bool:
+    async def _is_unloaded(self, body: GenerationFields) -> bool:
         """A loaded model stays loaded: loading one takes minutes on a card."""
-        model = find(service.models, body.model)
         if body.keep_alive is not None and seconds_of(body.keep_alive) == 0:
-            served = service.models.served(model)
+            name = self._settings.model_aliases.get(body.model, body.model)
+            served = self._service.models.served(find(self._service.models, name))
             return served is None or served.engine is None
-        served = await service.models.obtain(body.model)
-        await served.ready(at_most=service.settings.queue_timeout, waiters=service.settings.queue_size)
+        try:
+            await self._loaded(body.model)
+        except UnknownModel as error:
+            raise self._not_found(body.model) from error
         return False
 
-    return router
+    def _not_found(self, name: str | None) -> UnknownModel:
+        return not_found(name or "", ", ".join(model.name for model in self._service.models.installed()))
+
+
+def _answer(
+    body: GenerationFields, events: AsyncGenerator[Event, None], reply: Reply, headers: ReplyHeaders
+) -> Response:
+    if body.keep_alive is not None:
+        seconds_of(body.keep_alive)  # honoured where a model can be unloaded; a wrong one is refused everywhere
+    if body.stream is False:
+        return WholeReply(lambda: _whole(events, reply, headers), error_response)
+    return StreamReply(
+        merged([events]),
+        reply.lines,
+        media_type=NDJSON,
+        headers=headers,
+        error_response=error_response,
+        error_chunk=error_line,
+    )
+
+
+async def _whole(events: AsyncGenerator[Event, None], reply: Reply, headers: ReplyHeaders) -> Response:
+    return _json(await reply.whole(merged([events])), headers())
 
 
 def _json(content: Any, headers: dict[str, str] | None = None) -> Response:
