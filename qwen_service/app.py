@@ -54,12 +54,12 @@ log = logging.getLogger(__name__)
 class Service:
     """All parts, wired. Nothing runs before start()."""
 
-    def __init__(self, settings: Settings, *, loaders: Loaders = loaders_for) -> None:
+    def __init__(self, settings: Settings, *, loaders: Loaders = loaders_for, machine: Machine | None = None) -> None:
         self.settings = settings
         self.page = ChatPage()
         self.api_keys = ApiKeys.from_file(settings.api_keys_file) if settings.api_keys_file else None
         self.scheduler = Scheduler(queue_size=settings.queue_size, queue_timeout=settings.queue_timeout, hold=self.hold)
-        machine = Machine()
+        machine = machine or Machine()
         self.catalog = Catalog.load(settings.models_dir)
         self.embeddings = Embeddings(settings)
         self.pulls = Pulls(settings.models_dir, machine)
@@ -115,11 +115,12 @@ def create_app(
     settings: Settings | None = None,
     *,
     loaders: Loaders = loaders_for,
+    machine: Machine | None = None,
     read_settings: Callable[[], Settings] = load_settings,
     shut_down: Callable[[], None] = _terminate,
 ) -> FastAPI:
-    """`read_settings` and `shut_down` are what /admin/reload and /admin/shutdown call."""
-    service = Service(settings or load_settings(), loaders=loaders)
+    """`read_settings` and `shut_down` are what /admin/reload and /admin/shutdown call; `machine` is this one."""
+    service = Service(settings or load_settings(), loaders=loaders, machine=machine)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

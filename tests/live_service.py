@@ -103,19 +103,27 @@ async def live_service(folder: Path, engine: ScriptedEngine | None = None, **set
         read_settings=lambda: load_settings(settings | changes),
         shut_down=lambda: stopping.append("asked"),
     )
-    listener = socket.create_server(("127.0.0.1", 0))
-    port = listener.getsockname()[1]
-    http_class = guarded(ConnectionLimits(loaded.head_timeout, loaded.write_timeout))
-    config = uvicorn.Config(app, http=http_class, log_config=None, access_log=False, ws="none", proxy_headers=False)
-    server = _Server(config, loaded.admin_socket)
-    running = asyncio.create_task(server.serve(sockets=[listener]))
-    url = f"http://127.0.0.1:{port}"
-    async with httpx.AsyncClient(base_url=url, timeout=60) as http:
-        live = Live(url, port, http, engine, app, changes, stopping)
+    async with listening(app, loaded) as (port, http):
+        live = Live(f"http://127.0.0.1:{port}", port, http, engine, app, changes, stopping)
         try:
             await live.until(running=0)
             yield live
         finally:
             engine.gate.set()
+
+
+@asynccontextmanager
+async def listening(app: FastAPI, settings: Settings) -> AsyncIterator[tuple[int, httpx.AsyncClient]]:
+    """`app` behind uvicorn on a free port, and a client for it."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    port: int = listener.getsockname()[1]
+    http_class = guarded(ConnectionLimits(settings.head_timeout, settings.write_timeout))
+    config = uvicorn.Config(app, http=http_class, log_config=None, access_log=False, ws="none", proxy_headers=False)
+    server = _Server(config, settings.admin_socket)
+    running = asyncio.create_task(server.serve(sockets=[listener]))
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
+        try:
+            yield port, http
+        finally:
             server.should_exit = True
             await running
