@@ -223,3 +223,28 @@ async def test_the_time_in_the_line_is_told(line: Line) -> None:
     async with line.scheduler.turn(line.model, PROMPT) as turn:
         assert turn.waited >= 0.04
     await first
+
+
+async def test_a_model_that_is_held_back_gets_no_new_work_and_goes_on_when_released() -> None:
+    reasons = ["Card 0 is hot"]
+    scheduler = Scheduler(queue_size=4, queue_timeout=30, hold=lambda _: reasons[0])
+    async with served_model(ScriptedRuntime(says_hi), on_change=scheduler.dispatch) as model:
+        line = Line(scheduler, model)
+        waiting = await line.arrives(0)
+        scheduler.dispatch()
+        await asyncio.sleep(0)
+        assert (line.granted, scheduler.waiting) == ([], 1)
+        reasons[0] = ""
+        scheduler.dispatch()
+        await asyncio.sleep(0)
+        assert line.granted == [0]
+        line.leave[0].set()
+        await waiting
+
+
+async def test_who_waits_too_long_for_a_hot_card_is_told_why() -> None:
+    scheduler = Scheduler(queue_size=4, queue_timeout=0.05, hold=lambda _: "Card 0 is hot: 90 C")
+    async with served_model(ScriptedRuntime(says_hi), on_change=scheduler.dispatch) as model:
+        with pytest.raises(QueueTimeout, match="Card 0 is hot: 90 C"):
+            async with scheduler.turn(model, PROMPT):
+                pytest.fail("it got a turn")

@@ -13,6 +13,7 @@ from tests.chaos.clients import REFUSALS, Clients, Violation
 from tests.chaos.process import Service
 
 ENGINE_FAULTS = {"kill": signal.SIGKILL, "crash": signal.SIGSEGV, "hang": signal.SIGSTOP}
+LOST_CARD = "lost card"  # it no longer answers, and its program dies with it; only a reboot of the card helps
 NONSENSE = (
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n",
@@ -81,6 +82,12 @@ JSON = {"Content-Type": "application/json"}
 def strike(service: Service, fault: str, rng: random.Random) -> bool:
     """Hit an engine; False when there is none just now."""
     engines = service.engines()
+    if engines and fault == LOST_CARD:
+        service.lose_card()
     if engines:
-        os.kill(rng.choice(engines), ENGINE_FAULTS[fault])
+        os.kill(rng.choice(engines), ENGINE_FAULTS.get(fault, signal.SIGKILL))
     return bool(engines)
+
+
+def engine_faults(target: str) -> list[str]:
+    return sorted([*ENGINE_FAULTS, LOST_CARD] if target in ("ax_repl", "ax_api") else ENGINE_FAULTS)

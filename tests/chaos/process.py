@@ -25,11 +25,13 @@ class Service:
     def __init__(self, target: str, folder: Path, **environment: str) -> None:
         self.target = target
         self._log = folder / "stderr.log"
+        self._cards = folder / "cards.json"
+        card = {"SIM_CARDS": str(self._cards), "SIM_PORT": str(_free_port())}
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.chaos.target", target, str(folder)],
                 cwd=ROOT,
-                env={**os.environ, **REPLY, "SIM_PORT": str(_free_port()), **environment},
+                env={**os.environ, **REPLY, **card, **environment},
                 stdout=log,
                 stderr=log,
             )
@@ -57,6 +59,10 @@ class Service:
         pid = self.process.pid
         tasks = Path(f"/proc/{pid}/task").glob("*/children")
         return [int(child) for task in tasks for child in _read(task).split()]
+
+    def lose_card(self) -> None:
+        """axcl-smi hangs from now on, until it is asked to reboot the card."""
+        self._cards.write_text('{"cards": [{"dead": true}]}')
 
     def sample(self) -> Sample:
         status = dict(line.split(":\t", 1) for line in _read(self._proc / "status").splitlines() if ":\t" in line)

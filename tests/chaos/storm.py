@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 
 from tests.chaos.clients import Clients, Violation
-from tests.chaos.faults import ENGINE_FAULTS, Nuisances, strike
+from tests.chaos.faults import Nuisances, engine_faults, strike
 from tests.chaos.process import Sample, Service, is_alive
 
 STALL_TIMEOUT = 3.0  # seconds, as target.py sets it
@@ -85,10 +85,11 @@ class Storm:
     async def _break(self, seconds: float) -> None:
         """One engine fault after the other, each seen to be told and healed."""
         end = time.monotonic() + seconds
-        for fault in self._rng.sample(sorted(ENGINE_FAULTS), len(ENGINE_FAULTS)):
+        faults = engine_faults(self._service.target)
+        for fault in self._rng.sample(faults, len(faults)):
             await self._break_once(fault)
         while time.monotonic() < end:
-            await self._break_once(self._rng.choice(sorted(ENGINE_FAULTS)))
+            await self._break_once(self._rng.choice(faults))
         self._over.set()
 
     async def _break_once(self, fault: str) -> None:
