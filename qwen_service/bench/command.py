@@ -28,6 +28,7 @@ from qwen_service.bench.terminal import progress_on, show
 NAMES = ("this", "other")
 LONG_SHARE = 0.8  # of the context, for the long prompt and its answer
 NOT_MET = 3  # exit status; 1 is a bench that could not be done, 2 a wrong option
+INTERRUPTED = 130  # as a shell says it of Ctrl-C
 DEFAULTS = {"prompts": ",".join(STANDARD), "tokens": 64, "clients": "1"}
 
 
@@ -67,7 +68,7 @@ def add_bench_command(subparsers: Any) -> None:
 
 
 def bench(options: argparse.Namespace) -> int:
-    """Exit status 0, or 3 when a requirement is not met. Raises BenchError."""
+    """Exit status 0, 3 when a requirement is not met, 130 when it was cut short. Raises BenchError."""
     _apply_profile(options)
     requirements = [parse_requirement(text) for text in options.require]
     to_stdout = str(options.json) == "-"
@@ -77,6 +78,8 @@ def bench(options: argparse.Namespace) -> int:
     if not to_stdout:
         show(report, console)
     _write(report, options, to_stdout=to_stdout)
+    if report.interrupted:
+        return INTERRUPTED
     return 0 if all(verdict.met for verdict in report.verdicts) else NOT_MET
 
 
@@ -98,6 +101,7 @@ async def _measure(options: argparse.Namespace, requirements: Sequence[Requireme
         comparisons=comparisons(results.batches, base, targets[0].name) if base else [],
         surroundings=results.surroundings,
         verdicts=_verdicts(requirements, results, targets[0]),
+        interrupted=results.interrupted,
     )
 
 

@@ -28,6 +28,7 @@ class Report:
     comparisons: Sequence[Comparison]
     surroundings: Surroundings
     verdicts: Sequence[Verdict]
+    interrupted: bool = False
 
     @property
     def machine(self) -> str:
@@ -51,6 +52,7 @@ def as_json(report: Report) -> bytes:
     content: dict[str, Any] = {
         "begun": report.begun,
         "seconds": report.seconds,
+        "interrupted": report.interrupted,
         "machine": report.machine,
         "plan": {
             "prompts": [scenario.name for scenario in plan.scenarios],

@@ -43,7 +43,7 @@ Progress = Callable[[str, int, int], None]  # what runs, steps done, steps in al
 class Results:
     batches: list[Batch] = field(default_factory=list)
     surroundings: Surroundings = field(default_factory=Surroundings)
-    sizes: Sizes | None = None
+    interrupted: bool = False
 
 
 def steps(plan: Plan, targets: Sequence[Target]) -> Iterator[Step]:
@@ -56,6 +56,7 @@ def steps(plan: Plan, targets: Sequence[Target]) -> Iterator[Step]:
 
 
 async def run_plan(plan: Plan, targets: Sequence[Target], progress: Progress) -> Results:
+    """Cancelled once something was measured, it returns what there is."""
     watch = Watch(targets)
     results = Results(surroundings=watch.seen)
     await watch.look()
@@ -63,12 +64,18 @@ async def run_plan(plan: Plan, targets: Sequence[Target], progress: Progress) ->
     try:
         if plan.warm_up:
             plan = await _warm_up(plan, targets, progress)
-        results.sizes = plan.sizes
         todo = list(steps(plan, targets))
         for done, step in enumerate(todo):
             progress(f"{step.target.name} · {step.scenario.name} · {step.clients} at once", done, len(todo))
             results.batches.append(await _batch(step, plan))
         progress("done", len(todo), len(todo))
+    except asyncio.CancelledError:
+        if not results.batches:
+            raise
+        task = asyncio.current_task()
+        assert task is not None
+        task.uncancel()
+        results.interrupted = True
     finally:
         watcher.cancel()
         with suppress(asyncio.CancelledError):

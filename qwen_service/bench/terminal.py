@@ -40,6 +40,8 @@ def show(report: Report, console: Console) -> None:
     console.print(_table(report))
     for comparison in report.comparisons[:1]:
         console.print(_ratios(report, comparison))
+    if report.interrupted:
+        console.print(Text("Interrupted: these are the figures up to then.", style="yellow"))
     for text, times in report.failures.items():
         console.print(Text(f"{times} x {text}", style="red"))
     for verdict in report.verdicts:

@@ -1,10 +1,10 @@
 // The composition of the page: which conversation is shown, which replies run, and what the keys do.
 
-import { getJson } from "./api.js";
 import { Composer } from "./composer.js";
 import { byId, icon } from "./dom.js";
 import { tokensIn } from "./figures.js";
 import { HealthWatch } from "./health.js";
+import { Models } from "./models.js";
 import { newReply, Reply, requestBody } from "./reply.js";
 import { SettingsSheet } from "./settings.js";
 import { Shelf } from "./shelf.js";
@@ -23,7 +23,7 @@ class Page {
     this.settings = store.loadSettings();
     this.talk = store.newTalk();
     this.replies = new Map();  // talk id -> running Reply
-    this.models = [];
+    this.models = new Models();
     this.leftAt = 0;
     this.status = new Status();
     this.speaker = new Speaker();
@@ -35,7 +35,9 @@ class Page {
       openSettings: (field) => this.sheet.open(field),
     });
     this.shelf = new Shelf(byId("shelf-list"), { open: (talk) => this.open(talk), remove: (talk) => this.remove(talk) });
-    this.sheet = new SettingsSheet(byId("settings"), this.settings, { onChange: () => this.onSettings(), forgetAll: () => this.forgetAll() });
+    this.sheet = new SettingsSheet(byId("settings"), this.settings, {
+      models: this.models, honours: (parameter) => this.honours(parameter), onChange: () => this.onSettings(), forgetAll: () => this.forgetAll(),
+    });
     this.composer = new Composer({ send: (text) => this.send(text), stop: () => this.stop(), editLast: () => this.view.editLast() });
     this.welcome = new Welcome((idea) => { this.composer.write(idea); this.composer.focus(); });
     this.scroller = byId("scroller");
@@ -48,7 +50,11 @@ class Page {
     const latest = store.allTalks()[0];
     this.open(latest && location.hash !== "#new" ? latest : store.newTalk());
     this.health.now();
-    this.loadModels();
+    this.models.load(this.settings.apiKey);
+  }
+
+  honours(parameter) {
+    return this.models.honours(this.settings.model || this.health.state.name, parameter);
   }
 
   listen() {
@@ -184,34 +190,20 @@ class Page {
     if (!store.saveTalk(talk)) byId("title").title = "This browser does not keep the conversation: its storage is blocked.";
   }
 
-  // --- what the model can do ---
-
-  async loadModels() {
-    const answer = await getJson("v1/models", this.settings.apiKey).catch(() => null);
-    this.models = answer?.data ?? [];
-    this.sheet.models = this.models;
-    this.sheet.honoured = (parameter) => this.honours(parameter);
-  }
-
-  honours(parameter) {
-    const name = this.settings.model || this.health.state.name;
-    const model = this.models.find(({ id }) => id === name) ?? this.models[0];
-    const known = model?.sampling && model.state === "loaded";  // an engine that does not run names nothing
-    return !known || model.sampling.includes(parameter);
-  }
+  // --- the machine and the settings ---
 
   onHealth(health) {
     const cameBack = health.level === "ok" && this.wasLevel !== "ok";
     this.wasLevel = health.level;
     this.status.setHealth(health);
     this.drawWelcome();
-    if (cameBack) this.loadModels();
+    if (cameBack) this.models.load(this.settings.apiKey);
   }
 
   onSettings() {
     store.saveSettings(this.settings);
     document.documentElement.dataset.theme = this.settings.theme;
-    if (this.settings.apiKey !== this.keyUsed) { this.keyUsed = this.settings.apiKey; this.loadModels(); }
+    if (this.settings.apiKey !== this.keyUsed) { this.keyUsed = this.settings.apiKey; this.models.load(this.keyUsed); }
   }
 
   // --- the screen ---

@@ -8,9 +8,9 @@ const SHORTCUTS = [["Enter", "send"], ["Shift Enter", "new line"], ["Esc", "stop
   ["Alt N", "new conversation"], ["Alt R", "answer again"], ["/", "go to the message field"], ["Alt P", "open the charts"]];
 
 export class SettingsSheet {
-  /** `onChange(settings)` after each change; `forgetAll()` deletes the conversations. */
-  constructor(dialog, settings, { onChange, forgetAll }) {
-    Object.assign(this, { dialog, settings, onChange, forgetAll, models: [], honoured: () => true });
+  /** `honours(parameter)` of the model; `onChange(settings)` after each change; `forgetAll()` deletes the conversations. */
+  constructor(dialog, settings, { models, honours, onChange, forgetAll }) {
+    Object.assign(this, { dialog, settings, models, honours, onChange, forgetAll });
     dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
   }
 
@@ -34,7 +34,7 @@ export class SettingsSheet {
   }
 
   model() {
-    const choices = [["", "Whichever is loaded"], ...this.models.map(({ id, state }) => [id, state && state !== "loaded" ? `${id} (${state})` : id])];
+    const choices = [["", "Whichever is loaded"], ...this.models.entries.map(({ id, state }) => [id, state && state !== "loaded" ? `${id} (${state})` : id])];
     const select = h("select", { id: "set-model", onchange: () => this.change("model", select.value) },
       choices.map(([value, name]) => h("option", { value, selected: value === this.settings.model }, name)));
     return field("set-model", "Model", select);
@@ -50,7 +50,7 @@ export class SettingsSheet {
   temperature() {
     const values = Array.from({ length: 21 }, (_, i) => i / 10);
     return this.range("temperature", "Temperature", values, (value) => value.toFixed(1), "Low repeats what is likely, high is more inventive.",
-      this.honoured("temperature") ? "" : "The runtime of this model samples the way it was set up when it started; it takes no temperature with a question.");
+      this.honours("temperature") ? "" : "The runtime of this model samples the way it was set up when it started; it takes no temperature with a question.");
   }
 
   length() {

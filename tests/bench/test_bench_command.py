@@ -2,8 +2,13 @@
 
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.bench.conftest import StartServer, bench
@@ -88,3 +93,17 @@ def test_an_answer_to_the_json_prompt_that_is_not_json_counts_as_failed(timed_se
     """The simulator stops by `length`, which excuses a cut answer; it never writes JSON."""
     done = bench("--url", timed_server(**FAST), "--prompts", "json", "--rounds", "1", "--json", "-")
     assert json.loads(done.stdout)["rows"][0]["errors"] == 0
+
+
+def test_ctrl_c_shows_what_was_measured_until_then(timed_server: StartServer) -> None:
+    url = timed_server(ttft_ms=20, token_ms=5, tokens=5)
+    command = [sys.executable, "-m", "qwen_service", "bench", "--url", url, "--prompts", "short", "--rounds", "100000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while len(httpx.get(f"{url}/timed/log").json()) < 5:
+            assert time.monotonic() < deadline
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Interrupted" in output
+    assert "short" in output

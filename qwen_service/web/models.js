@@ -1,0 +1,21 @@
+// What the service can answer with, and which settings that honours.
+
+import { getJson } from "./api.js";
+
+export class Models {
+  constructor() {
+    this.entries = [];
+  }
+
+  /** A service that does not answer now is asked again when it is well. */
+  async load(apiKey) {
+    const answer = await getJson("v1/models", apiKey).catch(() => null);
+    this.entries = answer?.data ?? this.entries;
+  }
+
+  honours(name, parameter) {
+    const model = this.entries.find(({ id }) => id === name) ?? this.entries[0];
+    const known = model?.sampling && model.state === "loaded";  // an engine that does not run names nothing
+    return !known || model.sampling.includes(parameter);
+  }
+}
