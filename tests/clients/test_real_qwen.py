@@ -85,8 +85,7 @@ def test_a_tool_is_called_and_its_result_understood(client: OpenAI, model: str) 
     assert "31" in (answer.choices[0].message.content or "")
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_required_call_is_made_whatever_is_asked(client: OpenAI, model: str, stream: bool) -> None:
+def test_a_required_call_is_made_whatever_is_asked(client: OpenAI, model: str) -> None:
     messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Tell me a joke."}]
     with client.chat.completions.stream(
         model=model, messages=messages, tools=[WEATHER, ADD], tool_choice="required", max_tokens=200, temperature=0
