@@ -42,17 +42,14 @@ async def test_a_lost_card_is_rebooted_and_waited_for(weather: Weather, tmp_path
     assert "reboot 1: y" in (tmp_path / "calls").read_text()
 
 
-async def test_a_failure_as_on_a_lost_card_reboots_one_that_still_answers(weather: Weather, tmp_path: Path) -> None:
-    await recovery().prepare(0, needed_kib=0, lost=True)
-    assert "reboot 0: y" in (tmp_path / "calls").read_text()
-
-
 async def test_reboots_are_bounded_per_hour(weather: Weather, tmp_path: Path) -> None:
     care = recovery(per_hour=2)
     for _ in range(2):
-        await care.prepare(0, needed_kib=0, lost=True)
+        weather(cards=[{"dead": True}])
+        await care.prepare(0, needed_kib=0)
+    weather(cards=[{"dead": True}])
     with pytest.raises(DeviceLost, match=r"rebooted 2 times in the last hour.*npu_reboots_per_hour"):
-        await care.prepare(0, needed_kib=0, lost=True)
+        await care.prepare(0, needed_kib=0)
     assert (tmp_path / "calls").read_text().count(": y") == 2
 
 

@@ -10,14 +10,13 @@ class CardFault:
     meaning: str
     cure: str
     permanent: bool = False  # no restart of the runtime helps, a person must act
-    needs_reboot: bool = False  # of the card: `axcl-smi reboot`
 
     def __str__(self) -> str:
         return f"{self.meaning}. {self.cure}"
 
 
-def _fault(pattern: str, meaning: str, cure: str, *, permanent: bool = False, needs_reboot: bool = False) -> CardFault:
-    return CardFault(re.compile(pattern, re.IGNORECASE), meaning, cure, permanent, needs_reboot)
+def _fault(pattern: str, meaning: str, cure: str, *, permanent: bool = False) -> CardFault:
+    return CardFault(re.compile(pattern, re.IGNORECASE), meaning, cure, permanent)
 
 
 FAULTS = (
@@ -25,7 +24,6 @@ FAULTS = (
         r"device \d+: dead|heartbeat (?:lost|timeout)",
         "The card's heartbeat is lost",
         "`axcl-smi reboot -d 0` brings it back, or a restart of the machine; npu_recovery: reboot does it by itself.",
-        needs_reboot=True,
     ),
     _fault(
         r"no device connected|no devices? found",

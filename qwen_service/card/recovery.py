@@ -23,8 +23,8 @@ class CardRecovery:
         self._smi, self._per_hour, self._patience, self._pause = smi, per_hour, patience, pause
         self._reboots: deque[float] = deque()
 
-    async def prepare(self, index: int, needed_kib: int, *, lost: bool = False) -> None:
-        """Return when the card answers and has room. `lost`: the last runtime failed as on a lost card.
+    async def prepare(self, index: int, needed_kib: int) -> None:
+        """Return when the card answers and has room.
 
         Raises DeviceLost when it does not come back. What may not be rebooted, or stays full, is left to the runtime to
         complain about.
@@ -32,7 +32,7 @@ class CardRecovery:
         card = await self._look(index)
         if card is None and not self._per_hour:
             return
-        if card is None or lost:
+        if card is None:
             await self._reboot(index)
             card = await self._wait_for(index, lambda found: found is not None)
         if card is None:
