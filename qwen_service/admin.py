@@ -11,9 +11,12 @@ from starlette.responses import Response
 from qwen_service import logs
 from qwen_service.cancellation import Cancellations
 from qwen_service.config import ConfigError, Settings
+from qwen_service.dialects.openai.errors import error_chunk, error_response
+from qwen_service.dialects.streaming import StreamReply
 from qwen_service.errors import InvalidRequest
 from qwen_service.http.api_keys import ApiKeys
 from qwen_service.model_manager import ModelManager
+from qwen_service.switch_progress import switch_events, switch_steps
 
 APPLIED_AT_ONCE = ("log_level",)  # and the content of api_keys_file
 
@@ -33,6 +36,7 @@ class _Body(BaseModel):
 
 class LoadBody(_Body):
     model: str = Field(min_length=1, max_length=200)
+    stream: bool = Field(False, description="Answer with server-sent events: one for each step.")
 
 
 class ReloadBody(_Body):
@@ -48,6 +52,8 @@ def admin_router(service: Service, read_settings: Callable[[], Settings], shut_d
 
     @router.post("/v1/models/load", summary="Switch to another installed model")
     async def load(body: LoadBody) -> Response:
+        if body.stream:
+            return _steps(service.models, body.model)
         model = await service.models.load(body.model)
         return _json({"model": model.name, "state": model.phase})
 
@@ -95,6 +101,18 @@ def _reload_configuration(service: Service, fresh: Settings) -> dict[str, Any]:
         "needs_restart": [key for key in changed if key not in APPLIED_AT_ONCE],
         "api_keys": "read again" if service.api_keys is not None else None,
     }
+
+
+def _steps(models: ModelManager, name: str) -> Response:
+    return StreamReply(
+        switch_steps(models, name),
+        switch_events,
+        media_type="text/event-stream",
+        headers=dict,
+        error_response=error_response,
+        error_chunk=error_chunk,
+        ping=b": ping\n\n",
+    )
 
 
 def _json(content: Any, status: int = 200) -> Response:

@@ -79,7 +79,13 @@ def _model(model: ModelState) -> dict[str, Any]:
 
 
 def _engine(engine: EngineState) -> dict[str, Any]:
-    return {"name": engine.name, "state": engine.phase, "restarts": engine.restarts, "error": engine.last_error or None}
+    return {
+        "name": engine.name,
+        "state": engine.phase,
+        "progress": engine.progress or None,
+        "restarts": engine.restarts,
+        "error": engine.last_error or None,
+    }
 
 
 def _card(view: CardView) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from qwen_service.loading.model_loading import Loaders, loaders_for
 from qwen_service.loading.simulation import simulated
 from qwen_service.models.installed_model import InstalledModel
 from qwen_service.models.machine import Machine
+from qwen_service.models.model_spec import NO_NPU
 from qwen_service.served_model import ServedModel
 from qwen_service.supervisor import Supervisor
 from qwen_service.uninterrupted import to_the_end
@@ -42,7 +43,6 @@ class ModelManager:
         self._loaders = loaders
         self._switch = asyncio.Lock()
         self._waiting_for_switch = 0
-        self._leaving: ServedModel | None = None  # replaced as soon as its running work has ended
         self._stand_in: asyncio.Task[None] | None = None
         self._exchanging: asyncio.Task[ServedModel] | None = None
         self._changed = asyncio.Event()
@@ -51,6 +51,7 @@ class ModelManager:
         self.trouble = ""  # why there is no current model
         self.fallback_trouble = ""
         self.switching_to = ""
+        self.leaving: ServedModel | None = None  # replaced as soon as its running work has ended
 
     async def start(self) -> None:
         """Choose a model and begin to load it; returns at once."""
@@ -79,8 +80,8 @@ class ModelManager:
         Raises UnknownModel, NotLoaded, Unavailable, QueueFull, or why the switch failed.
         """
         wanted = self._means(name)
-        if wanted is self._leaving:
-            raise Loading(f"{self._leaving.name} is being replaced by {self.switching_to}")
+        if wanted is self.leaving:
+            raise Loading(f"{self.leaving.name} is being replaced by {self.switching_to}")
         if isinstance(wanted, ServedModel):
             return self._or_fallback(wanted)
         if not self._autoloads(wanted):
@@ -100,7 +101,7 @@ class ModelManager:
 
     async def load(self, name: str) -> ServedModel:
         """Switch: let running work end, stop the old model, start the new one; go back to the old one if that fails."""
-        target = self._catalog.find_installed(self._settings.model_aliases.get(name, name))
+        target = self.installed_model(name)
         async with self._switch:
             old = self.current
             if old is not None and same_name(old.name, target.name) and old.phase != "failed":
@@ -114,6 +115,10 @@ class ModelManager:
             if self.current is None:
                 raise Unavailable(self.trouble)
             return await self._replace(self.current, self.current.installed)
+
+    def installed_model(self, name: str) -> InstalledModel:
+        """By name or alias. Raises UnknownModel."""
+        return self._catalog.find_installed(self._settings.model_aliases.get(name, name))
 
     def installed(self) -> list[InstalledModel]:
         models = self._catalog.installed()
@@ -155,31 +160,30 @@ class ModelManager:
         return self._settings.autoload == "on"
 
     def _refuse_impossible(self, model: InstalledModel) -> None:
-        obstacle = "accelerator is none" if self._settings.accelerator == "none" else model.spec.obstacle(self._machine)
-        if model.spec.needs_npu and obstacle is not None:
-            raise Unavailable(f"{model.name} cannot run here: {obstacle}")
+        if (obstacle := self._obstacle(model)) is not None:
+            raise Unavailable(f"{model.name} cannot be served: {obstacle}")
 
     async def _replace(self, old: ServedModel | None, target: InstalledModel) -> ServedModel:
         """A client that leaves while its switch is waiting for running work ends it; later on it does not."""
-        self.switching_to, self._leaving = target.name, old
+        self.switching_to, self.leaving = target.name, old
         try:
             if old is not None:
                 await self._drain(old)
             self._exchanging = asyncio.create_task(self._exchange(old, target), name="model switch")
             return await to_the_end(self._exchanging)
         finally:
-            self.switching_to, self._leaving = "", None
+            self.switching_to, self.leaving = "", None
 
     async def _exchange(self, old: ServedModel | None, target: InstalledModel) -> ServedModel:
         if old is not None:
             await old.stop()
         new = self._serve(target)
-        self.current, self._leaving = new, None
+        self.current, self.leaving = new, None
         await new.tried()
         if new.phase == "ready":
             log.info("switched to %s", new.name)
             return new
-        reason = new.supervisors[0].last_error
+        reason = new.last_error
         await new.stop()
         if old is not None:
             self.current = self._serve(old.installed)
@@ -204,9 +208,11 @@ class ModelManager:
     def _choose(self) -> InstalledModel:
         settings = self._settings
         if settings.model_path is not None:
-            return gguf_model(settings.model_path.expanduser().absolute())
+            model = gguf_model(settings.model_path.expanduser().absolute())
+            self._refuse_impossible(model)
+            return model
         if settings.model != "auto":
-            model = self._catalog.find_installed(settings.model_aliases.get(settings.model, settings.model))
+            model = self.installed_model(settings.model)
             self._refuse_impossible(model)
             return model
         obstacles = []
@@ -215,13 +221,15 @@ class ModelManager:
             if obstacle is None:
                 return model
             obstacles.append(f"{model.name}: {obstacle}")
+        if settings.accelerator == "required" and not self._machine.has_npu:
+            obstacles.append(NO_NPU)
         raise Unavailable("; ".join(obstacles) or self._nothing_installed())
 
     def _obstacle(self, model: InstalledModel) -> str | None:
         if self._settings.accelerator == "required" and not model.spec.needs_npu:
-            return "runs on the CPU, and accelerator is required"
+            return "it runs on the CPU, and accelerator is required"
         if self._settings.accelerator == "none" and model.spec.needs_npu:
-            return "needs a card, and accelerator is none"
+            return "it needs a card, and accelerator is none"
         return model.spec.obstacle(self._machine)
 
     def _nothing_installed(self) -> str:
@@ -240,12 +248,18 @@ class ModelManager:
 
     def _prepare_fallback(self, name: str) -> None:
         try:
-            model = self._catalog.find_installed(name)
-        except UnknownModel as error:
+            model = self.installed_model(name)
+            self._refuse_fallback(model)
+        except ServiceError as error:
             self.fallback_trouble = f"fallback_model: {error.message}"
             log.error("%s", self.fallback_trouble)
             return
         self._stand_in = asyncio.create_task(self._keep_stand_in(model), name="fallback")
+
+    def _refuse_fallback(self, model: InstalledModel) -> None:
+        self._refuse_impossible(model)  # with accelerator: required the CPU answers nobody
+        if model.spec.needs_npu:
+            raise Unavailable(f"{model.name} needs the card, too")
 
     async def _keep_stand_in(self, model: InstalledModel) -> None:
         """Load the fallback while the card is down for long, unload it when the card has been back for a while."""

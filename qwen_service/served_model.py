@@ -42,6 +42,16 @@ class ServedModel:
         return next((s.engine for s in self.supervisors if s.engine is not None), None)
 
     @property
+    def progress(self) -> str:
+        """Of the first engine that loads."""
+        return next((supervisor.progress for supervisor in self.supervisors if supervisor.progress), "")
+
+    @property
+    def last_error(self) -> str:
+        """Of the first engine that does not run."""
+        return next((s.last_error for s in self.supervisors if s.last_error and s.phase != "ready"), "")
+
+    @property
     def tokenizer_ready(self) -> bool:
         """Whether somebody answers a vendor's program that asks for ids. llama.cpp has its tokenizer inside."""
         engine = self.engine
@@ -84,7 +94,7 @@ class ServedModel:
         """Why nobody needs to wait for this model; None while it runs or will run again."""
         match self.phase:
             case "failed":
-                return Unavailable(f"{self.name} cannot run: {self.supervisors[0].last_error}")
+                return Unavailable(f"{self.name} cannot run: {self.last_error}")
             case "stopped":
                 return Loading(f"{self.name} is not running any more", retry_after=10)
             case _:
@@ -119,7 +129,6 @@ class ServedModel:
                 waiting.cancel()
 
     def _loading(self) -> Loading:
-        first = self.supervisors[0]
-        how_far = f" ({first.progress})" if first.progress else ""
-        why = f" after: {first.last_error}" if first.phase == "restarting" else ""
-        return Loading(f"{self.name} is {first.phase}{how_far}{why}", retry_after=self.spec.load_seconds or 5.0)
+        how_far = f" ({self.progress})" if self.progress else ""
+        why = f" after: {self.last_error}" if self.phase == "restarting" else ""
+        return Loading(f"{self.name} is {self.phase}{how_far}{why}", retry_after=self.spec.load_seconds or 5.0)

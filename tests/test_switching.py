@@ -207,5 +207,38 @@ async def test_a_required_accelerator_that_is_missing_is_told_to_every_request(
 ) -> None:
     settings = settings_with_models(tmp_path, "one", model="auto", accelerator="required")
     async with pipeline(settings, workshop.loaders) as service:
-        with pytest.raises(Unavailable, match=r"one: runs on the CPU, and accelerator is required"):
+        with pytest.raises(
+            Unavailable, match=r"one: it runs on the CPU, and accelerator is required; there is no Axera"
+        ):
             await ask(service)
+
+
+async def test_with_a_required_accelerator_no_cpu_model_is_served_in_any_way(
+    tmp_path: Path, workshop: Workshop
+) -> None:
+    (tmp_path / "own.gguf").touch()
+    for chosen in ({"model": "cpu"}, {"model_path": tmp_path / "own.gguf"}):
+        settings = card_and_cpu(tmp_path).model_copy(update={"accelerator": "required", **chosen})
+        async with pipeline(settings, workshop.loaders, machine=CardMachine()) as service:
+            with pytest.raises(Unavailable, match=r"it runs on the CPU, and accelerator is required"):
+                await ask(service)
+    settings = card_and_cpu(tmp_path).model_copy(update={"accelerator": "required"})
+    async with pipeline(settings, workshop.loaders, machine=CardMachine()) as service:
+        assert "accelerator is required" in service.models.fallback_trouble
+        with pytest.raises(Unavailable, match=r"cpu cannot be served: it runs on the CPU"):
+            await service.models.load("cpu")
+        assert answered_by(await ask(service)).model == "card"
+
+
+async def test_without_accelerator_the_first_model_of_the_cpu_is_chosen(tmp_path: Path, workshop: Workshop) -> None:
+    settings = card_and_cpu(tmp_path).model_copy(update={"model": "auto", "accelerator": "none"})
+    async with pipeline(settings, workshop.loaders, machine=CardMachine()) as service:
+        assert answered_by(await ask(service)).model == "cpu"
+        with pytest.raises(Unavailable, match=r"card cannot be served: it needs a card, and accelerator is none"):
+            await service.models.load("card")
+
+
+async def test_a_fallback_that_needs_the_card_is_none(tmp_path: Path, workshop: Workshop) -> None:
+    settings = card_and_cpu(tmp_path).model_copy(update={"fallback_model": "card"})
+    async with pipeline(settings, workshop.loaders, machine=CardMachine()) as service:
+        assert service.models.fallback_trouble == "fallback_model: card needs the card, too"

@@ -13,6 +13,7 @@ from qwen_service.models.machine import Machine, MachineKind
 RuntimeName = Literal["llamacpp", "ax_repl", "ax_api", "axllm"]
 Capability = Literal["completion", "tools", "thinking", "insert"]
 AXLLM = "axllm"  # the program of the runtime of the same name: in the folder, or on PATH
+NO_NPU = "there is no Axera card or its driver is not loaded (no /dev/axcl_host); see `qwen-service doctor`"
 NpuValue = bool | int | float
 
 
@@ -114,5 +115,5 @@ class ModelSpec:
         if self.runtime != "axllm" and machine.kind not in self.programs:
             return f"there is no program of the vendor's for this processor ({machine.machine})"
         if not machine.has_npu:
-            return "there is no Axera card or its driver is not loaded (no /dev/axcl_host); see `qwen-service doctor`"
+            return NO_NPU
         return None

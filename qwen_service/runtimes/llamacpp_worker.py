@@ -23,7 +23,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--cache-ram", type=int, required=True, help="MiB for the prompts of former conversations")
     parser.add_argument("--embeddings", action="store_true", help="give vectors instead of text")
-    parser.add_argument("--pooling", choices=("mean", "cls", "last"), help="how a text's vector is made; else as the file says")
+    parser.add_argument(
+        "--pooling", choices=("mean", "cls", "last"), help="how a text's vector is made; else as the file says"
+    )
     return parser.parse_args(argv)
 
 
