@@ -150,6 +150,17 @@ def _json(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
+def test_the_description_tells_of_errors_and_streams(app_and_ask: tuple[FastAPI, Ask]) -> None:
+    paths = app_and_ask[0].openapi()["paths"]
+    for path, operations in paths.items():
+        for operation in operations.values():
+            if path.startswith(("/api/", "/v1/")) and path != "/v1/models/load":
+                assert operation["responses"].keys() & {"default", "400", "4XX"}, path
+    streams = {"/api/chat": "application/x-ndjson", "/v1/chat/completions": "text/event-stream"}
+    for path, media_type in streams.items():
+        assert media_type in paths[path]["post"]["responses"]["200"]["content"]
+
+
 def test_the_folder_of_a_model_name_is_never_left(app_and_ask: tuple[FastAPI, Ask], tmp_path: Path) -> None:
     _, ask = app_and_ask
     for name in ("../../etc/passwd", "/etc/passwd", "..", "a/../../b", "\x00", "C:\\x", "~root", "%2e%2e/x"):

@@ -26,17 +26,18 @@ from qwen_service.errors import UnknownModel, Unsupported
 from qwen_service.served_model import ServedModel
 from qwen_service.supervisor import Engine
 
+REFUSAL: dict[int | str, dict[str, Any]] = {"default": {"description": 'An error: {"error": "text"}'}}
 # Beside the JSON of an answer in one piece.
 STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}}
 
 
 def ollama_router(service: Service) -> APIRouter:
-    router = APIRouter(tags=["Ollama"], route_class=OllamaRoute)
+    router = APIRouter(tags=["Ollama"], route_class=OllamaRoute, responses=REFUSAL)
     add_model_routes(router, service)
     add_embed_routes(router, service)
     generation = Generation(service)
-    router.post("/api/chat", summary="Answer a conversation")(generation.chat)
-    router.post("/api/generate", summary="Answer or continue a prompt")(generation.generate)
+    router.post("/api/chat", summary="Answer a conversation", responses=STREAM)(generation.chat)
+    router.post("/api/generate", summary="Answer or continue a prompt", responses=STREAM)(generation.generate)
     return router
 
 
