@@ -99,14 +99,18 @@ class Scheduler:
     async def _acquire(self, model: ServedModel, prompt: Prompt) -> Supervisor:
         waiter = _Waiter(model, prompt, asyncio.get_running_loop().create_future())
         self._waiting.append(waiter)
-        self.dispatch()
-        if len(self._waiting) > self._queue_size:
-            self._refuse(surplus(self._waiting), self._queue_full())
         try:
+            self.dispatch()
+            self._bound()
             return await self._wait(waiter)
         except BaseException:
             self._give_back(waiter)
             raise
+
+    def _bound(self) -> None:
+        present = [waiter for waiter in self._waiting if not waiter.granted.done()]  # the others have just left
+        if len(present) > self._queue_size:
+            self._refuse(surplus(present), self._queue_full())
 
     def _queue_full(self) -> QueueFull:
         return QueueFull(

@@ -24,15 +24,15 @@ class Line:
         self.granted: list[int] = []
         self.leave: dict[int, asyncio.Event] = {}
 
-    async def client(self, number: int) -> None:
+    async def client(self, number: int, client: str = "") -> None:
         self.leave[number] = asyncio.Event()
-        async with self.scheduler.turn(self.model, PROMPT):
+        async with self.scheduler.turn(self.model, Prompt((1,), "", ChatRequest("r", client=client))):
             self.granted.append(number)
             await self.leave[number].wait()
 
-    async def arrives(self, number: int) -> asyncio.Task[None]:
+    async def arrives(self, number: int, client: str = "") -> asyncio.Task[None]:
         """Until it has its slot or waits for one."""
-        task = asyncio.create_task(self.client(number))
+        task = asyncio.create_task(self.client(number, client))
         await asyncio.sleep(0)
         return task
 
@@ -248,3 +248,18 @@ async def test_who_waits_too_long_for_a_hot_card_is_told_why() -> None:
         with pytest.raises(QueueTimeout, match="Card 0 is hot: 90 C"):
             async with scheduler.turn(model, PROMPT):
                 pytest.fail("it got a turn")
+
+
+async def test_who_has_just_left_a_full_line_is_not_the_one_to_be_refused() -> None:
+    async with make_line(queue_size=2) as line:
+        first = await line.arrives(0)
+        greedy = [await line.arrives(number, client="greedy") for number in (1, 2)]
+        other = asyncio.create_task(line.client(3, client="other"))
+        greedy[1].cancel()  # the other one runs before it
+        await asyncio.wait([greedy[1]])
+        assert line.scheduler.waiting == 2
+        for number, task in ((0, first), (1, greedy[0]), (3, other)):
+            line.leave[number].set()
+            await task
+        assert line.granted == [0, 1, 3]
+        assert (line.scheduler.running, line.scheduler.waiting) == (0, 0)
