@@ -112,7 +112,7 @@ async def talk(folder: Path, tokenizer: LocalTokenizer, turns: int, *, disturbed
     record.touch()
     answers = [tokenizer.encode_now([f"{place}. {ANSWER}"]) for place in range(1, turns + 1)]
     script = [ids for answer in answers for ids in (answer, [13])] if disturbed else answers
-    other = Prompt((872, 198), "", ChatRequest("other"))
+    other = Prompt((872, 198), ChatRequest("other"))
     server = TokenizerServer(tokenizer, port=0, log=logging.getLogger("tokenizer"))
     await server.start()
     runtime = AxApi(program(folder, record, script), tokenizer, server)

@@ -89,7 +89,7 @@ class ChatCompletion:
     ) -> AsyncGenerator[Event, None]:
         fitted = await self._sessions.fit(model, engine.text, engine.limits, request)
         if self._log_prompts:
-            log.info("prompt: %s", fitted.prompt.text)
+            log.info("prompt: %s", fitted.prompt.request.prompt or _said(fitted.prompt.request))
         sampling = dataclasses.replace(request.sampling, max_tokens=fitted.max_tokens)
         parser = _parser(engine, request, fitted)
         async with self._scheduler.turn(model, fitted.prompt) as turn:
@@ -211,3 +211,7 @@ def ignored_parameters(capabilities: Capabilities, asked: Sampling) -> tuple[str
     if asked.logit_bias and "logit_bias" not in capabilities.sampling:
         names.append("logit_bias")
     return tuple(names)
+
+
+def _said(request: ChatRequest) -> list[tuple[str, str]]:
+    return [(message.role, message.content) for message in request.messages]

@@ -62,7 +62,7 @@ class SessionManager:
                 " completion). Shorten the last message or start a new conversation.",
                 param="messages" if request.prompt is None else "prompt",
             )
-        prompt = Prompt(tuple(rendered.ids), rendered.ending, fitted)
+        prompt = Prompt(tuple(rendered.ids), fitted)
         return Fitted(
             prompt=prompt,
             max_tokens=min(asked, context - len(rendered.ids)),

@@ -101,7 +101,7 @@ class SimulatedCard:
 
 
 def prompt(ids: list[int]) -> Prompt:
-    return Prompt(tuple(ids), "", ChatRequest("r1"))
+    return Prompt(tuple(ids), ChatRequest("r1"))
 
 
 @asynccontextmanager

@@ -63,7 +63,7 @@ class Rig:
         return runtime
 
     def prompt(self, text: str) -> Prompt:
-        return Prompt(tuple(self.tokenizer.encode_now([text])), text, ChatRequest(id="r"))
+        return Prompt(tuple(self.tokenizer.encode_now([text])), ChatRequest(id="r"))
 
 
 @asynccontextmanager

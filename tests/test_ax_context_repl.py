@@ -26,7 +26,7 @@ async def rig(tmp_path: Path, tokenizer: LocalTokenizer) -> AsyncIterator[Rig]:
 
 
 def prompt(*ids: int) -> Prompt:
-    return Prompt(ids, "", ChatRequest(id="r"))
+    return Prompt(ids, ChatRequest(id="r"))
 
 
 async def test_a_continued_conversation_sends_only_what_is_new(rig: Rig) -> None:

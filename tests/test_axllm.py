@@ -69,7 +69,7 @@ class Rig:
 
 
 def say(text: str, **fields: Any) -> Prompt:
-    return Prompt((), "", ChatRequest("r1", messages=(Message("user", text),), **fields))
+    return Prompt((), ChatRequest("r1", messages=(Message("user", text),), **fields))
 
 
 def joined(pieces: list[Piece]) -> str:
@@ -145,7 +145,7 @@ async def test_a_request_is_always_bounded_and_says_what_the_neutral_one_means(s
         tools=(Tool("f", "does it", {"type": "object"}),),
         thinking=True,
     )
-    await read_to_its_end(it.runtime.generate(Prompt((1,) * 40, "", request), Sampling(temperature=0.0)))
+    await read_to_its_end(it.runtime.generate(Prompt((1,) * 40, request), Sampling(temperature=0.0)))
     sent = it.events("request")[0]
     assert sent["max_tokens"] == 60
     assert sent["enable_thinking"] is True
@@ -212,7 +212,7 @@ async def test_an_engine_used_by_others_is_waited_for_and_then_refused(
 
 async def test_an_error_that_looks_like_an_empty_completion_is_an_error(started: Callable[..., Any]) -> None:
     it = await started()
-    empty = Prompt((), "", ChatRequest("r1"))
+    empty = Prompt((), ChatRequest("r1"))
     with pytest.raises(InvalidRequest, match="HTTP 400 and no reason"):
         await read_to_its_end(it.runtime.generate(empty, Sampling()))
     assert joined(await it.ask("x")) == "x "
@@ -221,9 +221,9 @@ async def test_an_error_that_looks_like_an_empty_completion_is_an_error(started:
 async def test_what_axllm_cannot_take_is_refused_before_it_is_asked(started: Callable[..., Any]) -> None:
     it = await started(context=10)
     with pytest.raises(Unsupported):
-        await read_to_its_end(it.runtime.generate(Prompt((), "", ChatRequest("r1", prompt="x")), Sampling()))
+        await read_to_its_end(it.runtime.generate(Prompt((), ChatRequest("r1", prompt="x")), Sampling()))
     with pytest.raises(PromptTooLong):
-        await read_to_its_end(it.runtime.generate(Prompt((1,) * 10, "", say("x").request), Sampling()))
+        await read_to_its_end(it.runtime.generate(Prompt((1,) * 10, say("x").request), Sampling()))
     assert it.events("request") == []
 
 

@@ -37,7 +37,7 @@ def turn(role: str, text: str) -> list[str | int]:
 
 
 async def prompt_of(engine: LlamaCpp, *parts: str | int) -> Prompt:
-    return Prompt(tuple(await engine.encode(parts)), "", ChatRequest(id="test"))
+    return Prompt(tuple(await engine.encode(parts)), ChatRequest(id="test"))
 
 
 async def question(engine: LlamaCpp, text: str) -> Prompt:
@@ -104,7 +104,7 @@ async def test_a_prompt_longer_than_the_context_is_refused(engine: LlamaCpp) -> 
 
 async def test_ids_outside_the_vocabulary_are_refused_and_the_engine_lives(engine: LlamaCpp) -> None:
     with pytest.raises(InvalidRequest):
-        await run(engine, Prompt((1, 10**7), "", ChatRequest(id="x")), GREEDY)
+        await run(engine, Prompt((1, 10**7), ChatRequest(id="x")), GREEDY)
     with pytest.raises(InvalidRequest):
         await engine.decode([10**7])
     assert await engine.decode([28120]) == "hello"

@@ -15,7 +15,7 @@ from qwen_service.runtimes.base import Piece, Prefill, Prompt
 from qwen_service.runtimes.llamacpp import LlamaCpp
 
 SIMULATOR = Path(__file__).parent / "simulators" / "llama_server"
-PROMPT = Prompt((1, 2, 3), "", ChatRequest(id="test"))
+PROMPT = Prompt((1, 2, 3), ChatRequest(id="test"))
 DEADLINE = 30.0
 
 Start = Callable[..., Awaitable[LlamaCpp]]

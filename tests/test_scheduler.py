@@ -12,7 +12,7 @@ from qwen_service.served_model import ServedModel
 from tests.fakes import ScriptedRuntime
 from tests.serving import says_hi, served_model
 
-PROMPT = Prompt((1,), "", ChatRequest("r"))
+PROMPT = Prompt((1,), ChatRequest("r"))
 
 
 class Line:

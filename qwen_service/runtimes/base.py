@@ -44,10 +44,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One prompt in three forms; a runtime reads the one it speaks."""
+    """One prompt in two forms; a runtime reads the one it speaks."""
 
     token_ids: tuple[int, ...]
-    text: str
     request: ChatRequest  # messages as trimmed to fit
 
 
