@@ -25,14 +25,14 @@ class Cancellations:
 
     @contextmanager
     def cancellable(self, request_id: str) -> Iterator[None]:
-        """Around the work of the current task."""
+        """Around the work of the current task. In a generator it may be closed because its reader was cancelled."""
         task = asyncio.current_task()
         assert task is not None
         generation = _Generation(request_id, task)
         self._running.append(generation)
         try:
             yield
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
             if generation.cancelled and task.uncancel() == 0:
                 raise Cancelled("An administrator has cancelled this request.") from None
             raise

@@ -1,8 +1,12 @@
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import pytest
 
 from qwen_service.cancellation import Cancellations
+from qwen_service.chat import Event, TextDelta
+from qwen_service.dialects.streaming import merged
 from qwen_service.errors import Cancelled
 
 
@@ -50,3 +54,38 @@ async def test_both_at_once_count_as_the_client_leaving() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def talk(cancellations: Cancellations, begun: asyncio.Semaphore) -> AsyncGenerator[Event, None]:
+    with cancellations.cancellable("r1"):
+        begun.release()
+        while True:
+            yield TextDelta("on and on")
+
+
+async def test_a_reply_whose_client_does_not_read_is_cancelled_as_any_other() -> None:
+    cancellations = Cancellations()
+
+    async def send() -> None:
+        async with aclosing(merged([talk(cancellations, asyncio.Semaphore(0))])) as events:
+            async for _ in events:
+                cancellations.cancel("r1")
+                await asyncio.Event().wait()
+
+    with pytest.raises(Cancelled):
+        await send()
+    assert cancellations.request_ids == []
+
+
+async def test_several_replies_whose_client_does_not_read_are_cancelled_as_any_other() -> None:
+    cancellations, begun = Cancellations(), asyncio.Semaphore(0)
+    async with asyncio.timeout(20), aclosing(merged([talk(cancellations, begun) for _ in range(2)])) as events:
+        await anext(events)
+        for _ in range(2):
+            await begun.acquire()
+        await asyncio.sleep(0)  # what is generated and not read is bounded, so that they are waiting now
+        assert cancellations.cancel("r1") == 2
+        with pytest.raises(Cancelled):
+            async for _ in events:
+                pass
+    assert cancellations.request_ids == []
