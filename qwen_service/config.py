@@ -208,6 +208,10 @@ class Settings(BaseSettings):
         return self.state_dir.expanduser()
 
     @property
+    def tokenizer_log(self) -> Path | None:
+        return self.log_dir.expanduser() / "tokenizer.log" if self.log_dir else None
+
+    @property
     def service_log(self) -> Path | None:
         file = self.log_file or (self.log_dir / "service.log" if self.log_dir else None)
         return file.expanduser() if file else None

@@ -19,6 +19,7 @@ ROOT = "qwen_service"
 LEVELS = ("debug", "info", "warning", "error")
 OTHER_LOGGERS = ("uvicorn", "asyncio")
 
+TOKENIZER = f"{ROOT}.tokenizer"  # the logger of loading/card.py's tokenizer servers
 access_log = logging.getLogger(f"{ROOT}.access")
 
 
@@ -66,14 +67,26 @@ class BoundedFileHandler(logging.Handler):
 
 
 def configure(
-    level: str, form: LogFormat, file: Path | None = None, max_bytes: int = 10 * 1024 * 1024
+    level: str,
+    form: LogFormat,
+    file: Path | None = None,
+    max_bytes: int = 10 * 1024 * 1024,
+    *,
+    tokenizer_file: Path | None = None,
 ) -> list[logging.Handler]:
-    """Send our log and uvicorn's to stderr and to `file`. Returns the handlers, for who must take them away again."""
+    """Send our log and uvicorn's to stderr and to `file`, the tokenizer server's to `tokenizer_file` as well.
+
+    Returns the handlers of the first two, for who must take them away again.
+    """
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if file is not None:
         handlers.append(BoundedFileHandler(file, max_bytes))
     for handler in handlers:
         handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    tokenizer_handlers = [BoundedFileHandler(tokenizer_file, max_bytes)] if tokenizer_file is not None else []
+    for handler in tokenizer_handlers:
+        handler.setFormatter(TextFormatter())
+    logging.getLogger(TOKENIZER).handlers[:] = tokenizer_handlers
     for name in (ROOT, *OTHER_LOGGERS):
         logger = logging.getLogger(name)
         logger.handlers[:] = handlers

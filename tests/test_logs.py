@@ -7,14 +7,14 @@ import pytest
 
 from qwen_service.chat import Finished, Started, Timings, Usage
 from qwen_service.http.request_record import RequestRecord, current_record
-from qwen_service.logs import OTHER_LOGGERS, ROOT, LogFormat, configure, log_request, set_level
+from qwen_service.logs import OTHER_LOGGERS, ROOT, TOKENIZER, LogFormat, configure, log_request, set_level
 
 log = logging.getLogger(f"{ROOT}.test")
 
 
 @pytest.fixture(autouse=True)
 def _restore() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in (ROOT, *OTHER_LOGGERS)]
+    loggers = [logging.getLogger(name) for name in (ROOT, TOKENIZER, *OTHER_LOGGERS)]
     before = [(logger, logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
     yield
     for logger, handlers, propagate, level in before:
@@ -125,3 +125,12 @@ def test_a_defect_is_logged_with_its_trace(tmp_path: Path) -> None:
     except ValueError:
         log.exception("failed")
     assert "ValueError: of all things" in json.loads(lines(tmp_path / "log")[0])["exception"]
+
+
+def test_the_tokenizer_server_has_a_file_of_its_own_beside_the_common_one(tmp_path: Path) -> None:
+    configure("info", "text", tmp_path / "service.log", tokenizer_file=tmp_path / "tokenizer.log")
+    log.info("of the service")
+    logging.getLogger(TOKENIZER).info("of the tokenizer")
+    (own,) = lines(tmp_path / "tokenizer.log")
+    assert "of the tokenizer" in own
+    assert len(lines(tmp_path / "service.log")) == 2

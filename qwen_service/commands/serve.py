@@ -34,7 +34,7 @@ def serve(options: argparse.Namespace) -> int:
 
 def run(app: FastAPI, settings: Settings) -> int:
     """Serve until a signal says stop. Raises ConfigError."""
-    logs.configure(settings.log_level, settings.log_format, settings.service_log)
+    logs.configure(settings.log_level, settings.log_format, settings.service_log, tokenizer_file=settings.tokenizer_log)
     sockets = listen(settings)
     config = uvicorn.Config(
         app,
