@@ -26,7 +26,7 @@ class Line:
 
     async def client(self, number: int, client: str = "") -> None:
         self.leave[number] = asyncio.Event()
-        async with self.scheduler.turn(self.model, Prompt((1,), "", ChatRequest("r", client=client))):
+        async with self.scheduler.turn(self.model, Prompt((1,), ChatRequest("r", client=client))):
             self.granted.append(number)
             await self.leave[number].wait()
 
