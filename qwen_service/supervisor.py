@@ -98,11 +98,15 @@ class Supervisor:
         self._task = asyncio.create_task(self._run(), name=f"supervisor {self.name}")
 
     async def stop(self) -> None:
-        if self._task is not None:
+        self._enter("stopped")  # before it is: nobody shall wait for it any more
+        if self._task is None:
+            return
+        if not self._task.cancelling():  # a second time would interrupt the engine's own stop
             self._task.cancel()
-            await asyncio.wait([self._task])
-            self._task = None
-        self._enter("stopped")
+        await asyncio.wait([self._task])
+        self._task = None
+        if self.phase != "stopped":  # its end was a failure that a generation saw
+            self._enter("stopped")
 
     def report(self, engine: Engine, failure: RuntimeFailure) -> None:
         """A generation saw the engine fail: replace it, unless that has happened already."""

@@ -106,6 +106,21 @@ async def test_a_model_that_was_stopped_is_not_waited_for() -> None:
             await model.ready(at_most=30, waiters=1)
 
 
+class SlowToStop(ScriptedRuntime):
+    async def stop(self) -> None:
+        await asyncio.sleep(0.05)
+
+
+async def test_a_model_that_is_being_stopped_is_not_waited_for() -> None:
+    async with served_model(SlowToStop(says_hi)) as model:
+        stopping = asyncio.create_task(model.stop())
+        await until(lambda: model.engine is None)
+        assert not stopping.done()
+        with pytest.raises(Loading, match="not running any more"):
+            await model.ready(at_most=30, waiters=1)
+        await stopping
+
+
 async def test_one_device_of_two_is_enough() -> None:
     runtimes = ScriptedRuntime(says_hi), ScriptedRuntime(says_hi)
     async with served_model(*runtimes) as model:

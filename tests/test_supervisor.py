@@ -6,7 +6,7 @@ import pytest
 from qwen_service.errors import ChecksumMismatch, Died, ServiceError, Stalled, StartFailed
 from qwen_service.runtimes.base import LoadProgress
 from qwen_service.supervisor import Backoff, BringUp, Engine, Phase, Supervisor
-from tests.fakes import ScriptedRuntime
+from tests.fakes import Script, ScriptedRuntime
 from tests.serving import brings_up, model_text, says_hi
 
 QUICK = Backoff(first=0.01, longest=0.02)
@@ -170,7 +170,12 @@ async def test_stopping_interrupts_a_load() -> None:
 
 
 class SlowToStop(ScriptedRuntime):
+    def __init__(self, script: Script) -> None:
+        super().__init__(script)
+        self.stopping = asyncio.Event()
+
     async def stop(self) -> None:
+        self.stopping.set()
         await asyncio.sleep(0.05)
         await super().stop()
 
@@ -184,6 +189,32 @@ async def test_stopping_waits_for_an_engine_that_is_being_stopped_already() -> N
     await watched.until(lambda: watched.supervisor.phase == "restarting")
     await watched.supervisor.stop()
     assert runtime.stopped == 1
+
+
+async def test_stopping_again_waits_for_a_stop_whose_caller_has_gone() -> None:
+    runtime = SlowToStop(says_hi)
+    watched = Watched(brings_up(lambda: runtime))
+    watched.supervisor.start()
+    await watched.engine()
+    runtime.fail_with(Died("killed"))
+    await runtime.stopping.wait()
+    impatient = asyncio.create_task(watched.supervisor.stop())
+    await asyncio.sleep(0)
+    impatient.cancel()
+    await asyncio.wait([impatient])
+    await watched.supervisor.stop()
+    assert runtime.stopped == 1
+
+
+async def test_a_failure_that_is_seen_while_it_is_being_stopped_does_not_bring_it_back() -> None:
+    watched = Watched(brings_up(lambda: SlowToStop(says_hi)))
+    watched.supervisor.start()
+    engine = await watched.engine()
+    stopping = asyncio.create_task(watched.supervisor.stop())
+    await watched.until(lambda: watched.supervisor.phase == "stopped")
+    watched.supervisor.report(engine, Died("killed"))
+    await stopping
+    assert (watched.supervisor.phase, watched.supervisor.engine) == ("stopped", None)
 
 
 async def test_a_supervisor_that_was_never_started_can_be_stopped() -> None:
