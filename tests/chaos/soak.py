@@ -39,9 +39,14 @@ async def soak(target: str, folder: Path, minutes: float, seed: int) -> None:
         async def watch() -> None:
             begin = time.monotonic()
             while time.monotonic() < end:
-                now, queue = service.sample(), (await http.get("/health")).json()["details"]["queue"]
+                now, details = service.sample(), (await http.get("/health")).json()["details"]
+                queue, model = details["queue"], details["model"]
                 line = f"{(time.monotonic() - begin) / 60:6.1f} min  {now.rss / 1e6:6.1f} MB  {now.files:3} files"
-                print(f"{line}  {queue['running']} run, {queue['waiting']} wait, {outcomes.total()} done", flush=True)
+                print(
+                    f"{line}  {queue['running']} run, {queue['waiting']} wait, {outcomes.total()} done"
+                    f", {model['restarts']} restarts {model['error'] or ''}",
+                    flush=True,
+                )
                 await asyncio.sleep(60)
 
         await asyncio.gather(watch(), *(use() for _ in range(CLIENTS)))

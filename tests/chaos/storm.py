@@ -34,12 +34,12 @@ class Figures:
     def __str__(self) -> str:
         assert self.before is not None
         assert self.after is not None
-        worst = max(self.recoveries, default=0.0)
+        seconds = " ".join(f"{recovery:.1f}" for recovery in self.recoveries)
         lines = [
             f"requests    {sum(self.outcomes.values())}",
             *(f"            {count:6} {outcome}" for outcome, count in sorted(self.outcomes.items())),
             f"faults      {', '.join(f'{count} {fault}' for fault, count in sorted(self.faults.items()))}",
-            f"recoveries  {len(self.recoveries)}, the worst after {worst:.1f} s",
+            f"recoveries  after {seconds} s",
             f"health      told the truth within {self.worst_truth:.2f} s, answered within {self.worst_health:.2f} s",
             f"memory      {self.before.rss / 1e6:.1f} -> {self.after.rss / 1e6:.1f} MB",
             f"files       {self.before.files} -> {self.after.files}",
