@@ -83,7 +83,10 @@ class BoardFiles:
             memory = self._cmm.read_text(errors="replace")
         except OSError as error:
             return Reading(fault=f"{self._cmm} cannot be read: {error.strerror}. The NPU's driver is not loaded.")
-        thermal = self._thermal.read_text(errors="replace") if self._thermal.is_file() else ""
+        try:
+            thermal = self._thermal.read_text(errors="replace")
+        except OSError:  # there is none, or it has no value just now
+            thermal = ""
         return Reading((read_board(memory, thermal),))
 
 
@@ -132,7 +135,11 @@ class CardMonitor:
 
     async def _run(self, interval: float) -> None:
         while True:
-            await self.poll()
+            try:
+                await self.poll()
+            except Exception as error:  # a defect of ours must be seen, and must not leave a card paused for ever
+                log.exception("a look at the cards failed")
+                self.fault = f"The cards cannot be watched: {error!r}"
             await asyncio.sleep(interval)
 
     async def poll(self) -> None:

@@ -144,12 +144,44 @@ async def test_the_monitor_goes_on_for_ever(weather: Weather) -> None:
         await monitor.stop()
 
 
+async def test_a_defect_of_ours_is_told_and_does_not_end_the_watch(caplog: pytest.LogCaptureFixture) -> None:
+    faults: list[str] = []  # as each look found them
+    hot = asyncio.Event()
+
+    async def read() -> Reading:
+        faults.append(monitor.fault)
+        if len(faults) == 1:
+            raise ZeroDivisionError
+        return at(95)
+
+    monitor = CardMonitor(read, on_change=hot.set)
+    monitor.start(interval=0.01)
+    try:
+        async with asyncio.timeout(20):
+            await hot.wait()
+    finally:
+        await monitor.stop()
+    assert faults[:2] == ["", "The cards cannot be watched: ZeroDivisionError()"]
+    assert (monitor.statuses[0].state, monitor.fault) == ("paused", "")
+    assert "ZeroDivisionError" in caplog.text
+
+
 async def test_the_boards_own_npu_is_read_from_its_files(tmp_path: Path) -> None:
     missing = await BoardFiles(tmp_path).read()
     assert missing is not None
     assert "driver is not loaded" in missing.fault
     (tmp_path / "proc/ax_proc").mkdir(parents=True)
     (tmp_path / "proc/ax_proc/mem_cmm_info").write_text("total size=100KB(0MB),used=40KB(0MB + 40KB),remain=60KB\n")
+    reading = await BoardFiles(tmp_path).read()
+    assert reading is not None
+    assert (reading.cards[0].cmm_free, reading.cards[0].temperature) == (60, None)
+
+
+async def test_a_board_whose_sensor_cannot_be_read_is_one_without_a_temperature(tmp_path: Path) -> None:
+    (tmp_path / "proc/ax_proc").mkdir(parents=True)
+    (tmp_path / "proc/ax_proc/mem_cmm_info").write_text("total size=100KB(0MB),used=40KB(0MB + 40KB),remain=60KB\n")
+    (tmp_path / "sys/class/thermal/thermal_zone0").mkdir(parents=True)
+    (tmp_path / "sys/class/thermal/thermal_zone0/temp").symlink_to("/proc/self/mem")  # is there; reading it is EIO
     reading = await BoardFiles(tmp_path).read()
     assert reading is not None
     assert (reading.cards[0].cmm_free, reading.cards[0].temperature) == (60, None)
