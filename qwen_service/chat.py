@@ -129,6 +129,7 @@ class Started:
     trimmed_messages: int = 0
     ignored_parameters: tuple[str, ...] = ()
     served_by: str = ""  # the runtime's name, and "fallback" where the CPU stands in for the card
+    fallback: bool = False
 
 
 @dataclass(frozen=True, slots=True)

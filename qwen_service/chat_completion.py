@@ -202,6 +202,7 @@ def _started(model: ServedModel, turn: Turn, asked: Sampling, fitted: Fitted) ->
         trimmed_messages=fitted.trimmed,
         ignored_parameters=ignored_parameters(turn.engine.runtime.capabilities, asked),
         served_by=f"{model.spec.runtime} (fallback)" if model.is_fallback else model.spec.runtime,
+        fallback=model.is_fallback,
     )
 
 

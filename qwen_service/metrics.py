@@ -45,6 +45,9 @@ class Metrics:
         self._trims = Counter(
             "qwen_context_trims", "Conversations that were shortened to fit.", ["model"], registry=registry
         )
+        self._fallbacks = Counter(
+            "qwen_fallback_requests", "Answered by the CPU in place of the card.", ["model"], registry=registry
+        )
         self._errors = Counter("qwen_errors", "Requests that ended in an error, by kind.", ["error"], registry=registry)
 
     def observe(self, record: RequestRecord) -> None:
@@ -71,6 +74,8 @@ class Metrics:
         self._generated.labels(model).inc(record.completion_tokens)
         self._wait.labels(model).observe(record.queue)
         self._whole.labels(model).observe(record.duration)
+        if record.fallback:
+            self._fallbacks.labels(model).inc()
         if record.trimmed_messages:
             self._trims.labels(model).inc()
         if record.first_token is None:
@@ -94,6 +99,7 @@ class _StateCollector:
         yield _gauge("qwen_requests_waiting", "Requests waiting for a slot.", state.waiting)
         yield _gauge("qwen_queue_size", "Requests that may wait.", state.queue_size)
         yield _gauge("qwen_uptime_seconds", "Since the service started.", state.uptime)
+        yield _gauge("qwen_fallback_active", "1 while the CPU answers in place of the card.", state.fallback_serves)
         yield _one_hot("qwen_status", "1 for what /health says.", ("status",), [((), state.status)], STATUSES)
         yield from _engines([model for model in (state.model, state.fallback) if model is not None])
         yield from _cards(state.cards)

@@ -106,7 +106,7 @@ class ServedModel:
             return engine
         if (reason := self.out_of_service()) is not None:
             raise reason
-        if (self.spec.load_seconds or 0) > PATIENCE_FOR_LOADING or self.waiting_for_load >= waiters:
+        if self._loads_slowly or self.waiting_for_load >= waiters:
             raise self._loading()
         self.waiting_for_load += 1
         try:
@@ -118,6 +118,12 @@ class ServedModel:
         finally:
             self.waiting_for_load -= 1
         return await self.ready(at_most=0, waiters=0)
+
+    @property
+    def _loads_slowly(self) -> bool:
+        """A card takes minutes, also where nobody has measured it."""
+        known = self.spec.load_seconds
+        return self.spec.needs_npu if known is None else known > PATIENCE_FOR_LOADING
 
     async def _a_change(self) -> None:
         coming = [supervisor for supervisor in self.supervisors if supervisor.phase in ("loading", "restarting")]

@@ -1,4 +1,7 @@
 import time
+from dataclasses import replace
+
+import pytest
 
 from qwen_service.card.axcl_smi import Card
 from qwen_service.chat import Finished, Started, Timings, Usage
@@ -32,6 +35,26 @@ def generation() -> RequestRecord:
     record.end(Finished("stop", Usage(30, 11, 20), Timings(queue=0.7)))
     record.first_token, record.duration = 1.5, 2.5
     return record
+
+
+def test_what_the_cpu_answered_for_the_card_is_counted_apart() -> None:
+    metrics = Metrics("1.0")
+    metrics.observe(generation())
+    record = generation()
+    record.begin(Started("small", served_by="llamacpp (fallback)", fallback=True))
+    metrics.observe(record)
+    assert value(metrics, "qwen_fallback_requests_total", model="small") == 1
+    assert value(metrics, "qwen_fallback_requests_total", model="m") is None
+
+
+@pytest.mark.parametrize(
+    ("card", "cpu", "active"), [("ready", "ready", 0), ("restarting", "loading", 0), ("restarting", "ready", 1)]
+)
+def test_the_fallback_is_active_while_it_alone_can_answer(card: str, cpu: str, active: int) -> None:
+    metrics = Metrics("1.0")
+    models = [ModelState(phase, "r", phase, (EngineState(phase, phase),)) for phase in (card, cpu)]
+    metrics.observe_state(lambda: replace(STATE, model=models[0], fallback=models[1]))
+    assert value(metrics, "qwen_fallback_active") == active
 
 
 def test_a_generation_is_counted_with_its_tokens_and_times() -> None:

@@ -1,11 +1,14 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from qwen_service.errors import Died, Loading, StartFailed, Unavailable
+from qwen_service.models.installed_model import InstalledModel
+from qwen_service.models.model_spec import ModelSpec
 from qwen_service.runtimes.base import LoadProgress
 from qwen_service.served_model import ServedModel
 from qwen_service.supervisor import Engine, Supervisor
@@ -173,3 +176,10 @@ async def test_it_is_unused_when_its_last_user_has_left() -> None:
             await asyncio.sleep(0)
             assert not unused.done()
         await unused
+
+
+async def test_a_card_whose_load_nobody_has_measured_is_not_waited_for() -> None:
+    async with loading_model() as (model, _):
+        model.installed = InstalledModel(ModelSpec("m", "ax_api", ()), Path())
+        with pytest.raises(Loading, match=r"loading 17/31"):
+            await model.ready(at_most=20, waiters=1)

@@ -25,6 +25,7 @@ class RequestRecord:
     route: str = ""  # the route's pattern, "" where none matched
     status: int = CLIENT_LEFT
     model: str = ""
+    fallback: bool = False  # answered by the CPU in place of the card
     priority: str = ""
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -39,6 +40,7 @@ class RequestRecord:
 
     def begin(self, event: Started) -> None:
         self.model = event.model
+        self.fallback = event.fallback
         self.trimmed_messages = max(self.trimmed_messages, event.trimmed_messages)
 
     def generated(self, tokens: int) -> None:

@@ -57,10 +57,14 @@ class ServiceState:
     card_fault: str = ""
 
     @property
+    def fallback_serves(self) -> bool:
+        card_serves = self.model is not None and self.model.ready
+        return not card_serves and self.fallback is not None and self.fallback.ready
+
+    @property
     def status(self) -> Status:
         """down: nobody can be answered. degraded: everybody can, but somebody should have a look."""
-        fallback_serves = self.fallback is not None and self.fallback.ready
         if self.model is None or not self.model.ready:
-            return "degraded" if fallback_serves else "down"
+            return "degraded" if self.fallback_serves else "down"
         cards_are_well = not self.card_fault and all(view.state in ("ok", "warm") for view in self.cards)
         return "ok" if self.model.whole and cards_are_well and not self.trouble else "degraded"
