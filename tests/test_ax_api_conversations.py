@@ -83,7 +83,7 @@ async def test_in_every_turn_the_kv_cache_holds_exactly_the_prompt(tmp_path: Pat
     await run(tmp_path, tokenizer, conversations=15, seed=1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 async def test_in_every_turn_of_200_conversations_the_kv_cache_holds_exactly_the_prompt(
     tmp_path: Path, tokenizer: LocalTokenizer

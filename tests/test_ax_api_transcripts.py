@@ -123,7 +123,7 @@ async def test_the_model_sees_every_turn_as_its_template_writes_it(tmp_path: Pat
     await run(tmp_path, tokenizer, conversations=12, seed=3)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 async def test_the_model_sees_every_turn_of_200_conversations_as_its_template_writes_it(
     tmp_path: Path, tokenizer: LocalTokenizer

@@ -109,7 +109,7 @@ def open_files() -> list[str]:
     return sorted(kind.partition(":")[0] for kind in found if not kind.startswith("/proc"))
 
 
-@pytest.mark.parametrize("requests", [100, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
+@pytest.mark.parametrize("requests", [100, pytest.param(1000, marks=[pytest.mark.long, pytest.mark.timeout(600)])])
 async def test_every_request_ends_in_its_own_answer_or_an_error_and_nothing_is_left(
     requests: int, tmp_path: Path, qwen_tokenizer_folder: Path
 ) -> None:
