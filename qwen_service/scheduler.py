@@ -146,7 +146,8 @@ class Scheduler:
     def _best_place(self, waiter: _Waiter) -> Supervisor | None:
         """Of the engines with a free slot: the one whose KV cache holds most of the prompt, then the idlest.
 
-        A card holds one conversation: where nothing can be reused, the one that rested longest is given up.
+        A card holds one conversation: where nothing can be reused, the one that rested longest is given up. One that
+        works holds what it works on; no other conversation gains by waiting for it.
         """
         free = [
             supervisor

@@ -86,6 +86,7 @@ class Supervisor:
         self._on_change = on_change
         self._backoff = backoff or Backoff()
         self._told_at = 0.0
+        self._has_run = False
         self._reported: asyncio.Future[RuntimeFailure] | None = None
         self._task: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()
@@ -132,11 +133,12 @@ class Supervisor:
         try:
             engine = await self._bring_up(self._show_progress)
         except ServiceError as failure:
-            if _is_permanent(failure):
+            if _is_permanent(failure) and not self._has_run:  # a card can vanish for a while, in its reboot, say
                 self._give_up(failure.message)
                 return False
             await self._pause(failure, uptime=0)
             return True
+        self._has_run = True
         ready = time.monotonic()
         log.info("%s is ready after %.1f s", self.name, ready - started)
         try:

@@ -46,7 +46,7 @@ async def test_the_cpu_answers_while_the_card_is_kept_down_and_the_card_as_soon_
         await service.until_status("ok")
         by_card = await service.chat("Hi", max_tokens=4)
         assert (by_card.json()["model"], by_card.headers["x-served-by"]) == ("qwen", "ax_api")
-        monkeypatch.setenv("SIM_FAIL", "held_card")  # whatever is started from now on
+        monkeypatch.setenv("SIM_FAIL", "no_device")  # whatever is started from now on
         host.kill()
         health = await service.until_status("degraded")
         assert health["details"]["model"]["state"] in ("restarting", "loading")

@@ -221,3 +221,24 @@ async def test_a_supervisor_that_was_never_started_can_be_stopped() -> None:
     watched = Watched(fails())
     await watched.supervisor.stop()
     assert watched.supervisor.phase == "stopped"
+
+
+async def test_a_model_that_has_run_is_never_given_up() -> None:
+    vanished = StartFailed("No card was found", permanent=True)
+    runtimes: list[ScriptedRuntime] = []
+
+    async def bring_up(progress: LoadProgress) -> Engine:
+        if len(runtimes) == 1 and watched.supervisor.restarts < 3:
+            raise vanished
+        runtimes.append(ScriptedRuntime(says_hi))
+        return await brings_up(lambda: runtimes[-1])(progress)
+
+    watched = Watched(bring_up)
+    watched.supervisor.start()
+    await watched.engine()
+    runtimes[0].fail_with(Died("its card was rebooted"))
+    await watched.until(lambda: len(runtimes) == 2)
+    await watched.engine()
+    assert "failed" not in watched.phases
+    assert watched.supervisor.last_error == "No card was found"
+    await watched.supervisor.stop()
