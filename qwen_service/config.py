@@ -81,7 +81,9 @@ class Settings(BaseSettings):
     accelerator: Literal["auto", "required", "none"] = _setting(
         "auto", "auto: use a card if there is one. required: without a working card answer 503. none: CPU only."
     )
-    devices: Numbers = _setting((0,), "Cards to use, comma-separated: one process of the model per card, one queue.")
+    devices: Numbers = _setting(
+        (0,), "Cards to use, comma-separated: one process of the model per card, one queue.", min_length=1
+    )
     fallback_model: str | None = _setting(
         None, "A CPU model that answers while the card's model is down. Named truthfully in every answer."
     )

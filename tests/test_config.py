@@ -47,7 +47,8 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(
 
 
 @pytest.mark.parametrize(
-    ("content", "expected"), [("[1, 2]", "key: value"), ("a: [", "not valid YAML"), ("port: x", "port: 'x'")]
+    ("content", "expected"),
+    [("[1, 2]", "key: value"), ("a: [", "not valid YAML"), ("port: x", "port: 'x'"), ("devices: []", "at least 1")],
 )
 def test_a_bad_file_is_named_with_what_is_wrong(content: str, expected: str, tmp_path: Path) -> None:
     path = tmp_path / "other.yaml"
