@@ -10,17 +10,11 @@ mid-reply. Exit status 1: a wrong answer, a warning in the service's log, a proc
 import argparse
 import asyncio
 import json
-import os
-import re
-import shutil
 import signal
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,83 +22,12 @@ from typing import Any
 import httpx
 
 from bench.soak_clients import Clients
+from bench.soak_figures import COLUMNS, Sample, percentiles, row, summary
+from bench.soak_service import QUEUE, STARTING, Service, alive, lay_tokenizer
 
-ROOT = Path(__file__).resolve().parent.parent
 TARGETS = {"ax_repl": "qwen2.5-1.5b-instruct", "ax_api": "qwen3-4b"}
-QUEUE, SLOTS, SURPLUS = 16, 1, 2
+SLOTS, SURPLUS = 1, 2  # of the simulated card; clients more than there is room for
 ENDED = (0, -signal.SIGTERM)  # uvicorn raises the signal once more when all has ended well
-STARTING, STOPPING = 90.0, 90.0  # seconds
-COLUMNS = ("seconds", "rss_mb", "files", "threads", "children", "running", "waiting", "answered", "refused", "left",
-           "wait_p50", "wait_p99", "ttft_p50", "ttft_p99", "status")  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Sample:
-    seconds: float
-    rss_mb: float
-    files: float  # open handles
-    threads: float
-    children: int
-    state_files: int  # in the state folder: sockets, PID files
-    running: int
-    waiting: int
-    answered: int
-    refused: int
-    left: int
-    faults: int
-    restarts: int
-    status: str
-    wait_p50: float  # seconds, of the replies since the sample before, as the service logged them; so are the next
-    wait_p99: float
-    ttft_p50: float
-    ttft_p99: float
-
-
-class Service:
-    def __init__(self, model: str, folder: Path, token_ms: float) -> None:
-        command = [sys.executable, "-m", "qwen_service", "serve", "--simulate", model, "--port", "0",
-                   "--host", "127.0.0.1", "--tokenizer-port", "0", "--queue-size", str(QUEUE), "--log-format", "json",
-                   "--trusted-proxies", "127.0.0.1", "--state-dir", str(folder / "state"),
-                   "--models-dir", str(folder / "models"), "--log-dir", str(folder / "logs")]  # fmt: skip
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("QWEN_")}
-        pace = {"SIM_REPLY": "echo", "SIM_TOKEN_MS": str(token_ms), "SIM_TOKEN": str(token_ms / 1000)}
-        self._log = folder / "service.log"
-        self._read = 0
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=environment | pace, stdout=log, stderr=log)
-        self.pid = self.process.pid
-
-    async def url(self) -> str:
-        async with asyncio.timeout(STARTING):
-            while (found := re.search(r"listening on (http://127\.0\.0\.1:\d+)", self._log.read_text())) is None:
-                if self.process.poll() is not None:
-                    raise SystemExit(self._log.read_text())
-                await asyncio.sleep(0.1)
-        return found[1]
-
-    def log_lines(self) -> list[dict[str, Any]]:
-        """Those that are new."""
-        with self._log.open("rb") as log:
-            log.seek(self._read)
-            whole, _, _ = log.read().rpartition(b"\n")
-        self._read += len(whole) + bool(whole)
-        return [json.loads(line) for line in whole.splitlines() if line.startswith(b"{")]
-
-    def children(self) -> list[int]:
-        found: list[int] = []
-        for thread in Path(f"/proc/{self.pid}/task").iterdir():
-            with suppress(OSError):  # it has just ended
-                found += map(int, (thread / "children").read_text().split())
-        return found
-
-    def figures(self) -> dict[str, float]:
-        status = dict(re.findall(r"(\w+):\s+(\d+)", Path(f"/proc/{self.pid}/status").read_text()))
-        files = len(os.listdir(f"/proc/{self.pid}/fd"))
-        return {"rss_mb": int(status["VmRSS"]) / 1024, "files": files, "threads": int(status["Threads"])}
-
-    async def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return await asyncio.to_thread(self.process.wait, STOPPING)
 
 
 @dataclass
@@ -167,33 +90,10 @@ class Soak:
         print(row(sample), flush=True)
 
 
-def alive(pids: Sequence[int]) -> list[int]:
-    return [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
-
-
-def percentiles(name: str, values: Sequence[float]) -> dict[str, float]:
-    cuts = statistics.quantiles(values, n=100, method="inclusive") if len(values) > 1 else [0.0] * 99
-    return {f"{name}_p50": cuts[49], f"{name}_p99": cuts[98]}
-
-
-def row(sample: Sample) -> str:
-    values = asdict(sample)
-    return " ".join(f"{v:9.2f}" if isinstance(v := values[name], float) else f"{v:>9}" for name in COLUMNS)
-
-
-def prepare(model: str, tokenizer: Path | None, folder: Path) -> None:
-    """Without a tokenizer at hand the service fetches one."""
-    if tokenizer is not None:
-        name = {"qwen2.5-1.5b-instruct": "qwen2.5_tokenizer", "qwen3-4b": "qwen3_tokenizer"}[model]
-        place = folder / "state" / "simulated" / model / name
-        place.mkdir(parents=True)
-        for file in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copy(tokenizer / file, place)
-
-
 async def soak(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     model = TARGETS[options.target]
-    prepare(model, options.tokenizer, folder)
+    if options.tokenizer is not None:
+        lay_tokenizer(model, options.tokenizer, folder)
     service = Service(model, folder, options.token_ms)
     try:
         url = await service.url()
@@ -220,14 +120,18 @@ def main() -> int:
     parser.add_argument("--every", type=float, default=60, help="seconds between two samples")
     parser.add_argument("--target", choices=TARGETS, default="ax_repl")
     parser.add_argument("--token-ms", type=float, default=10, help="of the simulated card, for each token")
-    parser.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json and tokenizer_config.json")
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        help="folder with tokenizer.json and tokenizer_config.json; without it the service fetches one",
+    )
     parser.add_argument("--json", type=Path, help="where to write all samples")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="qwen-soak-") as folder:
         result = asyncio.run(soak(options, Path(folder)))
     if options.json:
         options.json.write_text(json.dumps(result, indent=1))
-    print({name: value for name, value in result.items() if name != "samples"})
+    print(summary(result))
     wrong = result["faults"] or result["complaints"] or result["exit"] not in ENDED or result["processes_left"]
     return 1 if wrong else 0
 

@@ -71,7 +71,8 @@ class Clients:
             reply = await self._answered(question)
             if not reply:
                 return
-            question["messages"] += [{"role": "assistant", "content": reply}, {"role": "user", "content": "And then?"}]
+            again = {"role": "user", "content": f"{self._number(question)}, and then?"}
+            question["messages"] += [{"role": "assistant", "content": reply}, again]
 
     async def _leave_the_line(self) -> None:
         task = asyncio.ensure_future(self._http.post(OPENAI, json=self._question(), headers=self._address()))
@@ -118,10 +119,10 @@ class Clients:
         yield httpx.Response(response.status_code)
 
     def _question(self, *, stream: bool = False) -> dict[str, Any]:
-        """The engine repeats its prompt from the beginning: there stands a number that only this client knows."""
+        """The engine repeats what is new to it of the prompt: there stands a number that only this client knows."""
         number = self._rng.randrange(10**6, 10**7)
         words = " ".join(self._rng.choices(("river", "engine", "lamp", "seven", "Käse", "夜", "🙂"), k=8))
-        messages = [{"role": "system", "content": f"Clerk {number}."}, {"role": "user", "content": words}]
+        messages = [{"role": "system", "content": f"Clerk {number}."}, {"role": "user", "content": f"{number} {words}"}]
         return {"model": self._model, "messages": messages, "max_tokens": 40, "stream": stream}
 
     def _address(self) -> dict[str, str]:
@@ -129,9 +130,12 @@ class Clients:
         return {"X-Forwarded-For": f"10.{self._rng.randrange(256)}.{self._rng.randrange(256)}.1"}
 
     def _check(self, question: dict[str, Any], reply: str) -> None:
-        number = re.findall(r"\d{7}", question["messages"][0]["content"])
-        if set(re.findall(r"\d{7}", reply)) != set(number):
+        number = self._number(question)
+        if set(re.findall(r"\d{7}", reply)) != {number}:
             self._fault(f"cross-talk: asked with {number}, answered {reply!r}")
+
+    def _number(self, question: dict[str, Any]) -> str:
+        return str(question["messages"][0]["content"]).removeprefix("Clerk ").removesuffix(".")
 
     def _fault(self, text: str) -> None:
         self.outcomes["faults"] += 1
