@@ -1,7 +1,8 @@
 """Who is next, and who must go when the line is full. First come, first served for each client, but not between them.
 
 - Interactive requests before background ones.
-- Then the client that was served longest ago: one that asks a lot cannot starve the others.
+- Then the client that was served longest ago: one that asks a lot cannot starve the others. Who has never been served
+  counts as served on arrival, so that ever new clients cannot starve one that is known.
 - When the line is full, the client with most requests in it gives one up, background first; the newest of them.
 """
 
@@ -9,7 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import count
 from typing import Protocol, TypeVar
 
 from qwen_service.chat import ChatRequest, Priority
@@ -27,18 +27,25 @@ W = TypeVar("W", bound=Waiting)
 
 class FairOrder:
     def __init__(self) -> None:
-        self._last_turn: dict[str, int] = {}
-        self._turns = count(1)
+        self._last_turn: dict[str, float] = {}
+        self._turns = 0  # that were given
 
-    def sorted(self, waiting: Iterable[W]) -> list[W]:
-        """In the order of their turns; `waiting` is in the order of arrival."""
-        return sorted(waiting, key=lambda w: (_is_background(w), self._last_turn.get(w.request.client, 0)))
+    def sorted(self, waiting: Sequence[W]) -> list[W]:
+        """In the order of their turns; `waiting` is all who wait, in the order of arrival."""
+        self._forget_others(waiting)
+        for waiter in waiting:
+            self._last_turn.setdefault(waiter.request.client, self._turns - 0.5)  # before who has just been served
+        return sorted(waiting, key=lambda w: (_is_background(w), self._last_turn[w.request.client]))
 
-    def note_turn(self, request: ChatRequest, waiting: Iterable[Waiting]) -> None:
-        if len(self._last_turn) > MAX_CLIENTS:
+    def note_turn(self, request: ChatRequest, waiting: Sequence[Waiting]) -> None:
+        self._forget_others(waiting)
+        self._turns += 1
+        self._last_turn[request.client] = self._turns
+
+    def _forget_others(self, waiting: Sequence[Waiting]) -> None:
+        if len(self._last_turn) >= MAX_CLIENTS:
             present = {w.request.client for w in waiting}
             self._last_turn = {c: turn for c, turn in self._last_turn.items() if c in present}
-        self._last_turn[request.client] = next(self._turns)
 
 
 def surplus(waiting: Sequence[W]) -> W:

@@ -47,6 +47,19 @@ def test_a_client_that_was_just_served_comes_after_one_that_was_not() -> None:
     assert [w.request.client for w in order.sorted(line("a", "b"))] == ["b", "a"]
 
 
+def test_one_that_was_served_before_is_not_kept_waiting_by_ever_new_clients() -> None:
+    order, waiting = FairOrder(), line("a")
+    order.note_turn(ChatRequest("0", client="a"), ())
+    turns = []
+    for number in range(5):
+        waiting += line(f"new {number}", f"newer {number}")
+        first = order.sorted(waiting)[0]
+        waiting.remove(first)
+        order.note_turn(first.request, waiting)
+        turns.append(first.request.client)
+    assert turns == ["new 0", "newer 0", "a", "new 1", "newer 1"]
+
+
 def test_background_requests_yield_to_interactive_ones() -> None:
     assert served(line("-a", "-b", "c", "c")) == "ccab"
 
@@ -54,10 +67,13 @@ def test_background_requests_yield_to_interactive_ones() -> None:
 def test_the_memory_of_past_turns_is_bounded() -> None:
     order, waiting = FairOrder(), line("b", "new")
     order.note_turn(ChatRequest("0", client="b"), ())
-    for number in range(MAX_CLIENTS + 1):
-        order.note_turn(ChatRequest("0", client=f"passer-by {number}"), waiting)
     assert [w.request.client for w in order.sorted(waiting)] == ["new", "b"]
-    assert len(order._last_turn) <= 3
+    for number in range(MAX_CLIENTS):
+        order.note_turn(ChatRequest("0", client=f"passer-by {number}"), waiting)
+    for number in range(MAX_CLIENTS):
+        order.sorted([*waiting, *line(f"refused {number}")])
+    assert [w.request.client for w in order.sorted(waiting)] == ["new", "b"]
+    assert len(order._last_turn) <= MAX_CLIENTS
 
 
 @pytest.mark.parametrize(
