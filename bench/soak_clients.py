@@ -126,8 +126,8 @@ class Clients:
         return {"model": self._model, "messages": messages, "max_tokens": 40, "stream": stream}
 
     def _address(self) -> dict[str, str]:
-        """Many clients, not one that asks a lot."""
-        return {"X-Forwarded-For": f"10.{self._rng.randrange(256)}.{self._rng.randrange(256)}.1"}
+        """Many clients, not one that asks a lot: more than are remembered, few enough to come back."""
+        return {"X-Forwarded-For": f"10.0.{self._rng.randrange(8)}.{self._rng.randrange(256)}"}
 
     def _check(self, question: dict[str, Any], reply: str) -> None:
         number = self._number(question)
