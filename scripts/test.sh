@@ -3,4 +3,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ./scripts/setup.sh --dev
-exec "${QWEN_VENV:-.venv}/bin/python" -m pytest "$@"
+# Real processes, browsers and clocks: what fails is tried twice more, and the closing line counts those reruns.
+exec "${QWEN_VENV:-.venv}/bin/python" -m pytest --reruns 2 "$@"
