@@ -2,16 +2,19 @@
 
 import asyncio
 from collections.abc import Awaitable
+from contextlib import suppress
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
 async def to_the_end(work: Awaitable[T]) -> T:
-    """Its result. A cancelled caller is cancelled when the work has ended."""
+    """Its result. A caller who is cancelled, be it several times, is cancelled when the work has ended."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task])
+        while not task.done():
+            with suppress(asyncio.CancelledError):  # the first one is raised in the end
+                await asyncio.wait([task])
         raise
