@@ -1,8 +1,8 @@
 """Who is next, and who must go when the line is full. First come, first served for each client, but not between them.
 
 - Interactive requests before background ones.
-- Then the client that was served longest ago: one that asks a lot cannot starve the others. Who has never been served
-  counts as served on arrival, so that ever new clients cannot starve one that is known.
+- Then clients take turns: who has been served, or has just come, goes behind the others that wait. One that asks a
+  lot cannot starve the others, and no row of new clients can starve one that has been served.
 - When the line is full, the client with most requests in it gives one up, background first; the newest of them.
 """
 
@@ -13,8 +13,6 @@ from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from qwen_service.chat import ChatRequest, Priority
-
-MAX_CLIENTS = 1000  # whose last turn is remembered; beyond, those that are not waiting are forgotten
 
 
 class Waiting(Protocol):
@@ -27,25 +25,20 @@ W = TypeVar("W", bound=Waiting)
 
 class FairOrder:
     def __init__(self) -> None:
-        self._last_turn: dict[str, float] = {}
         self._turns = 0  # that were given
+        self._since: dict[str, float] = {}  # of who waits, and who was served last: the turn that they wait since
 
     def sorted(self, waiting: Sequence[W]) -> list[W]:
         """In the order of their turns; `waiting` is all who wait, in the order of arrival."""
-        self._forget_others(waiting)
-        for waiter in waiting:
-            self._last_turn.setdefault(waiter.request.client, self._turns - 0.5)  # before who has just been served
-        return sorted(waiting, key=lambda w: (_is_background(w), self._last_turn[w.request.client]))
+        present = {w.request.client for w in waiting}
+        self._since = {c: turn for c, turn in self._since.items() if c in present or turn == self._turns}
+        for client in present:
+            self._since.setdefault(client, self._turns - 0.5)  # before who has just been served
+        return sorted(waiting, key=lambda w: (_is_background(w), self._since[w.request.client]))
 
-    def note_turn(self, request: ChatRequest, waiting: Sequence[Waiting]) -> None:
-        self._forget_others(waiting)
+    def note_turn(self, request: ChatRequest) -> None:
         self._turns += 1
-        self._last_turn[request.client] = self._turns
-
-    def _forget_others(self, waiting: Sequence[Waiting]) -> None:
-        if len(self._last_turn) >= MAX_CLIENTS:
-            present = {w.request.client for w in waiting}
-            self._last_turn = {c: turn for c, turn in self._last_turn.items() if c in present}
+        self._since[request.client] = self._turns
 
 
 def surplus(waiting: Sequence[W]) -> W:

@@ -88,7 +88,7 @@ class Scheduler:
             return False
         self._waiting.remove(waiter)
         self._running[place] = self._running.get(place, 0) + 1
-        self._order.note_turn(waiter.request, self._waiting)
+        self._order.note_turn(waiter.request)
         waiter.granted.set_result(place)
         return True
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_service.chat import ChatRequest, Message, Priority
-from qwen_service.fairness import MAX_CLIENTS, FairOrder, Priorities, surplus
+from qwen_service.fairness import FairOrder, Priorities, surplus
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ def served(waiting: list[Asked]) -> str:
     while waiting:
         first = order.sorted(waiting)[0]
         waiting.remove(first)
-        order.note_turn(first.request, waiting)
+        order.note_turn(first.request)
         turns += first.request.client
     return turns
 
@@ -43,19 +43,19 @@ def test_a_greedy_client_takes_turns_with_the_others() -> None:
 
 def test_a_client_that_was_just_served_comes_after_one_that_was_not() -> None:
     order = FairOrder()
-    order.note_turn(ChatRequest("0", client="a"), ())
+    order.note_turn(ChatRequest("0", client="a"))
     assert [w.request.client for w in order.sorted(line("a", "b"))] == ["b", "a"]
 
 
 def test_one_that_was_served_before_is_not_kept_waiting_by_ever_new_clients() -> None:
     order, waiting = FairOrder(), line("a")
-    order.note_turn(ChatRequest("0", client="a"), ())
+    order.note_turn(ChatRequest("0", client="a"))
     turns = []
     for number in range(5):
         waiting += line(f"new {number}", f"newer {number}")
         first = order.sorted(waiting)[0]
         waiting.remove(first)
-        order.note_turn(first.request, waiting)
+        order.note_turn(first.request)
         turns.append(first.request.client)
     assert turns == ["new 0", "newer 0", "a", "new 1", "newer 1"]
 
@@ -64,16 +64,24 @@ def test_background_requests_yield_to_interactive_ones() -> None:
     assert served(line("-a", "-b", "c", "c")) == "ccab"
 
 
-def test_the_memory_of_past_turns_is_bounded() -> None:
-    order, waiting = FairOrder(), line("b", "new")
-    order.note_turn(ChatRequest("0", client="b"), ())
-    assert [w.request.client for w in order.sorted(waiting)] == ["new", "b"]
-    for number in range(MAX_CLIENTS):
-        order.note_turn(ChatRequest("0", client=f"passer-by {number}"), waiting)
-    for number in range(MAX_CLIENTS):
-        order.sorted([*waiting, *line(f"refused {number}")])
-    assert [w.request.client for w in order.sorted(waiting)] == ["new", "b"]
-    assert len(order._last_turn) <= MAX_CLIENTS
+def test_who_was_served_long_ago_does_not_overtake_who_has_waited_longer() -> None:
+    order = FairOrder()
+    for client in ("a", "b", "c"):
+        order.note_turn(ChatRequest("0", client=client))
+    waiting = line("new")
+    assert order.sorted(waiting) == waiting
+    order.note_turn(ChatRequest("0", client="d"))
+    waiting += line("a")
+    assert [w.request.client for w in order.sorted(waiting)] == ["new", "a"]
+
+
+def test_clients_that_have_gone_are_forgotten() -> None:
+    order = FairOrder()
+    for number in range(1000):
+        waiting = line(f"client {number}", "a")
+        order.sorted(waiting)
+        order.note_turn(waiting[0].request)
+    assert len(order._since) <= 3
 
 
 @pytest.mark.parametrize(
