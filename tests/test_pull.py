@@ -170,6 +170,7 @@ def test_too_many_requests_are_waited_for(hub: Path, models: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long  # the library of the hub tries for 24 s
 def test_a_hub_that_is_not_there_is_said_without_a_traceback(models: Path) -> None:
     done = pull(models, "http://127.0.0.1:9", HF_HUB_ETAG_TIMEOUT="1")
     assert done.returncode == 1

@@ -13,7 +13,10 @@ SECONDS = float(os.environ.get("QWEN_TEST_CHAOS_SECONDS", "0"))
 
 @pytest.mark.slow
 @pytest.mark.timeout(240 + 2 * SECONDS)
-@pytest.mark.parametrize("target", ["llamacpp", "ax_repl", "ax_api", "axllm"])
+@pytest.mark.parametrize(
+    "target",
+    ["llamacpp", "ax_repl", *(pytest.param(target, marks=pytest.mark.long) for target in ("ax_api", "axllm"))],
+)
 async def test_every_request_ends_well_or_with_an_error_and_nothing_leaks(target: str, tmp_path: Path) -> None:
     prepare(target, tmp_path)
     figures = await storm(target, tmp_path, SECONDS, seed=1)
