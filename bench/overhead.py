@@ -25,6 +25,7 @@ from bench.service_under_test import ServiceUnderTest, running
 
 QUESTIONS = [f"Tell me {n} things about the number {n}." for n in range(3, 11)]
 REPLY_TOKENS = 64
+REQUESTS = 16  # of all clients together, in each sample: about 1000 tokens
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ async def throughput(service: ServiceUnderTest, clients: int, rounds: int) -> li
     for round_ in range(rounds):
         for target in by_turns(service, round_):
             cpu = service.cpu_seconds()
-            seconds, tokens = await load(target, clients, 2, REPLY_TOKENS)
+            seconds, tokens = await load(target, clients, REQUESTS // clients, REPLY_TOKENS)
             rates[target.name].append(tokens / seconds)
             if target is service.api:
                 cpu_per_token.append((service.cpu_seconds() - cpu) / tokens * 1000)
@@ -173,7 +174,7 @@ async def report(model_path: Path, rounds: int, requests: int) -> list[Figure]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model-path", type=Path, required=True)
-    parser.add_argument("--rounds", type=int, default=4, help="pairs of runs per figure (default 4, about 3 minutes)")
+    parser.add_argument("--rounds", type=int, default=4, help="pairs of runs per figure (default 4, about 4 minutes)")
     parser.add_argument("--requests", type=int, default=1000, help="requests of one token (default 1000)")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     options = parser.parse_args()
