@@ -23,7 +23,6 @@ from qwen_service.runtimes.token_channel import ChannelEvent, Encoded, Idle, Los
 from qwen_service.runtimes.tokenizer_server import TokenizerServer
 
 READY = "Server running on port"
-FIRST_CALL = 2.0  # seconds for its call of our tokenizer, which precedes the ready line, to be seen
 POLL = 0.25  # seconds between looks at a program that says nothing; it decodes a batch of tokens in 0.7 s
 SETTLE = 0.02  # seconds between looks at a program that is about to be idle; it stops within a step of 0.25 s
 LAST_WORDS = 2.0  # seconds: a program that hangs up may be dying
@@ -186,15 +185,7 @@ class AxApiEngine:
             values = {"tokenizer_url": self._server.url, "system_prompt": channel.key, "port": str(self._port)}
             await self._process.launch(values, progress, ready_text=READY)
             await self._process.until(self._has_said_ready)
-            try:
-                async with asyncio.timeout(FIRST_CALL):
-                    await channel.next()
-            except TimeoutError:
-                raise StartFailed(
-                    f"It is up, but has not asked the tokenizer at {self._server.url} for its system prompt. Is"
-                    " --url_tokenizer_model in its arguments?",
-                    permanent=True,
-                ) from None
+            await self._process.expect_reset(channel)
 
     async def _first_prefill(self, opening: Ids) -> None:
         try:

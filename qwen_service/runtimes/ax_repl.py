@@ -25,7 +25,6 @@ from qwen_service.tokenizer import LocalTokenizer
 CONTEXT = 1024  # tokens; of the published build, where the program does not report it
 SLOWEST_PROMPT = 10.0  # tokens per second; a card feeds about 15
 INTERRUPT_EVERY = 0.02  # seconds
-FIRST_CALL = 2.0  # seconds for the call of our /reset, which precedes its first marker, to be seen
 CONTEXT_FLAG = "--url_tokenizer_model"  # known to the context builds only
 END_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|im_start|>")
 
@@ -104,19 +103,8 @@ class AxRepl(Runtime):
             values = {"tokenizer_url": self._server.url, "system_prompt": channel.key}
             reported = await self._process.start(values, progress)
             if self._kv is not None:
-                await self._expect_reset(channel)
+                await self._process.expect_reset(channel)
         return reported
-
-    async def _expect_reset(self, channel: TokenChannel) -> None:
-        try:
-            async with asyncio.timeout(FIRST_CALL):
-                await channel.next()
-        except TimeoutError:
-            raise StartFailed(
-                f"It is up, but has not asked the tokenizer at {self._server.url} for its system prompt. Is"
-                " --system_prompt in its arguments?",
-                permanent=True,
-            ) from None
 
     async def _prepare(self, ids: Ids) -> Plan:
         """A context build cannot forget: what does not continue what it holds needs a new process."""

@@ -12,12 +12,14 @@ from qwen_service.process import ChildProcess, explain_exit
 from qwen_service.runtimes.axera_log import AxeraLog
 from qwen_service.runtimes.base import LoadProgress
 from qwen_service.runtimes.program_files import mend_program, unusable_files
+from qwen_service.runtimes.token_channel import TokenChannel
 
 MakeCommand = Callable[[Mapping[str, str]], Sequence[str]]  # values of placeholders -> argv
 IsReady = Callable[[], Awaitable[bool]]
 
 GRACE = 5.0  # seconds for each way of ending it
 PROBE = 0.5  # seconds between looks at a program that loads and says nothing
+FIRST_CALL = 2.0  # seconds for the call of our /reset that a program has made before it was up to be seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,18 @@ class AxeraProcess:
                 raise self._why_it_did_not_start(self._child)
             if asyncio.get_running_loop().time() - heard > self._program.start_timeout:
                 raise StartFailed(f"It has said nothing for {self._program.start_timeout:g} s while loading.")
+
+    async def expect_reset(self, channel: TokenChannel) -> None:
+        """StartFailed when the program, which is up, has not asked for the channel's ids: it would answer from others."""
+        try:
+            async with asyncio.timeout(FIRST_CALL):
+                await channel.next()
+        except TimeoutError:
+            raise StartFailed(
+                "It is up, but has not asked our tokenizer for its system prompt. Do its arguments have --system_prompt"
+                " and --url_tokenizer_model, as in the manifests that come with the service?",
+                permanent=True,
+            ) from None
 
     async def end(self, ask: Callable[[ChildProcess], Awaitable[object]] | None = None, grace: float = GRACE) -> None:
         """Politely by `ask`, where it has not failed; then by force. Idempotent."""
