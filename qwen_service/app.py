@@ -44,8 +44,8 @@ from qwen_service.reporting.overview import Overview
 from qwen_service.reporting.systemd_notify import SystemdNotifier
 from qwen_service.reporting.systemd_report import report
 from qwen_service.scheduler import Scheduler
-from qwen_service.served_model import ServedModel
 from qwen_service.session_manager import SessionManager
+from qwen_service.supervisor import Engine
 from qwen_service.web_routes import ChatPage
 
 log = logging.getLogger(__name__)
@@ -83,9 +83,9 @@ class Service:
         self.metrics = Metrics(_version())
         self.metrics.observe_state(self.state)
 
-    def hold(self, model: ServedModel) -> str:
-        """Why the model gets no new work now: a card is too hot."""
-        return self.cards.pause_reason if self.cards is not None and model.spec.needs_npu else ""
+    def hold(self, engine: Engine) -> str:
+        """Why the engine gets no new work now: a card that it works on is too hot."""
+        return self.cards.pause_reason(engine.devices) if self.cards is not None else ""
 
     def finished(self, record: RequestRecord) -> None:
         log_request(record)

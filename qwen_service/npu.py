@@ -6,7 +6,7 @@ from the last reading. Nothing here starts or stops a runtime.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -153,10 +153,10 @@ class CardMonitor:
         self.statuses = gone | seen
         self._report(before)
 
-    @property
-    def pause_reason(self) -> str:
-        """Why no new work should be given to the cards; empty when nothing speaks against it."""
-        return next((status.reason for status in self.statuses.values() if status.state == "paused"), "")
+    def pause_reason(self, devices: Collection[int]) -> str:
+        """Why no new work should be given to these cards; empty when nothing speaks against it."""
+        paused = (status for status in self.statuses.values() if status.state == "paused")
+        return next((status.reason for status in paused if status.card.index in devices), "")
 
     def _judge(self, card: Card) -> CardStatus:
         before = self.statuses[card.index].state if card.index in self.statuses else "unknown"

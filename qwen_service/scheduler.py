@@ -35,11 +35,9 @@ class _Waiter:
 
 
 class Scheduler:
-    """`hold` tells why no new work may be given to a model now (a hot card), or "" when nothing speaks against it."""
+    """`hold` tells why an engine gets no new work now (its card is hot), or "" when nothing speaks against it."""
 
-    def __init__(
-        self, *, queue_size: int, queue_timeout: float, hold: Callable[[ServedModel], str] = lambda _: ""
-    ) -> None:
+    def __init__(self, *, queue_size: int, queue_timeout: float, hold: Callable[[Engine], str] = lambda _: "") -> None:
         self._queue_size = queue_size
         self._queue_timeout = queue_timeout
         self._hold = hold
@@ -84,7 +82,7 @@ class Scheduler:
         if (reason := waiter.model.out_of_service()) is not None:
             self._refuse(waiter, reason)
             return True
-        if self._hold(waiter.model) or (place := self._best_place(waiter)) is None:
+        if (place := self._best_place(waiter)) is None:
             return False
         self._waiting.remove(waiter)
         self._running[place] = self._running.get(place, 0) + 1
@@ -123,10 +121,15 @@ class Scheduler:
             async with asyncio.timeout(self._queue_timeout):
                 return await waiter.granted
         except TimeoutError:
-            why = self._hold(waiter.model) or "all slots were busy"
+            why = self._held_back(waiter.model) or "all slots were busy"
             raise QueueTimeout(
                 f"No turn within {self._queue_timeout:g} s (queue_timeout): {why}", retry_after=self._retry_after()
             ) from None
+
+    def _held_back(self, model: ServedModel) -> str:
+        """The reasons, where engines are; the others were busy all the time."""
+        running = [supervisor.engine for supervisor in model.supervisors if supervisor.engine is not None]
+        return " ".join(filter(None, map(self._hold, running)))
 
     def _give_back(self, waiter: _Waiter) -> None:
         """A client leaves the line; a slot granted in that very moment must not be lost."""
@@ -152,7 +155,9 @@ class Scheduler:
         free = [
             supervisor
             for supervisor in waiter.model.supervisors
-            if supervisor.engine is not None and self._running.get(supervisor, 0) < supervisor.engine.limits.slots
+            if (engine := supervisor.engine) is not None
+            and self._running.get(supervisor, 0) < engine.limits.slots
+            and not self._hold(engine)
         ]
 
         def merit(supervisor: Supervisor) -> tuple[int, int, float]:

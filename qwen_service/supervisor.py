@@ -44,6 +44,7 @@ class Engine:
     limits: Limits
     text: ModelText
     companion: TokenizerService | None = None
+    devices: tuple[int, ...] = ()  # the cards that it works on
 
     async def stop(self) -> None:
         try:

@@ -102,11 +102,17 @@ async def test_work_pauses_when_hot_and_resumes_only_when_cool() -> None:
 
 async def test_the_reason_of_a_pause_names_card_temperature_and_end() -> None:
     monitor = scripted(at(40, 85))
-    assert monitor.pause_reason == ""
+    assert monitor.pause_reason([1]) == ""
     await monitor.poll()
-    assert "Card 1" in monitor.pause_reason
-    assert "85 C" in monitor.pause_reason
-    assert "below 65 C" in monitor.pause_reason
+    for devices in ([1], [0, 1]):
+        reason = monitor.pause_reason(devices)
+        assert reason == "Card 1 is hot: its temperature is 85 C; new work waits until it is below 65 C."
+
+
+async def test_a_hot_card_is_no_reason_to_pause_another() -> None:
+    monitor = scripted(at(40, 85))
+    await monitor.poll()
+    assert monitor.pause_reason([0]) == monitor.pause_reason([]) == ""
 
 
 async def test_a_change_of_state_is_told_once() -> None:

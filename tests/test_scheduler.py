@@ -9,6 +9,7 @@ from qwen_service.errors import Died, Loading, QueueFull, QueueTimeout, StartFai
 from qwen_service.runtimes.base import Limits, Prompt
 from qwen_service.scheduler import Scheduler, Turn
 from qwen_service.served_model import ServedModel
+from qwen_service.supervisor import Engine
 from tests.fakes import ScriptedRuntime
 from tests.serving import says_hi, served_model
 
@@ -248,6 +249,20 @@ async def test_who_waits_too_long_for_a_hot_card_is_told_why() -> None:
         with pytest.raises(QueueTimeout, match="Card 0 is hot: 90 C"):
             async with scheduler.turn(model, PROMPT):
                 pytest.fail("it got a turn")
+
+
+async def test_only_the_engine_of_the_hot_card_is_held_back() -> None:
+    hot, cool = Holding(says_hi), ScriptedRuntime(says_hi)  # without the heat, the first would be preferred
+
+    def hold(engine: Engine) -> str:
+        return "Card 0 is hot: 90 C" if engine.runtime is hot else ""
+
+    scheduler = Scheduler(queue_size=4, queue_timeout=0.05, hold=hold)
+    async with served_model(hot, cool, on_change=scheduler.dispatch) as model, scheduler.turn(model, PROMPT) as turn:
+        assert turn.engine.runtime is cool
+        with pytest.raises(QueueTimeout, match=r"\(queue_timeout\): Card 0 is hot: 90 C$"):
+            async with scheduler.turn(model, PROMPT):
+                pytest.fail("it got a turn on the hot card")
 
 
 async def test_who_has_just_left_a_full_line_is_not_the_one_to_be_refused() -> None:

@@ -95,6 +95,22 @@ async def test_a_card_whose_program_is_killed_comes_back_while_the_other_serves(
         assert len({answer(one) for one in await asyncio.gather(service.chat("One"), service.chat("Two"))}) == 2
 
 
+async def test_a_hot_card_gets_no_new_work_while_the_other_one_does(
+    host: CardHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIM_REPLY", str([1000] * 200))
+    host.install("qwen")
+    async with card_service(host, devices=(0, 1), npu_poll_interval=0.1) as service:
+        await service.until_status("ok")
+        host.weather(cards=[{}, {"temperature": 95}])
+        await service.until(lambda health: health["details"]["npu"]["cards"][1]["state"] == "paused")
+        asked = [asyncio.create_task(service.chat(f"Number {number}", max_tokens=100)) for number in range(2)]
+        await service.until(lambda health: health["details"]["queue"] == {"running": 1, "waiting": 1, "size": 16})
+        host.weather(cards=[{}, {"temperature": 50}])
+        await service.until(lambda health: health["details"]["queue"]["running"] == 2)
+        assert [(await one).status_code for one in asked] == [200, 200]
+
+
 async def test_a_second_card_is_refused_with_the_reason_where_the_build_takes_no_port(
     host: CardHost, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -58,7 +58,8 @@ class AxLlmLoader:
         )
         expected = Limits(spec.context or LIMITS.context, spec.prompt_limit or LIMITS.prompt)
         runtime = AxLlm(program, tokenizer, expected=expected, join=settings.runtime_join)
-        return Engine(runtime, await runtime.start(progress), _text(tokenizer))
+        limits = await runtime.start(progress)
+        return Engine(runtime, limits, _text(tokenizer), devices=settings.devices)
 
     def _memory_per_card(self) -> int:
         """KiB, at least: where nobody has measured it, the weights."""

@@ -78,7 +78,7 @@ class CardLoader:
             limits = await runtime.start(progress)
             text = ModelText(tokenizer, template, OutputFormat.of_template(template.source))
             undo.pop_all()  # from here on they are the engine's
-            return Engine(runtime, limits, text, companion=server)
+            return Engine(runtime, limits, text, companion=server, devices=(self._device,))
 
     def _read_text(self) -> tuple[LocalTokenizer, ChatTemplate]:
         if pointers := self._model.lfs_pointers():
