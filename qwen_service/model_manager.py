@@ -1,4 +1,4 @@
-"""Which model runs where: choosing one at start, finding the one a request means, switching, CPU fallback.
+"""Which model runs where: finding the one a request means, switching, CPU fallback.
 
 A model is served by one supervisor per device (served_model). Restarting is the supervisor's business, waiting lines
 are the scheduler's.
@@ -8,17 +8,20 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
-from qwen_service.catalog import Catalog, gguf_model, same_name
+from qwen_service.catalog import Catalog, same_name
 from qwen_service.config import Settings
 from qwen_service.errors import Loading, NotLoaded, QueueFull, ServiceError, StartFailed, Unavailable, UnknownModel
 from qwen_service.loading.model_loading import Loaders, loaders_for
 from qwen_service.loading.simulation import simulated
+from qwen_service.model_choice import ModelChoice
 from qwen_service.models.installed_model import InstalledModel
 from qwen_service.models.machine import Machine
 from qwen_service.models.model_spec import NO_NPU
+from qwen_service.runtimes.base import LoadProgress
 from qwen_service.served_model import ServedModel
-from qwen_service.supervisor import Supervisor
+from qwen_service.supervisor import BringUp, Engine, Supervisor
 from qwen_service.uninterrupted import to_the_end
 
 log = logging.getLogger(__name__)
@@ -39,6 +42,7 @@ class ModelManager:
         self._settings = settings
         self._catalog = catalog
         self._machine = machine
+        self._choice = ModelChoice(settings, catalog, machine)
         self._on_change = on_change
         self._loaders = loaders
         self._switch = asyncio.Lock()
@@ -56,7 +60,7 @@ class ModelManager:
     async def start(self) -> None:
         """Choose a model and begin to load it; returns at once."""
         try:
-            chosen = await self._simulate(self._settings.simulate) if self._settings.simulate else self._choose()
+            chosen = await self._simulate(self._settings.simulate) if self._settings.simulate else self._choice.first()
         except ServiceError as error:
             self.trouble = error.message
             log.error("no model can be served: %s", error.message)
@@ -106,7 +110,7 @@ class ModelManager:
             old = self.current
             if old is not None and same_name(old.name, target.name) and old.phase != "failed":
                 return old
-            self._refuse_impossible(target)
+            self._choice.refuse_impossible(target)
             return await self._replace(old, target)
 
     async def reload(self) -> ServedModel:
@@ -118,7 +122,7 @@ class ModelManager:
 
     def installed_model(self, name: str) -> InstalledModel:
         """By name or alias. Raises UnknownModel."""
-        return self._catalog.find_installed(self._settings.model_aliases.get(name, name))
+        return self._choice.installed(name)
 
     def installed(self) -> list[InstalledModel]:
         models = self._catalog.installed()
@@ -158,10 +162,6 @@ class ModelManager:
             on_card = self.current is not None and self.current.spec.needs_npu
             return not (model.spec.needs_npu or on_card)
         return self._settings.autoload == "on"
-
-    def _refuse_impossible(self, model: InstalledModel) -> None:
-        if (obstacle := self._obstacle(model)) is not None:
-            raise Unavailable(f"{model.name} cannot be served: {obstacle}")
 
     async def _replace(self, old: ServedModel | None, target: InstalledModel) -> ServedModel:
         """A client that leaves while its switch is waiting for running work ends it; later on it does not."""
@@ -205,42 +205,20 @@ class ModelManager:
     async def _simulate(self, name: str) -> InstalledModel:
         return await asyncio.to_thread(simulated, name, self._settings)  # it may have to fetch a tokenizer
 
-    def _choose(self) -> InstalledModel:
-        settings = self._settings
-        if settings.model_path is not None:
-            model = gguf_model(settings.model_path.expanduser().absolute())
-            self._refuse_impossible(model)
-            return model
-        if settings.model != "auto":
-            model = self.installed_model(settings.model)
-            self._refuse_impossible(model)
-            return model
-        obstacles = []
-        for model in self._catalog.installed():
-            obstacle = self._obstacle(model)
-            if obstacle is None:
-                return model
-            obstacles.append(f"{model.name}: {obstacle}")
-        if settings.accelerator == "required" and not self._machine.has_npu:
-            obstacles.append(NO_NPU)
-        raise Unavailable("; ".join(obstacles) or self._nothing_installed())
-
-    def _obstacle(self, model: InstalledModel) -> str | None:
-        if self._settings.accelerator == "required" and not model.spec.needs_npu:
-            return "it runs on the CPU, and accelerator is required"
-        if self._settings.accelerator == "none" and model.spec.needs_npu:
-            return "it needs a card, and accelerator is none"
-        return model.spec.obstacle(self._machine)
-
-    def _nothing_installed(self) -> str:
-        return f"no model is installed in {self._catalog.models_dir}. `qwen-service pull smollm2-135m` installs a small one."
-
     def _serve(self, model: InstalledModel, *, is_fallback: bool = False) -> ServedModel:
         loaders = self._loaders(model, self._settings, self._machine)
-        supervisors = tuple(Supervisor(name, load, on_change=self._note_change) for name, load in loaders.items())
+        supervisors = tuple(
+            Supervisor(name, partial(self._bring_up, model, load), on_change=self._note_change)
+            for name, load in loaders.items()
+        )
         served = ServedModel(model, supervisors, is_fallback)
         served.start()
         return served
+
+    async def _bring_up(self, model: InstalledModel, load: BringUp, progress: LoadProgress) -> Engine:
+        if self._choice.awaits_card(model):
+            raise StartFailed(NO_NPU, permanent=True)
+        return await load(progress)
 
     def _note_change(self) -> None:
         self._changed.set()
@@ -257,7 +235,7 @@ class ModelManager:
         self._stand_in = asyncio.create_task(self._keep_stand_in(model), name="fallback")
 
     def _refuse_fallback(self, model: InstalledModel) -> None:
-        self._refuse_impossible(model)  # with accelerator: required the CPU answers nobody
+        self._choice.refuse_impossible(model)  # with accelerator: required the CPU answers nobody
         if model.spec.needs_npu:
             raise Unavailable(f"{model.name} needs the card, too")
 

@@ -1,4 +1,7 @@
-"""Keeps one runtime of one model running on one device: load, watch, restart with backoff, give up, stop."""
+"""Keeps one runtime of one model running on one device: load, watch, restart with backoff, give up, stop.
+
+What is given up is tried again every minute: a driver may be late, a person may mend it.
+"""
 
 import asyncio
 import logging
@@ -14,6 +17,8 @@ from qwen_service.runtimes.base import Limits, LoadProgress, Runtime, Tokenizer
 from qwen_service.uninterrupted import to_the_end
 
 log = logging.getLogger(__name__)
+
+SECOND_CHANCE = 60.0  # seconds until what was given up is tried again
 
 Phase = Literal["stopped", "loading", "ready", "restarting", "failed"]
 
@@ -75,7 +80,13 @@ class Backoff:
 
 class Supervisor:
     def __init__(
-        self, name: str, bring_up: BringUp, *, on_change: Callable[[], None], backoff: Backoff | None = None
+        self,
+        name: str,
+        bring_up: BringUp,
+        *,
+        on_change: Callable[[], None],
+        backoff: Backoff | None = None,
+        second_chance: float = SECOND_CHANCE,
     ) -> None:
         self.name = name
         self.phase: Phase = "stopped"
@@ -86,6 +97,7 @@ class Supervisor:
         self._bring_up = bring_up
         self._on_change = on_change
         self._backoff = backoff or Backoff()
+        self._second_chance = second_chance
         self._told_at = 0.0
         self._has_run = False
         self._reported: asyncio.Future[RuntimeFailure] | None = None
@@ -122,23 +134,24 @@ class Supervisor:
 
     async def _run(self) -> None:
         try:
-            while await self._one_life():
-                self.restarts += 1
+            while True:
+                await self._one_life()
         except Exception as error:  # a defect of ours must be seen in /health, not end as a silent dead task
             log.exception("supervisor of %s failed", self.name)
             self._give_up(f"internal error: {error!r}")
 
-    async def _one_life(self) -> bool:
-        """Load once and watch until it fails. False: no restart would help."""
+    async def _one_life(self) -> None:
+        """Load once, watch until it fails, and wait until it is time for another one."""
         started = time.monotonic()
         try:
             engine = await self._bring_up(self._show_progress)
         except ServiceError as failure:
             if _is_permanent(failure) and not self._has_run:  # a card can vanish for a while, in its reboot, say
                 self._give_up(failure.message)
-                return False
-            await self._pause(failure, uptime=0)
-            return True
+                await asyncio.sleep(self._second_chance)
+            else:
+                await self._pause(failure, uptime=0)
+            return
         self._has_run = True
         ready = time.monotonic()
         log.info("%s is ready after %.1f s", self.name, ready - started)
@@ -148,7 +161,6 @@ class Supervisor:
             self.engine = None
             await to_the_end(engine.stop())
         await self._pause(ended, uptime=time.monotonic() - ready)
-        return True
 
     async def _watch(self, engine: Engine) -> ServiceError:
         self._reported = asyncio.get_running_loop().create_future()
@@ -172,9 +184,11 @@ class Supervisor:
         self._enter("restarting", failure.message)
         log.error("%s failed, restart in %.1f s: %s", self.name, delay, failure.message)
         await asyncio.sleep(delay)
+        self.restarts += 1
 
     def _give_up(self, reason: str) -> None:
-        log.error("%s cannot run: %s", self.name, reason)
+        if (self.phase, self.last_error) != ("failed", reason):  # else it is known
+            log.error("%s cannot run: %s", self.name, reason)
         self._enter("failed", reason)
 
     def _show_progress(self, text: str) -> None:

@@ -20,7 +20,7 @@ SPINE = (
     RUNTIMES,
     ("supervisor",),
     ("loading.cpu", "loading.card", "loading.axllm"),
-    ("served_model",),
+    ("served_model", "model_choice"),
     ("model_manager",),
     ("scheduler", "session_manager"),
     ("chat_completion",),

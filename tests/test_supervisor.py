@@ -15,10 +15,10 @@ QUICK = Backoff(first=0.01, longest=0.02)
 class Watched:
     """A supervisor and the phases it went through."""
 
-    def __init__(self, bring_up: BringUp) -> None:
+    def __init__(self, bring_up: BringUp, second_chance: float = 60) -> None:
         self.phases: list[Phase] = []
         self.changed = asyncio.Event()
-        self.supervisor = Supervisor("m", bring_up, on_change=self.note, backoff=QUICK)
+        self.supervisor = Supervisor("m", bring_up, on_change=self.note, backoff=QUICK, second_chance=second_chance)
 
     def note(self) -> None:
         self.phases.append(self.supervisor.phase)
@@ -119,6 +119,19 @@ async def test_what_no_restart_cures_is_given_up_with_its_reason(failure: Servic
     await watched.supervisor.settled()
     assert watched.supervisor.phase == "failed"
     assert watched.supervisor.last_error == failure.message
+    await watched.supervisor.stop()
+
+
+async def test_what_was_given_up_is_tried_again_after_a_while_and_told_only_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    missing = StartFailed("/dev/axcl_host is missing", permanent=True)
+    watched = Watched(fails(missing, missing, missing), second_chance=0.01)
+    watched.supervisor.start()
+    await watched.engine()
+    assert watched.phases == ["loading", "failed", "failed", "failed", "ready"]
+    assert watched.supervisor.restarts == 0
+    assert caplog.text.count("cannot run: /dev/axcl_host is missing") == 1
     await watched.supervisor.stop()
 
 

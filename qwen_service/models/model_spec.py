@@ -112,8 +112,15 @@ class ModelSpec:
         """Why this machine cannot run it, in plain words; None when it can."""
         if not self.needs_npu:
             return None
-        if self.runtime != "axllm" and machine.kind not in self.programs:
+        if not self._has_program(machine):
             return f"there is no program of the vendor's for this processor ({machine.machine})"
         if not machine.has_npu:
             return NO_NPU
         return None
+
+    def awaits_card(self, machine: Machine) -> bool:
+        """Nothing but the card is missing, which may come yet: its driver is late, or somebody puts it in."""
+        return self.needs_npu and not machine.has_npu and self._has_program(machine)
+
+    def _has_program(self, machine: Machine) -> bool:
+        return self.runtime == "axllm" or machine.kind in self.programs

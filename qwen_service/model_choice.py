@@ -1,0 +1,64 @@
+"""Which of the installed models this machine can run, and which one of them is served first."""
+
+from collections.abc import Sequence
+
+from qwen_service.catalog import Catalog, gguf_model
+from qwen_service.config import Settings
+from qwen_service.errors import Unavailable
+from qwen_service.models.installed_model import InstalledModel
+from qwen_service.models.machine import Machine
+from qwen_service.models.model_spec import NO_NPU
+
+
+class ModelChoice:
+    def __init__(self, settings: Settings, catalog: Catalog, machine: Machine) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._machine = machine
+
+    def first(self) -> InstalledModel:
+        """The model to serve at the start. Raises UnknownModel, or Unavailable with the reasons against each."""
+        settings = self._settings
+        if settings.model_path is not None:
+            model = gguf_model(settings.model_path.expanduser().absolute())
+        elif settings.model != "auto":
+            model = self.installed(settings.model)
+        else:
+            return self._first_possible(self._catalog.installed())
+        if not self.awaits_card(model):
+            self.refuse_impossible(model)
+        return model
+
+    def installed(self, name: str) -> InstalledModel:
+        """By name or alias. Raises UnknownModel."""
+        return self._catalog.find_installed(self._settings.model_aliases.get(name, name))
+
+    def refuse_impossible(self, model: InstalledModel) -> None:
+        if (obstacle := self._obstacle(model)) is not None:
+            raise Unavailable(f"{model.name} cannot be served: {obstacle}")
+
+    def awaits_card(self, model: InstalledModel) -> bool:
+        """Only its card is missing: the model is served all the same, and comes up when the card does."""
+        wanted = self._settings.accelerator != "none" and not self._settings.simulate
+        return wanted and model.spec.awaits_card(self._machine)
+
+    def _first_possible(self, models: Sequence[InstalledModel]) -> InstalledModel:
+        """One that waits for its card only where nothing else can run."""
+        obstacles = {model.name: self._obstacle(model) for model in models}
+        possible = [model for model in models if obstacles[model.name] is None]
+        if found := next(iter([*possible, *filter(self.awaits_card, models)]), None):
+            return found
+        reasons = [f"{name}: {obstacle}" for name, obstacle in obstacles.items()]
+        if self._settings.accelerator == "required" and not self._machine.has_npu:
+            reasons.append(NO_NPU)
+        raise Unavailable("; ".join(reasons) or self._nothing_installed())
+
+    def _obstacle(self, model: InstalledModel) -> str | None:
+        if self._settings.accelerator == "required" and not model.spec.needs_npu:
+            return "it runs on the CPU, and accelerator is required"
+        if self._settings.accelerator == "none" and model.spec.needs_npu:
+            return "it needs a card, and accelerator is none"
+        return model.spec.obstacle(self._machine)
+
+    def _nothing_installed(self) -> str:
+        return f"no model is installed in {self._catalog.models_dir}. `qwen-service pull smollm2-135m` installs a small one."
