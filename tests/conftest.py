@@ -1,15 +1,19 @@
-"""What several test modules share: the event loop, and the real models and tokenizers that scripts/setup.sh fetched."""
+"""What several test modules share: the event loop, a card's weather, and the real models that scripts/setup.sh fetched."""
 
 import asyncio
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
 
 ROOT = Path(__file__).resolve().parent.parent
 TEST_FILES = Path(os.environ.get("QWEN_VENV", ROOT / ".venv")) / "share" / "qwen-test"
+AXCL_SMI = str(ROOT / "tests" / "simulators" / "axcl-smi")
+Weather = Callable[..., None]
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -43,3 +47,16 @@ def smollm2() -> Path:
 def qwen_tokenizer_folder() -> Path:
     """A folder with Qwen3's real tokenizer.json and tokenizer_config.json."""
     return first_existing("Qwen3's tokenizer", os.environ.get("QWEN_TEST_TOKENIZER"), TEST_FILES / "qwen3")
+
+
+@pytest.fixture
+def weather(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Weather:
+    """Tells the simulated axcl-smi what is true from now on."""
+    monkeypatch.setenv("SIM_CARDS", str(tmp_path / "cards.json"))
+    monkeypatch.setenv("SIM_LOG", str(tmp_path / "calls"))
+
+    def change(**state: Any) -> None:
+        (tmp_path / "cards.json").write_text(json.dumps(state))
+
+    change()
+    return change

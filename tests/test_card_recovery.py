@@ -1,34 +1,16 @@
 import asyncio
-import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from qwen_service.card.recovery import CardRecovery
 from qwen_service.errors import DeviceLost
 from qwen_service.npu import AxclSmi
-
-SIMULATOR = str(Path(__file__).parent / "simulators" / "axcl-smi")
-Weather = Callable[..., None]
-
-
-@pytest.fixture
-def weather(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Weather:
-    """Tells the simulated axcl-smi what is true from now on."""
-    monkeypatch.setenv("SIM_CARDS", str(tmp_path / "cards.json"))
-    monkeypatch.setenv("SIM_LOG", str(tmp_path / "calls"))
-
-    def change(**state: Any) -> None:
-        (tmp_path / "cards.json").write_text(json.dumps(state))
-
-    change()
-    return change
+from tests.conftest import AXCL_SMI, Weather
 
 
 def recovery(per_hour: int = 2) -> CardRecovery:
-    return CardRecovery(AxclSmi(SIMULATOR, timeout=1), per_hour=per_hour, patience=20, pause=0.02)
+    return CardRecovery(AxclSmi(AXCL_SMI, timeout=1), per_hour=per_hour, patience=20, pause=0.02)
 
 
 async def test_a_card_that_answers_and_has_room_is_left_alone(weather: Weather, tmp_path: Path) -> None:

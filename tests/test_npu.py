@@ -1,36 +1,18 @@
 import asyncio
-import json
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from qwen_service.card.axcl_smi import Card
 from qwen_service.card.faults import explain
 from qwen_service.npu import AxclSmi, BoardFiles, CardMonitor, Reading, Thresholds
-
-SIMULATOR = str(Path(__file__).parent / "simulators" / "axcl-smi")
-Weather = Callable[..., None]
-
-
-@pytest.fixture
-def weather(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Weather:
-    """Tells the simulated axcl-smi what is true from now on."""
-    monkeypatch.setenv("SIM_CARDS", str(tmp_path / "cards.json"))
-    monkeypatch.setenv("SIM_LOG", str(tmp_path / "calls"))
-
-    def change(**state: Any) -> None:
-        (tmp_path / "cards.json").write_text(json.dumps(state))
-
-    change()
-    return change
+from tests.conftest import AXCL_SMI, Weather
 
 
 async def test_a_card_is_read_through_the_tool(weather: Weather) -> None:
     weather(cards=[{"temperature": 63}])
-    reading = await AxclSmi(SIMULATOR).read()
+    reading = await AxclSmi(AXCL_SMI).read()
     assert reading is not None
     assert [card.temperature for card in reading.cards] == [63.0]
     assert reading.fault == ""
@@ -47,7 +29,7 @@ async def test_a_card_is_read_through_the_tool(weather: Weather) -> None:
 )
 async def test_what_is_wrong_is_told_in_plain_words(fault: str, expected: str, weather: Weather) -> None:
     weather(fault=fault)
-    reading = await AxclSmi(SIMULATOR).read()
+    reading = await AxclSmi(AXCL_SMI).read()
     assert reading is not None
     assert expected in reading.fault
     assert reading.cards == ()
@@ -56,7 +38,7 @@ async def test_what_is_wrong_is_told_in_plain_words(fault: str, expected: str, w
 async def test_a_hanging_tool_is_given_up_after_its_timeout(weather: Weather) -> None:
     weather(fault="hang")
     start = time.monotonic()
-    reading = await AxclSmi(SIMULATOR, timeout=0.3).read()
+    reading = await AxclSmi(AXCL_SMI, timeout=0.3).read()
     assert reading is not None
     assert "hung for 0.3 s" in reading.fault
     assert time.monotonic() - start < 5
@@ -69,7 +51,7 @@ async def test_a_missing_tool_is_named() -> None:
 
 
 async def test_a_tool_that_is_in_use_says_nothing_about_the_card(weather: Weather) -> None:
-    smi = AxclSmi(SIMULATOR)
+    smi = AxclSmi(AXCL_SMI)
     monitor = CardMonitor(smi.read)
     await monitor.poll()
     weather(fault="busy")
@@ -136,7 +118,7 @@ async def test_a_lost_card_keeps_its_name_and_tells_why() -> None:
 
 
 async def test_the_monitor_goes_on_for_ever(weather: Weather) -> None:
-    monitor = CardMonitor(AxclSmi(SIMULATOR).read)
+    monitor = CardMonitor(AxclSmi(AXCL_SMI).read)
     changed = asyncio.Event()
     monitor.on_change = changed.set
     monitor.start(interval=0.01)
