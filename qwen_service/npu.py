@@ -115,11 +115,15 @@ class CardStatus:
 
 @dataclass
 class CardMonitor:
-    """`statuses` holds the newest of each card ever seen; `on_change` is called when one's state changes."""
+    """`statuses` holds the newest of each card ever seen; `on_change` is called when one's state changes.
+
+    `is_there` tells whether this machine has a card by now: before, nothing is looked for.
+    """
 
     read: ReadCards
     thresholds: Thresholds = field(default_factory=Thresholds)
     on_change: Callable[[], None] = lambda: None
+    is_there: Callable[[], bool] = lambda: True
     statuses: dict[int, CardStatus] = field(default_factory=dict, init=False)
     fault: str = field(default="", init=False)
     _task: asyncio.Task[None] | None = field(default=None, init=False)
@@ -143,6 +147,8 @@ class CardMonitor:
             await asyncio.sleep(interval)
 
     async def poll(self) -> None:
+        if not (self.statuses or self.is_there()):
+            return
         reading = await self.read()
         if reading is None:
             return
@@ -182,9 +188,9 @@ class CardMonitor:
 
 
 def card_monitor(settings: Settings, machine: Machine, on_change: Callable[[], None]) -> CardMonitor | None:
-    """None on a machine without any card."""
-    if not machine.has_npu or not settings.npu_poll_interval:
+    """None where cards are not to be watched. A card may come later than the service."""
+    if not settings.npu_poll_interval:
         return None
     read = BoardFiles(machine.root).read if machine.is_board else AxclSmi(settings.axcl_smi, settings.npu_timeout).read
     bounds = Thresholds(settings.npu_warn_above, settings.npu_pause_above, settings.npu_resume_below)
-    return CardMonitor(read, bounds, on_change)
+    return CardMonitor(read, bounds, on_change, lambda: machine.has_npu)

@@ -6,7 +6,9 @@ import pytest
 
 from qwen_service.card.axcl_smi import Card
 from qwen_service.card.faults import explain
-from qwen_service.npu import AxclSmi, BoardFiles, CardMonitor, Reading, Thresholds
+from qwen_service.config import Settings
+from qwen_service.models.machine import Machine
+from qwen_service.npu import AxclSmi, BoardFiles, CardMonitor, Reading, Thresholds, card_monitor
 from tests.conftest import AXCL_SMI, Weather
 
 
@@ -104,6 +106,23 @@ async def test_a_change_of_state_is_told_once() -> None:
     for _ in range(5):
         await monitor.poll()
     assert changes == ["ok", "paused", "ok"]
+
+
+async def test_a_card_that_comes_late_is_watched_and_one_that_goes_is_missed(tmp_path: Path, weather: Weather) -> None:
+    device = tmp_path / "dev" / "axcl_host"
+    device.parent.mkdir()
+    settings = Settings(axcl_smi=AXCL_SMI, npu_poll_interval=10)
+    monitor = card_monitor(settings, Machine(tmp_path, "aarch64"), lambda: None)
+    assert monitor is not None
+    await monitor.poll()
+    assert (monitor.statuses, monitor.fault) == ({}, "")
+    device.touch()
+    await monitor.poll()
+    seen = [monitor.statuses[0].state]
+    device.unlink()
+    weather(fault="no_device")
+    await monitor.poll()
+    assert [*seen, monitor.statuses[0].state] == ["ok", "lost"]
 
 
 async def test_a_lost_card_keeps_its_name_and_tells_why() -> None:
