@@ -137,6 +137,8 @@ def create_app(
     app = FastAPI(
         title="qwen-service",
         version=_version(),
+        docs_url=None,  # FastAPI's own pages come from a CDN: blank without internet. web_routes has ours
+        redoc_url=None,
         lifespan=lifespan,
         middleware=passage(
             service.settings,

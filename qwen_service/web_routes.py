@@ -1,6 +1,6 @@
-"""The chat page: static files, under a Content-Security-Policy that lets nothing else load or run.
+"""The chat page and the reference of the HTTP API: static files, under a Content-Security-Policy that lets nothing else load or run.
 
-The page reads what hostile model output may contain, so the browser is told to help: no inline script or style, no
+The chat page reads what hostile model output may contain, so the browser is told to help: no inline script or style, no
 foreign origin, no string ever turned into HTML (Trusted Types). The files are public; the API they call is not.
 """
 
@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute, Route
 
 FOLDER = Path(__file__).parent / "web"
 PAGE = "index.html"
+REFERENCE = "docs.html"
 MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 HEADERS = {
     "Content-Security-Policy": (
@@ -45,12 +46,13 @@ class ChatPage:
     @property
     def public_paths(self) -> frozenset[str]:
         """What must be open without an API key: the page asks for the key itself."""
-        return frozenset({"/", "/chat", *(f"/web/{name}" for name in self.assets)})
+        return frozenset({"/", "/chat", "/docs", *(f"/web/{name}" for name in self.assets)})
 
     def routes(self) -> list[BaseRoute]:
         return [
             Route("/chat", self._chat, name="chat page"),
-            Route("/web/{name}", self._file, name="chat page's files"),
+            Route("/docs", self._reference, name="reference of the HTTP API"),
+            Route("/web/{name}", self._file, name="files of both"),
         ]
 
     def for_browser(self, request: Request) -> Response | None:
@@ -59,6 +61,9 @@ class ChatPage:
 
     async def _chat(self, request: Request) -> Response:
         return self._answer(request, PAGE)
+
+    async def _reference(self, request: Request) -> Response:
+        return self._answer(request, REFERENCE)
 
     async def _file(self, request: Request) -> Response:
         return self._answer(request, request.path_params["name"])

@@ -35,7 +35,7 @@ class ScriptedEngine:
     slots: int = 1
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     runtimes: list[ScriptedRuntime] = field(default_factory=list)
-    answered: list[str] = field(default_factory=list)  # last messages, in the order of their turns
+    answered: list[str] = field(default_factory=list)  # last messages, or prompts, in the order of their turns
 
     def loaders(self, model: InstalledModel, settings: Settings, machine: Machine) -> dict[str, BringUp]:
         return {model.name: self.bring_up}
@@ -47,7 +47,8 @@ class ScriptedEngine:
         return Engine(runtime, runtime.limits, text)
 
     async def speak(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Prefill | Piece, None]:
-        self.answered.append(prompt.request.messages[-1].content)
+        asked = prompt.request
+        self.answered.append(asked.messages[-1].content if asked.messages else str(asked.prompt))
         yield Prefill(len(prompt.token_ids), 0, len(prompt.token_ids))
         for number, letter in enumerate(self.reply, 1):
             await self.gate.wait()

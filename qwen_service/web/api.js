@@ -43,7 +43,7 @@ export async function* streamChat(body, { apiKey, signal }) {
   if (!finished) throw new Failure(CUT);
 }
 
-function authorization(apiKey) {
+export function authorization(apiKey) {
   return apiKey ? { Authorization: `Bearer ${apiKey}` } : {};
 }
 

@@ -14,6 +14,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from qwen_service.app import create_app
+from qwen_service.config import Settings
 from qwen_service.web_routes import ChatPage
 
 
@@ -88,6 +90,7 @@ class ScriptedService:
             Route("/health", self._health),
             Route("/v1/models", self._models),
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
+            Route("/openapi.json", self._description),
             *page.routes(),
         ])  # fmt: skip
 
@@ -95,18 +98,27 @@ class ScriptedService:
         self.health_asked += 1
         return JSONResponse(self.health, status_code=503 if self.health["status"] == "down" else 200)
 
+    async def _description(self, request: Request) -> Response:
+        """Of the real service."""
+        return self._refusal(request) or JSONResponse(create_app(Settings()).openapi())
+
     async def _models(self, request: Request) -> Response:
         return JSONResponse({"object": "list", "data": self.models})
 
     async def _chat(self, request: Request) -> Response:
         self.authorizations.append(request.headers.get("authorization"))
-        if self.api_key is not None and request.headers.get("authorization") != f"Bearer {self.api_key}":
-            return _error(Refusal(401, "A valid API key is needed."))
+        if (refusal := self._refusal(request)) is not None:
+            return refusal
         reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
         if isinstance(reply, Refusal):
             return _error(reply)
         self.requests.append(await request.json())
         return StreamingResponse(self._stream(reply), media_type="text/event-stream", headers=self.headers)
+
+    def _refusal(self, request: Request) -> Response | None:
+        if self.api_key in (None, request.headers.get("authorization", "").removeprefix("Bearer ")):
+            return None
+        return _error(Refusal(401, "A valid API key is needed."))
 
     async def _stream(self, reply: list[Step]) -> AsyncIterator[bytes]:
         try:

@@ -17,6 +17,11 @@ class Wire(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
 
 
+def example(**body: Any) -> ConfigDict:
+    """What /docs offers to send."""
+    return ConfigDict(json_schema_extra={"examples": [body]})
+
+
 class Options(Wire):
     num_ctx: Annotated[int, Field(ge=0)] | None = Field(None, description="Capped at the model's own context.")
     num_predict: int | None = Field(None, description="-1 and -2: until the model or the context ends.")
@@ -96,11 +101,13 @@ class GenerationFields(Wire):
 
 
 class ChatBody(GenerationFields):
+    model_config = example(model="qwen3-4b", messages=[{"role": "user", "content": "Hello!"}])
     messages: list[ChatMessage] | None = None
     tools: list[ToolSpec] | None = Field(None, max_length=128)
 
 
 class GenerateBody(GenerationFields):
+    model_config = example(model="qwen3-4b", prompt="Hello!")
     prompt: Text = None
     suffix: Text = None
     system: Text = None
@@ -126,6 +133,7 @@ class DeleteBody(Wire):
 
 
 class EmbedBody(Wire):
+    model_config = example(model="qwen3-4b", input="Hello!")
     model: ModelName
     input: str | Annotated[list[str], Field(max_length=2048)]
     truncate: bool | None = None
@@ -134,6 +142,7 @@ class EmbedBody(Wire):
 
 
 class EmbeddingsBody(Wire):
+    model_config = example(model="qwen3-4b", prompt="Hello!")
     model: ModelName
     prompt: str
     keep_alive: KeepAlive | None = Field(None, description="Ignored.")

@@ -24,6 +24,11 @@ class Wire(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
 
 
+def example(**body: Any) -> ConfigDict:
+    """What /docs offers to send."""
+    return ConfigDict(json_schema_extra={"examples": [body]})
+
+
 class ContentPart(Wire):
     type: str
     text: str | None = None
@@ -126,11 +131,13 @@ class ChatFields(Wire):
 
 
 class ChatCompletionBody(SamplingFields, ChatFields):
+    model_config = example(model="qwen3-4b", messages=[{"role": "user", "content": "Hello!"}], stream=True)
     messages: list[ChatMessage] = Field(min_length=1)
     logprobs: bool | None = None
 
 
 class CompletionBody(SamplingFields, ChatFields):
+    model_config = example(model="qwen3-4b", prompt="Once upon a time", max_tokens=32)
     prompt: str | list[str] | list[TokenId] | list[list[TokenId]] | None = None
     messages: list[ChatMessage] | None = Field(None, min_length=1)
     suffix: str | None = None
@@ -144,6 +151,7 @@ IdsToEmbed = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
 class EmbeddingsBody(Wire):
+    model_config = example(model="qwen3-4b", input="Hello!")
     model: str | None = Field(None, max_length=256)
     input: (
         TextToEmbed | IdsToEmbed | Annotated[list[TextToEmbed] | list[IdsToEmbed], Field(min_length=1, max_length=2048)]
