@@ -87,6 +87,12 @@ def test_imports_point_downwards(name: str) -> None:
     assert above == set()
 
 
+@pytest.mark.parametrize("module", ["app", "loading.cpu", "loading.card"])
+@pytest.mark.parametrize("library", ["huggingface_hub", "httpx", "httpx2", "rich"])
+def test_what_takes_memory_and_is_seldom_used_is_not_imported_at_the_start(module: str, library: str) -> None:
+    assert [name for name in reached(module) if library in OTHERS[name]] == []
+
+
 def test_imports_have_no_cycles() -> None:
     assert [name for name in TREES if name in reached(name)] == []
 

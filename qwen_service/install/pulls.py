@@ -7,16 +7,17 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from importlib import import_module
 from pathlib import Path
 
-from qwen_service.downloads import pull
 from qwen_service.errors import InstallError, ServiceError
-from qwen_service.install.pull_progress import Progress
+from qwen_service.install.pull_progress import Progress, ProgressSink
 from qwen_service.models.machine import Machine
 from qwen_service.models.model_spec import ModelSpec
 
 log = logging.getLogger(__name__)
 
+DOWNLOADS = "qwen_service.downloads"  # imported when needed: the hub's client takes 8 MB, and few services ever pull
 INTERVAL = 0.2  # seconds between two reports of progress
 
 
@@ -49,13 +50,17 @@ class Pulls:
 
     async def _pull(self, spec: ModelSpec, running: "_Pull") -> None:
         try:
-            await asyncio.to_thread(pull, spec, self._models_dir, self._machine, running)
+            await asyncio.to_thread(_pull, spec, self._models_dir, self._machine, running)
         except ServiceError as error:
             log.warning("pull of %s: %s", spec.name, error.message)
             if running.followers:
                 raise
         finally:
             del self._running[spec.name]
+
+
+def _pull(spec: ModelSpec, models_dir: Path, machine: Machine, sink: ProgressSink) -> None:
+    import_module(DOWNLOADS).pull(spec, models_dir, machine, sink)
 
 
 class _Pull:

@@ -5,8 +5,9 @@ import logging
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from qwen_service.card.recovery import card_recovery, prepare_cards
 from qwen_service.chat import Message
@@ -17,7 +18,6 @@ from qwen_service.loading.build_flags import fixed_card, fixed_port
 from qwen_service.models.installed_model import InstalledModel, pointer_advice
 from qwen_service.models.machine import Machine
 from qwen_service.output_parser import OutputFormat
-from qwen_service.runtimes.ax_api import AxApi
 from qwen_service.runtimes.ax_repl import AxRepl
 from qwen_service.runtimes.axera_process import AxeraProgram
 from qwen_service.runtimes.base import Limits, LoadProgress, Runtime
@@ -28,6 +28,7 @@ from qwen_service.tokenizer import LocalTokenizer
 
 log = logging.getLogger(__name__)
 
+AX_API = "qwen_service.runtimes.ax_api"  # imported when needed: its HTTP client takes 4 MB, the REPL needs none
 SYSTEM_PROMPT = "You are a helpful assistant."  # on the command line only; conversations bring their own
 
 
@@ -103,9 +104,8 @@ class CardLoader:
             program = ReplProgram(post_config=spec.post_config, **common)
             return AxRepl(program, tokenizer, server, context=spec.context or 1024)
         expected = Limits(context=spec.context or 2559, prompt=spec.prompt_limit or 2048)
-        return AxApi(
-            AxeraProgram(port=self._settings.runtime_port + self._index, **common), tokenizer, server, expected=expected
-        )
+        api = AxeraProgram(port=self._settings.runtime_port + self._index, **common)
+        return cast(Runtime, import_module(AX_API).AxApi(api, tokenizer, server, expected=expected))
 
     def _command(self, values: Mapping[str, str]) -> list[str]:
         known = {"system_prompt": SYSTEM_PROMPT, "devices": str(self._device), **values}
