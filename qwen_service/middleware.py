@@ -83,7 +83,6 @@ class CrossOrigin:
     characters. The service's own page (origin host = Host header) is always allowed.
     """
 
-    REQUEST_HEADERS = b"authorization, content-type, x-request-id, x-priority"
     RESPONSE_HEADERS = b"x-request-id, x-served-by, x-context-trimmed-messages, x-ignored-parameters, retry-after"
 
     def __init__(self, app: ASGIApp, origins: Iterable[str], error_response: ErrorResponse) -> None:
@@ -99,7 +98,7 @@ class CrossOrigin:
             error = Forbidden("Web pages of this origin may not use the service. cors_origins names those that may.")
             await self.error_response(scope, error)(scope, receive, send)
         elif scope["method"] == "OPTIONS" and header(scope, b"access-control-request-method"):
-            await self._answer_preflight(origin, send)
+            await self._answer_preflight(scope, origin, send)
         else:
             expose = (b"access-control-expose-headers", self.RESPONSE_HEADERS)
             await self.app(scope, receive, _with_headers(send, *_allowance(origin), expose))
@@ -108,11 +107,13 @@ class CrossOrigin:
         own = origin.partition(b"://")[2] == host
         return own or self.allowed.fullmatch(origin.decode("latin-1")) is not None
 
-    async def _answer_preflight(self, origin: bytes, send: Send) -> None:
+    async def _answer_preflight(self, scope: Scope, origin: bytes, send: Send) -> None:
+        """A page that may use the service may send what it likes: OpenAI's client has ten headers of its own."""
+        wanted = header(scope, b"access-control-request-headers") or b"content-type"
         headers = [
             *_allowance(origin),
             (b"access-control-allow-methods", b"GET, POST, DELETE, HEAD"),
-            (b"access-control-allow-headers", self.REQUEST_HEADERS),
+            (b"access-control-allow-headers", wanted),
             (b"access-control-max-age", b"600"),
         ]
         await send({"type": "http.response.start", "status": 204, "headers": headers})
