@@ -6,7 +6,7 @@
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 
@@ -21,6 +21,7 @@ from qwen_service.cancellation import Cancellations
 from qwen_service.catalog import Catalog
 from qwen_service.chat_completion import ChatCompletion
 from qwen_service.config import Settings, load_settings
+from qwen_service.dialects.body_fault import first_fault
 from qwen_service.dialects.ollama.errors import error_response as ollama_error_response
 from qwen_service.dialects.ollama.routes import ollama_router
 from qwen_service.dialects.openai.errors import error_response
@@ -169,7 +170,8 @@ def create_app(
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        response = _refusal(request.scope, InvalidRequest(str(error.detail)))
+        cause = f": {error.__cause__}" if error.__cause__ is not None else ""  # of a body that is not JSON
+        response = _refusal(request.scope, InvalidRequest(f"{error.detail}{cause}"))
         response.status_code = error.status_code
         return response
 
@@ -182,23 +184,12 @@ def _refusal(scope: Scope, error: ServiceError) -> Response:
 
 
 def _explained(error: RequestValidationError) -> InvalidRequest:
-    found = error.errors()
-    first = next((entry for entry in found if not entry["type"].endswith("_type")), found[0])  # a union has several
-    if first["type"] == "json_invalid":
-        return InvalidRequest(f"the body is not valid JSON: {first['ctx']['error']}")
-    field = _field(first["loc"][1:])
-    if not field:
+    fault = first_fault(error)
+    if fault.kind == "json_invalid":
+        return InvalidRequest(fault.message)
+    if not fault.field:
         return InvalidRequest("the body must be a JSON object, sent with Content-Type: application/json")
-    return InvalidRequest(f"{field}: {first['msg']}", param=field)
-
-
-_TYPE_NAMES = ("str", "int", "float", "bool", "dict", "NamedToolChoice")
-
-
-def _field(location: Sequence[str | int]) -> str:
-    """messages[0].content; without the names of types that pydantic adds for the members of a union."""
-    names = [part for part in location if isinstance(part, int) or (part.isidentifier() and part not in _TYPE_NAMES)]
-    return "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in names).lstrip(".")
+    return InvalidRequest(f"{fault.field}: {fault.message}", param=fault.field)
 
 
 def _version() -> str:

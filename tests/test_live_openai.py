@@ -1,5 +1,6 @@
 """OpenAI's own client against the service as a user starts it, with the real embedded model."""
 
+import gzip
 import json
 import os
 import signal
@@ -293,6 +294,20 @@ def test_a_body_of_another_content_type_is_explained(service: ServiceProcess) ->
     response = httpx.post(f"{service.url}/v1/chat/completions", content=body(), headers={"Content-Type": "text/plain"})
     assert response.status_code == 400
     assert "Content-Type: application/json" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"[" * 100_000, "recursion"), (gzip.compress(body()), "utf-8"), (b'{"n": ' + b"9" * 5000 + b"}", "digits")],
+    ids=["nested", "compressed", "endless number"],
+)
+@pytest.mark.parametrize("route", ["/v1/chat/completions", "/api/chat"])
+def test_a_body_that_cannot_be_read_is_refused_with_the_reason(
+    service: ServiceProcess, route: str, content: bytes, reason: str
+) -> None:
+    response = httpx.post(f"{service.url}{route}", content=content, headers={"Content-Type": "application/json"})
+    assert response.status_code == 400
+    assert reason in response.text
 
 
 def test_the_api_describes_itself(service: ServiceProcess) -> None:

@@ -8,6 +8,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
+from qwen_service.dialects.body_fault import first_fault
 from qwen_service.dialects.ollama.errors import error_response
 from qwen_service.errors import InvalidRequest, ServiceError
 
@@ -34,10 +35,9 @@ class OllamaRoute(APIRoute):
 
 
 def _explained(error: RequestValidationError) -> InvalidRequest:
-    first = error.errors()[0]
-    if first["type"] == "json_invalid":
-        return InvalidRequest(f"the body is not valid JSON: {first['ctx']['error']}")
-    field = ".".join(str(part) for part in first["loc"][1:])
-    if first["type"] == "missing":
-        return InvalidRequest(f"{field or 'the body'} is required", param=field or None)
-    return InvalidRequest(f"invalid {field}: {first['msg']}", param=field)
+    fault = first_fault(error)
+    if fault.kind == "json_invalid":
+        return InvalidRequest(fault.message)
+    if fault.kind == "missing":
+        return InvalidRequest(f"{fault.field or 'the body'} is required", param=fault.field or None)
+    return InvalidRequest(f"invalid {fault.field or 'body'}: {fault.message}", param=fault.field or None)
