@@ -95,6 +95,8 @@ def test_reasoning_and_names_are_kept() -> None:
         ({"max_tokens": 5, "max_completion_tokens": 7}, 5),
         ({"max_tokens": 9, "max_completion_tokens": 7}, 7),
         ({"max_tokens": None}, None),
+        ({"max_tokens": -1}, None),
+        ({"max_tokens": -1, "max_completion_tokens": 7}, 7),
     ],
 )
 def test_the_smaller_of_both_limits_wins(fields: dict[str, Any], limit: int | None) -> None:
@@ -185,6 +187,9 @@ def test_a_schema_format_needs_a_schema() -> None:
         ({"reasoning_effort": "none"}, False),
         ({"reasoning_effort": "minimal"}, False),
         ({"reasoning_effort": "low"}, True),
+        ({"reasoning": {"effort": "none"}}, False),
+        ({"reasoning": {"effort": "max"}}, True),
+        ({"reasoning": {}}, None),
         ({"chat_template_kwargs": {"enable_thinking": False}, "reasoning_effort": "high"}, False),
         ({"chat_template_kwargs": {"enable_thinking": True}}, True),
     ],

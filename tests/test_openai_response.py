@@ -147,7 +147,7 @@ async def test_a_whole_reply_has_all_fields() -> None:
         "usage": USAGE,
     }
     assert isinstance(reply["created"], int)
-    message = {"role": "assistant", "content": "Hi", "reasoning_content": "hm"}
+    message = {"role": "assistant", "content": "Hi", "refusal": None, "reasoning_content": "hm"}
     assert reply["choices"] == [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}]
 
 
@@ -156,7 +156,11 @@ async def test_content_is_null_beside_calls_alone_and_empty_text_otherwise() -> 
     assert calling["message"]["content"] is None
     assert calling["message"]["tool_calls"][0]["function"] == {"name": "f", "arguments": '{"a": 1}'}
     assert calling["finish_reason"] == "tool_calls"
-    assert (await whole(STARTED, end()))["choices"][0]["message"] == {"role": "assistant", "content": ""}
+    assert (await whole(STARTED, end()))["choices"][0]["message"] == {
+        "role": "assistant",
+        "content": "",
+        "refusal": None,
+    }
 
 
 async def test_whole_choices_are_in_order_and_logprobs_stay_with_theirs() -> None:

@@ -47,10 +47,12 @@ class Service(Protocol):
 
 
 def add_model_routes(router: APIRouter, service: Service) -> None:
+    @router.head("/api/version", include_in_schema=False)
     @router.get("/api/version", summary="Version of the API")
     async def version() -> Response:
         return _json({"version": API_VERSION})
 
+    @router.head("/api/tags", include_in_schema=False)
     @router.get("/api/tags", summary="Installed models")
     async def list_models() -> Response:
         return _json(tags(service.models))

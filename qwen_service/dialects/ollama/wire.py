@@ -93,7 +93,7 @@ class GenerationFields(Wire):
     stream: bool | None = Field(None, description="Ollama streams unless told not to.")
     format: Literal["", "json"] | dict[str, Any] | None = None
     options: Options | None = None
-    think: bool | Literal["low", "medium", "high", ""] | None = None
+    think: bool | Literal["low", "medium", "high", "max", ""] | None = None
     keep_alive: KeepAlive | None = None
     truncate: bool | None = None
     logprobs: bool | None = None

@@ -82,7 +82,7 @@ def _conversation(
     tools = tuple(_tool(tool, index) for index, tool in enumerate(body.tools or ()))
     thinking, template_kwargs = _thinking(body)
     sampling = _sampling(body, top_logprobs)
-    limits = [limit for limit in (body.max_tokens, body.max_completion_tokens) if limit is not None]
+    max_tokens = _limit(body.max_tokens, body.max_completion_tokens)
     return ChatRequest(
         id=request_id,
         model=body.model,
@@ -91,7 +91,7 @@ def _conversation(
         tool_choice=_tool_choice(body, tools),
         parallel_tool_calls=body.parallel_tool_calls is not False,
         response_format=_format(body.response_format),
-        sampling=replace(sampling, max_tokens=min(limits, default=None)),
+        sampling=replace(sampling, max_tokens=max_tokens),
         stop=_stops(body.stop),
         thinking=thinking,
         template_kwargs=template_kwargs,
@@ -108,7 +108,7 @@ def _refuse_what_we_do_not_have(chat: ChatFields) -> None:
 
 def _sampling(body: SamplingFields, top_logprobs: int | None) -> Sampling:
     return Sampling(
-        max_tokens=body.max_tokens,
+        max_tokens=_limit(body.max_tokens),
         temperature=body.temperature,
         top_p=body.top_p,
         top_k=body.top_k,
@@ -120,6 +120,11 @@ def _sampling(body: SamplingFields, top_logprobs: int | None) -> Sampling:
         logit_bias=_logit_bias(body.logit_bias),
         top_logprobs=top_logprobs,
     )
+
+
+def _limit(*limits: int | None) -> int | None:
+    """The smallest; -1 is none."""
+    return min((limit for limit in limits if limit is not None and limit > 0), default=None)
 
 
 def _logit_bias(bias: dict[str, float] | None) -> dict[int, float]:
@@ -209,8 +214,9 @@ def _thinking(chat: ChatFields) -> tuple[bool | None, dict[str, object]]:
     asked = kwargs.pop("enable_thinking", None)
     if asked is not None and not isinstance(asked, bool):
         raise InvalidRequest("enable_thinking is true or false", param="chat_template_kwargs")
-    if asked is None and chat.reasoning_effort is not None:
-        asked = chat.reasoning_effort not in ("none", "minimal")
+    effort = chat.reasoning_effort or (chat.reasoning.effort if chat.reasoning is not None else None)
+    if asked is None and effort is not None:
+        asked = effort not in ("none", "minimal")
     return asked, kwargs
 
 

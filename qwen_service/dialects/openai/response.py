@@ -83,7 +83,8 @@ def chat_completion(
 
 def _message(reply: _Choice) -> dict[str, Any]:
     text = "".join(reply.text)
-    message: dict[str, Any] = {"role": "assistant", "content": text if text or not reply.calls else None}
+    content = text if text or not reply.calls else None
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
     if reply.reasoning:
         message["reasoning_content"] = "".join(reply.reasoning)
     if reply.calls:

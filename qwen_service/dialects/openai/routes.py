@@ -73,6 +73,7 @@ def openai_router(service: Service) -> APIRouter:
 
         return WholeReply(whole, error_response)
 
+    @router.get("/v1/models/", include_in_schema=False)
     @router.get("/v1/models", summary="Installed models", responses=answers(ModelList))
     async def models() -> Response:
         return _json(model_list(service.models))

@@ -14,6 +14,8 @@ Penalty = Annotated[Finite, Field(ge=-2, le=2)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Limit = Count | Literal[-1]  # -1, no limit, is not OpenAI's, but many local servers' and therefore apps'
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Stop = (
     Annotated[str, Field(max_length=1024)]
     | Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=MAX_STOPS)]
@@ -92,11 +94,15 @@ class StreamOptions(Wire):
     include_usage: bool | None = None
 
 
+class Reasoning(Wire):
+    effort: Effort | None = None
+
+
 class SamplingFields(Wire):
     """What chat and plain completions have in common."""
 
     model: str | None = Field(None, max_length=256)
-    max_tokens: Count | None = None
+    max_tokens: Limit | None = None
     temperature: Annotated[Finite, Field(ge=0, le=2)] | None = None
     top_p: Annotated[Finite, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1, le=1_000_000)] | None = None
@@ -116,13 +122,14 @@ class SamplingFields(Wire):
 class ChatFields(Wire):
     """What only chats have; optional in a plain completion that carries `messages`."""
 
-    max_completion_tokens: Count | None = None
+    max_completion_tokens: Limit | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     tools: list[ToolSpec] | None = Field(None, max_length=128)
     tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    reasoning_effort: Effort | None = None
+    reasoning: Reasoning | None = None
     chat_template_kwargs: dict[str, Any] | None = Field(None, max_length=32)
     functions: Any = Field(None, description="Refused: use tools.")
     function_call: Any = Field(None, description="Refused: use tool_choice.")

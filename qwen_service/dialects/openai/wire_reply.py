@@ -44,6 +44,7 @@ class CallDelta(CallReply):
 class MessageReply(Reply):
     role: Literal["assistant"]
     content: str | None
+    refusal: None
     reasoning_content: str | None = None
     tool_calls: list[CallReply] | None = None
 
