@@ -36,7 +36,7 @@ rm -rf build/lib
 "${pip[@]}" wheel -q --no-deps -w "$wheels" .
 "${pip[@]}" install -q "${target[@]}" --no-index --find-links "$wheels" --no-compile --no-warn-script-location --upgrade \
   --target "$packages" -r requirements.txt -r packaging/requirements-venv.txt qwen-service
-rm -rf "$packages/bin" "$packages"/*/direct_url.json "$packages"/*.dist-info/direct_url.json
+rm -rf "${packages:?}/bin" "$packages"/*/direct_url.json "$packages"/*.dist-info/direct_url.json
 
 printf 'home = /usr/bin\ninclude-system-site-packages = false\nversion = 3.11\n' > "$venv/pyvenv.cfg"
 ln -sf /usr/bin/python3.11 "$venv/bin/python"

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 venv=${QWEN_VENV:-.venv}
 requirements=requirements.txt
-[ "${1:-}" = --dev ] && requirements=requirements-dev.txt
+[ "${1:-}" = --dev ] && requirements="requirements-dev.txt"
 
 python=${PYTHON:-python3}
 command -v "$python" >/dev/null || { echo "setup.sh: no $python found. Install Python 3.11 or newer: sudo apt install python3 python3-venv" >&2; exit 1; }
@@ -17,10 +17,15 @@ marker="$venv/.installed-$requirements"
 [ -f "$marker" ] && [ "$(cat "$marker")" = "$stamp" ] && exit 0
 
 echo "Setting up $venv from $requirements (once; a few minutes on a Raspberry Pi) ..." >&2
-[ -x "$venv/bin/python" ] || "$python" -m venv "$venv" || { echo "setup.sh: could not make $venv. On Debian: sudo apt install python3-venv" >&2; exit 1; }
+# A set-up that was interrupted can have left a Python without pip.
+"$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv "$venv" || { echo "setup.sh: could not make $venv. On Debian: sudo apt install python3-venv" >&2; exit 1; }
 quiet=--quiet
 [ -t 2 ] && quiet= # on a terminal, show what takes so long
-"$venv/bin/python" -m pip install $quiet --disable-pip-version-check --only-binary=:all: -r "$requirements" >&2
+"$venv/bin/python" -m pip install $quiet --disable-pip-version-check --only-binary=:all: -r "$requirements" >&2 || {
+  echo "setup.sh: pip could not install the packages; its reason is above. It needs the internet, this once, and goes on where it was when started again." >&2
+  echo "setup.sh: a machine without internet takes the Debian package or the tarball: docs/install.md" >&2
+  exit 1
+}
 "$venv/bin/python" - "$PWD" <<'PY'
 import pathlib, sys, sysconfig
 pathlib.Path(sysconfig.get_path("purelib"), "qwen_service_checkout.pth").write_text(sys.argv[1] + "\n")

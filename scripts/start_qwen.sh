@@ -24,17 +24,19 @@ state=${QWEN_STATE_DIR:-${XDG_STATE_HOME:-$HOME/.local/state}/qwen-service}
 mkdir -p "$state"
 pid_file="$state/start_qwen.pid"
 log="$state/service.log"
-if [ -f "$pid_file" ] && kill -0 "$(cut -d' ' -f1 "$pid_file")" 2>/dev/null; then
-  echo "start_qwen.sh: already running with PID $(cut -d' ' -f1 "$pid_file"); scripts/stop_qwen.sh stops it" >&2
+# The start time tells a process from a later one that got the same number.
+identity() { echo "$1 $(cut -d' ' -f22 "/proc/$1/stat" 2>/dev/null || ps -o lstart= -p "$1")"; }
+if [ -f "$pid_file" ] && read -r pid _ <"$pid_file" && kill -0 "$pid" 2>/dev/null && [ "$(identity "$pid")" = "$(cat "$pid_file")" ]; then
+  echo "start_qwen.sh: already running with PID $pid; scripts/stop_qwen.sh stops it" >&2
   exit 1
 fi
 
+seen=$(stat -c %s "$log" 2>/dev/null || stat -f %z "$log" 2>/dev/null || echo 0) # bytes: what earlier runs wrote
 nohup "$python" -m qwen_service serve "$@" >>"$log" 2>&1 &
 pid=$!
-# The start time tells this process from a later one that got the same number.
-echo "$pid $(cut -d' ' -f22 "/proc/$pid/stat" 2>/dev/null || ps -o lstart= -p "$pid")" >"$pid_file"
+identity "$pid" >"$pid_file"
 for _ in $(seq 100); do
-  if grep -q "is ready after" <(tail -n 50 "$log"); then break; fi
+  if grep -q "is ready after" <(tail -c "+$((seen + 1))" "$log"); then break; fi
   kill -0 "$pid" 2>/dev/null || { echo "start_qwen.sh: the service ended at once; the end of $log:" >&2; tail -n 5 "$log" >&2; rm -f "$pid_file"; exit 1; }
   sleep 0.1
 done

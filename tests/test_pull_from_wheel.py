@@ -75,3 +75,10 @@ def test_what_pip_says_when_it_fails_is_passed_on_in_one_line(index: Path, model
     assert done.stderr == (
         "qwen-service: pip could not download tiny-model==1.0: No matching distribution found for tiny-model==1.0\n"
     )
+
+
+def test_an_index_that_cannot_be_reached_is_told_as_that(models: Path) -> None:
+    nobody = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "1", "PIP_CONFIG_FILE": "/dev/null"}
+    done = qwen(models, "pull", "tiny", env={**nobody, "PIP_FIND_LINKS": "", "PIP_NO_INDEX": ""})
+    assert done.returncode == 1
+    assert "is this machine connected to the internet?" in done.stderr

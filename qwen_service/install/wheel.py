@@ -41,7 +41,13 @@ async def _download(requirement: str, folder: Path, on_bytes: OnBytes) -> None:
         await pip.stop()
     if code != 0:
         reasons = _ERROR_LINE.findall(pip.tail) or [pip.tail.strip().rpartition("\n")[2]]
-        raise DownloadFailed(f"pip could not download {requirement}: {reasons[-1]}")
+        raise DownloadFailed(f"pip could not download {requirement}: {reasons[-1]}{_advice(pip.tail)}")
+
+
+def _advice(output: str) -> str:
+    """pip ends as if the index had no such package where it could not even ask."""
+    unreachable = "connection broken by" in output
+    return ". The package index cannot be reached: is this machine connected to the internet?" if unreachable else ""
 
 
 def _pip_counts() -> bool:
