@@ -189,7 +189,7 @@ def test_a_chat_right_after_a_reset_runs_before_it(launch: Launch) -> None:
 
 
 def test_the_loser_of_two_parallel_chats_gets_an_empty_message(launch: Launch) -> None:
-    program = launch(SIM_REPLY="[7]", SIM_CHAT_GAP="0.2")
+    program = launch(SIM_REPLY="[7]", SIM_CHATS="2")
     answers: list[Any] = []
 
     def chat() -> None:
