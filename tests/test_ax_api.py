@@ -142,10 +142,13 @@ async def test_an_immediate_eos_is_an_empty_reply(started: Started) -> None:
     assert ("prompt", again) in list(it.seen())
 
 
-async def test_a_reply_ends_with_length_where_the_context_ends(started: Started) -> None:
-    it = await started(SIM_REPLY=LONG, SIM_CONTEXT="30")
+@pytest.mark.parametrize("context", [28, 29, 30])
+async def test_a_reply_ends_with_length_where_the_context_ends(started: Started, context: int) -> None:
+    it = await started(SIM_REPLY=LONG, SIM_CONTEXT=str(context))
     reply = await it.ask(FIRST)
-    assert (reply.count, reply.reason) == (25, "length")
+    assert (reply.count, reply.reason) == (context - len(FIRST), "length")
+    again = [*FIRST, *reply.ids, 77]
+    assert it.runtime.reusable_tokens(prompt(again)) == 0  # the cache lacks the last token
 
 
 async def test_all_sampling_values_are_sent_each_time_and_greedy_is_top_k_1(started: Started) -> None:

@@ -60,6 +60,12 @@ def test_a_budget_of_nothing_gives_nothing(tokenizer: LocalTokenizer) -> None:
     assert [(piece.token_count, piece.finish_reason) for piece in feed(reply, [1, 2, 3])] == [(0, "length")]
 
 
+def test_tokens_that_only_the_whole_reply_has_tell_of_a_full_context(reply: AxApiReply) -> None:
+    pieces = feed(reply, [1, 2, 3], [1, 2, 3, 4])
+    assert [(piece.token_ids, piece.finish_reason) for piece in pieces] == [((1, 2, 3), None), ((4,), "length")]
+    assert not reply.whole
+
+
 def test_an_idle_program_ends_the_reply_that_looked_like_a_repetition(reply: AxApiReply) -> None:
     feed(reply, [1, 2, 3], [1, 2, 3])
     assert not reply.ended

@@ -55,6 +55,8 @@ class AxApiReply:
             return "stop"
         if cut or (len(self.ids) >= self._budget and more_follows and not self._tokens.ended):
             return "length"
+        if self._tokens.cut:  # nobody has stopped it: its context was full, and the cache lacks the last token
+            return "length"
         self.whole = self._tokens.ended
         return "stop" if self.whole else None
 
