@@ -15,6 +15,7 @@ from qwen_service.errors import Died, PromptTooLong, RuntimeFailure, Stalled, St
 from qwen_service.runtimes.base import Limits, Piece, Prefill
 from qwen_service.tokenizer import LocalTokenizer
 from tests.simulated_card import Reply, SimulatedCard, prompt, simulated_card
+from tests.test_simulator_main_api import free_port
 
 START, END, NEWLINE = 151644, 151645, 198
 DEADLINE = 20.0
@@ -58,6 +59,25 @@ async def test_start_reports_the_limits_of_the_log_and_prefills_an_opening(card:
         assert await it.runtime.start(it.progress.append) == Limits(context=1500, prompt=1024)
         assert it.progress[-1] == "loading 6/6"
         assert list(it.seen()) == [("reset", [START])]
+
+
+async def test_a_program_that_says_ready_before_it_listens_is_waited_for(card: Card) -> None:
+    async with card(SIM_LISTEN="0.5") as it:
+        await it.start()
+        assert list(it.seen()) == [("reset", [START])]
+
+
+async def test_a_program_whose_ready_line_is_held_back_is_up_when_it_listens(card: Card) -> None:
+    async with card(SIM_READY="held") as it:
+        await it.start()
+        assert list(it.seen()) == [("reset", [START])]
+
+
+async def test_a_program_that_listens_elsewhere_has_not_started(card: Card) -> None:
+    async with card(SIM_PORT=str(free_port())) as it:
+        with pytest.raises(StartFailed, match=f"does not listen on port {it.port}"):
+            await it.start()
+    assert not it.pid_file.exists()
 
 
 async def test_a_reply_arrives_with_its_exact_ids_and_text(started: Started) -> None:

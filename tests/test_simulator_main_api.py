@@ -60,7 +60,13 @@ class Program:
         for line in self.process.stdout:
             self.log += line
             if b"Server running on port" in line:
+                until(self.listens)
                 break
+
+    def listens(self) -> bool:
+        """It says so first, and does it then."""
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def call(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE)

@@ -16,7 +16,7 @@ from qwen_service.chat import Sampling
 from qwen_service.errors import ProtocolError, RuntimeFailure, Stalled, StartFailed
 from qwen_service.process import ChildProcess
 from qwen_service.runtimes.ax_api_client import AxApiClient, EngineBusy
-from qwen_service.runtimes.axera_process import AxeraProcess, AxeraProgram, refuse_taken_port
+from qwen_service.runtimes.axera_process import AxeraProcess, AxeraProgram, listens, refuse_taken_port
 from qwen_service.runtimes.base import LoadProgress
 from qwen_service.runtimes.kv_cache import Ids
 from qwen_service.runtimes.token_channel import ChannelEvent, Encoded, Idle, Lost, ResetCalled, TokenChannel
@@ -24,6 +24,7 @@ from qwen_service.runtimes.tokenizer_server import TokenizerServer
 
 READY = "Server running on port"
 POLL = 0.25  # seconds between looks at a program that says nothing; it decodes a batch of tokens in 0.7 s
+LISTENS = 5.0  # seconds from its ready line until it listens
 SETTLE = 0.02  # seconds between looks at a program that is about to be idle; it stops within a step of 0.25 s
 LAST_WORDS = 2.0  # seconds: a program that hangs up may be dying
 
@@ -184,8 +185,9 @@ class AxApiEngine:
         with self._server.reset(opening) as channel:
             values = {"tokenizer_url": self._server.url, "system_prompt": channel.key, "port": str(self._port)}
             await self._process.launch(values, progress, ready_text=READY)
-            await self._process.until(self._has_said_ready)
+            await self._process.until(lambda: self._is_up(channel))
             await self._process.expect_reset(channel)
+        await self._expect_port()
 
     async def _first_prefill(self, opening: Ids) -> None:
         try:
@@ -195,8 +197,19 @@ class AxApiEngine:
         except RuntimeFailure as failure:
             raise StartFailed(f"It came up, but failed its first prefill: {failure.message}") from failure
 
-    async def _has_said_ready(self) -> bool:
-        return self._process.log.ready
+    async def _is_up(self, channel: TokenChannel) -> bool:
+        """By its word or by its deeds: stdout is block-buffered, so the word may never come."""
+        return self._process.log.ready or (channel.heard and await listens(self._port))
+
+    async def _expect_port(self) -> None:
+        """It says that it is ready, and listens after that."""
+        try:
+            async with asyncio.timeout(LISTENS):
+                while not await listens(self._port):  # noqa: ASYNC110 - only the port can tell
+                    await asyncio.sleep(SETTLE)
+        except TimeoutError:
+            message = f"It is up, but does not listen on port {self._port}. Is runtime_port the one that it takes?"
+            raise StartFailed(message) from None
 
     async def _ask_to_end(self, child: ChildProcess) -> None:
         """SIGINT ends it, but only once it is idle."""

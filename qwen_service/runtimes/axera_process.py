@@ -147,11 +147,18 @@ class AxeraProcess:
         self._output.set()
 
 
-async def refuse_taken_port(port: int) -> None:
-    """A second instance would start without an error and share the port: the kernel splits the requests."""
+async def listens(port: int) -> bool:
+    """Whether somebody on this machine does."""
     with suppress(OSError):
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.close()
+        return True
+    return False
+
+
+async def refuse_taken_port(port: int) -> None:
+    """A second instance would start without an error and share the port: the kernel splits the requests."""
+    if await listens(port):
         raise StartFailed(
             f"Port {port} is taken, and the vendor's program needs it. Stop what listens there"
             f" (`ss -ltnp sport = :{port}` names it; perhaps a runtime that was left over).",

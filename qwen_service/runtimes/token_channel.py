@@ -67,6 +67,11 @@ class TokenChannel:
         if not self._closed:
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
+    @property
+    def heard(self) -> bool:
+        """Something is there for next()."""
+        return not self._events.empty()
+
     async def next(self) -> ChannelEvent:
         return await self._events.get()
 
