@@ -11,17 +11,18 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from qwen_service.chat import ChatRequest, Message, ToolCall
 from qwen_service.errors import PromptTooLong
 from qwen_service.infill import infill_prompt
-from qwen_service.runtimes.base import Limits, Prompt, PromptParts
+from qwen_service.rendered import HOPELESS_BYTES_PER_TOKEN, Rendered, tokenized
+from qwen_service.runtimes.base import Limits, Prompt
 from qwen_service.served_model import ServedModel
 from qwen_service.supervisor import ModelText
 from qwen_service.trimming import Cut, cuts, turns_of, without_oldest
 
 REMEMBERED_REPLIES = 256  # per service; four bytes for each id of prompt and reply
-_HOPELESS_BYTES_PER_TOKEN = 16  # text this long is not tokenized to learn that it does not fit; usual are 2 to 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +35,11 @@ class Fitted:
     starts_in_reasoning: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Rendered:
-    ids: list[int]
-    ending: str
+class _Room(NamedTuple):
+    """In tokens: what a prompt may have, and what leaves the reply the room it asked for."""
+
+    most: int
+    comfortable: int
 
 
 class SessionManager:
@@ -52,14 +54,15 @@ class SessionManager:
         most = min(limits.prompt, context - 1)
         asked = request.sampling.max_tokens or self._default_max_tokens or context
         if request.prompt is not None:
-            fitted, rendered = request, await _raw(model, text, request)
+            fitted, rendered = request, await _raw(model, text, request, most)
         else:
             comfortable = min(most, context - min(asked, context // 4), model.spec.prompt_budget or most)
-            fitted, rendered = await self._fit_messages(model, text, request, comfortable, most)
-        if len(rendered.ids) > most:
+            fitted, rendered = await self._fit_messages(model, text, request, _Room(most, comfortable))
+        if rendered.size > most:
+            about = "about " if rendered.estimate else ""
             raise PromptTooLong(
-                f"the prompt has {len(rendered.ids)} tokens, and this model's context takes {most} ({context} with the"
-                " completion). Shorten the last message or start a new conversation.",
+                f"the prompt has {about}{rendered.size} tokens, and this model's context takes {most} ({context} with"
+                " the completion). Shorten the last message or start a new conversation.",
                 param="messages" if request.prompt is None else "prompt",
             )
         prompt = Prompt(tuple(rendered.ids), fitted)
@@ -82,40 +85,42 @@ class SessionManager:
             self._replies.popitem(last=False)
 
     async def _fit_messages(
-        self, model: ServedModel, text: ModelText, request: ChatRequest, comfortable: int, most: int
-    ) -> tuple[ChatRequest, _Rendered]:
+        self, model: ServedModel, text: ModelText, request: ChatRequest, room: _Room
+    ) -> tuple[ChatRequest, Rendered]:
         """As it is if it fits, else from the first cut that makes it fit: found by halving, each try is tokenized."""
         turns = turns_of(request.messages)
         if not (self._may_trim and request.truncate):
-            return request, await self._render(model, text, request, most)
-        tried: dict[Cut, tuple[ChatRequest, _Rendered]] = {}
+            return request, await self._render(model, text, request, _Room(room.most, room.most))
+        tried: dict[Cut, tuple[ChatRequest, Rendered]] = {}
 
-        async def cut_at(cut: Cut) -> tuple[ChatRequest, _Rendered]:
+        async def cut_at(cut: Cut) -> tuple[ChatRequest, Rendered]:
             if cut not in tried:
                 shorter = replace(request, messages=without_oldest(turns, cut.turns))
-                tried[cut] = shorter, await self._render(model, text, shorter, comfortable)
+                tried[cut] = shorter, await self._render(model, text, shorter, room)
             return tried[cut]
 
-        places = cuts(turns, comfortable)
-        places = [cut for cut in places if cut.bytes_left <= _HOPELESS_BYTES_PER_TOKEN * most] or places[-1:]
+        places = cuts(turns, room.comfortable)
+        places = [cut for cut in places if cut.bytes_left <= HOPELESS_BYTES_PER_TOKEN * room.most] or places[-1:]
         low, high = 0, len(places) - 1
         middle = low
         while low < high:
             _, rendered = await cut_at(places[middle])
-            low, high = (low, middle) if len(rendered.ids) <= comfortable else (middle + 1, high)
+            low, high = (low, middle) if rendered.size <= room.comfortable else (middle + 1, high)
             middle = (low + high) // 2
         return await cut_at(places[low])
 
-    async def _render(self, model: ServedModel, text: ModelText, request: ChatRequest, limit: int) -> _Rendered:
-        continued = await self._continue_reply(model, text, request)
-        if continued is not None and len(continued.ids) <= limit:  # held thoughts may make it longer
+    async def _render(self, model: ServedModel, text: ModelText, request: ChatRequest, room: _Room) -> Rendered:
+        continued = await self._continue_reply(model, text, request, room.most)
+        if continued is not None and continued.size <= room.comfortable:  # held thoughts may make it longer
             return continued
         parts = text.template.render(
             request.messages, tools=request.tools, thinking=request.thinking, kwargs=request.template_kwargs
         )
-        return _Rendered(await text.tokenizer.encode(parts), _ending(text, parts))
+        return await tokenized(text, parts, room.most)
 
-    async def _continue_reply(self, model: ServedModel, text: ModelText, request: ChatRequest) -> _Rendered | None:
+    async def _continue_reply(
+        self, model: ServedModel, text: ModelText, request: ChatRequest, most: int
+    ) -> Rendered | None:
         messages = request.messages
         last = max((i for i, message in enumerate(messages) if message.role == "assistant"), default=None)
         if last is None or not self._replies:
@@ -128,26 +133,24 @@ class SessionManager:
         )
         if rest is None:
             return None
-        new = await text.tokenizer.encode(rest)
+        after = await tokenized(text, rest, most)
+        if after.estimate:
+            return None
+        new = after.ids
         if new[:1] == list(held[-1:]):  # the end-of-turn token, which some engines report with the reply
             new = new[1:]
-        return _Rendered([*held, *new], _ending(text, rest))
+        return Rendered([*held, *new], after.ending)
 
 
-async def _raw(model: ServedModel, text: ModelText, request: ChatRequest) -> _Rendered:
+async def _raw(model: ServedModel, text: ModelText, request: ChatRequest, most: int) -> Rendered:
     if isinstance(request.prompt, tuple):
-        return _Rendered(list(request.prompt), "")
+        return Rendered(list(request.prompt), "")
     prompt = request.prompt or ""
     if request.suffix is not None:
         parts = infill_prompt(model.spec, text.template, prompt, request.suffix)
     else:
         parts = text.template.split_raw(prompt)
-    return _Rendered(await text.tokenizer.encode(parts), _ending(text, parts))
-
-
-def _ending(text: ModelText, parts: PromptParts) -> str:
-    """The last text of a prompt, special tokens spelled out: it tells whether the reply starts inside <think>."""
-    return text.template.spell(parts[-4:])[-64:]
+    return await tokenized(text, parts, most)
 
 
 def _key(model: ServedModel, request: ChatRequest, messages: Sequence[Message]) -> bytes:
