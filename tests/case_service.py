@@ -24,7 +24,9 @@ from tests.fakes import LetterTokenizer, ScriptedRuntime
 
 TASTE = frozenset({"temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty"})
 ENGINES = {
-    "llama.cpp": Capabilities(TASTE | {"repeat_penalty", "logit_bias"}, constrained_output=True, logprobs=True),
+    "llama.cpp": Capabilities(
+        TASTE | {"repeat_penalty", "logit_bias"}, constrained_output=True, grammars=True, logprobs=True
+    ),
     "card": Capabilities(frozenset({"temperature", "top_p", "top_k"})),
 }
 SPECIAL = ("<|im_start|>", "<|im_end|>", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")

@@ -66,7 +66,7 @@ def test_each_engine_honours_what_the_page_says(column: int, capabilities: Capab
         for row in rows("Which engine honours what")
     }
     assert said.pop("logprobs") == capabilities.logprobs
-    assert said.pop("formats and forced calls by grammar") == capabilities.constrained_output
+    assert said.pop("formats and forced calls by grammar") == capabilities.constrained_output == capabilities.grammars
     assert said == {name: name in capabilities.sampling for name in said}
     assert set(said) == set(Sampling.__dataclass_fields__) - {"top_logprobs", "grammar", "json_schema"}
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qwen_service.chat import ChatRequest, Sampling
-from qwen_service.errors import Died, ProtocolError, Stalled, StartFailed
+from qwen_service.errors import Died, InvalidRequest, ProtocolError, Stalled, StartFailed
 from qwen_service.runtimes.base import Piece, Prefill, Prompt
 from qwen_service.runtimes.llamacpp import LlamaCpp
 
@@ -52,6 +52,14 @@ async def test_a_binary_in_place_of_the_worker_serves_the_same_way(start: Start)
     engine = await start(tokens=3)
     assert "".join(item.text for item in await reply(engine) if isinstance(item, Piece)) == "xxx"
     assert await engine.encode(["ab", 7]) == [97, 98, 7]
+
+
+async def test_a_binary_is_given_no_grammar_of_a_library_that_it_may_lack(start: Start) -> None:
+    engine = await start()
+    assert (engine.capabilities.constrained_output, engine.capabilities.grammars) == (True, False)
+    refused = engine.generate(PROMPT, Sampling(grammar="%llguidance {}\nstart: /a/\n"))
+    with pytest.raises(InvalidRequest, match="llguidance is not enabled"):
+        await anext(refused)
 
 
 async def test_no_text_becomes_a_token_that_the_template_may_write(start: Start) -> None:

@@ -27,7 +27,8 @@ from qwen_service.reply.structured import structured
 from qwen_service.runtimes.base import Capabilities
 
 QWEN = OutputFormat(("<think>", "</think>"), ("<tool_call>", "</tool_call>"))
-GRAMMAR = Capabilities(frozenset(), constrained_output=True)
+GRAMMAR = Capabilities(frozenset(), constrained_output=True, grammars=True)
+SCHEMA_ONLY = Capabilities(frozenset(), constrained_output=True)
 NO_GRAMMAR = Capabilities(frozenset())
 AGE = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
 ADD = Tool("add", parameters=AGE)
@@ -139,6 +140,16 @@ async def test_thinking_stays_possible_before_a_format() -> None:
     replies = Replies([said('{"age": 1}')])
     await run(replies, GRAMMAR, thinking=True, response_format=JsonFormat(AGE))
     assert "think?" in str(replies.asked[0].sampling.grammar)
+
+
+async def test_an_engine_that_takes_schemas_only_is_asked_for_what_needs_a_grammar() -> None:
+    replies = Replies([said('{"age": 1}'), called("now")])
+    await run(replies, SCHEMA_ONLY, response_format=JsonFormat(AGE))
+    await run(replies, SCHEMA_ONLY, tools=(NOW,), tool_choice="required")
+    by_schema, by_prompt = replies.asked
+    assert by_schema.sampling.json_schema is not None
+    assert (by_prompt.sampling.json_schema, by_prompt.sampling.grammar) == (None, None)
+    assert "Call now." in by_prompt.messages[0].content
 
 
 # Where it is asked for

@@ -30,8 +30,9 @@ def structured(
     _check(request, output_format)
     if not (request.response_format or forced_tools(request)):
         return stream(request)
-    if capabilities.constrained_output:
-        return _enforced(constrained(request, output_format), stream)
+    enforceable = constrained(request, output_format)
+    if capabilities.grammars or (capabilities.constrained_output and enforceable.sampling.grammar is None):
+        return _enforced(enforceable, stream)
     return _requested(request, stream)
 
 

@@ -27,7 +27,8 @@ class Tokenizer(Protocol):
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     sampling: frozenset[str]  # names of the fields of chat.Sampling that are honoured per request
-    constrained_output: bool = False  # honours Sampling.grammar and Sampling.json_schema
+    constrained_output: bool = False  # honours Sampling.json_schema
+    grammars: bool = False  # honours Sampling.grammar, too: it has llguidance
     logprobs: bool = False
     kv_reuse: bool = False
     infill: bool = False

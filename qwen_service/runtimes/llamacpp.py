@@ -8,6 +8,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ class LlamaCpp(Runtime):
         self._model_path = model_path
         self._state_dir = state_dir
         self._llama_server = llama_server
+        if llama_server is not None:  # usually without llguidance; some versions crash when they meet its grammars
+            self.capabilities = replace(wire.CAPABILITIES, grammars=False)
         self._log_path = log_path
         self._stall_timeout = stall_timeout
         self._options = {

@@ -10,7 +10,11 @@ from qwen_service.errors import InvalidRequest, PromptTooLong, ProtocolError, Se
 from qwen_service.runtimes.base import Capabilities, Piece, Prefill
 
 CAPABILITIES = Capabilities(
-    sampling=frozenset(Sampling.__dataclass_fields__), constrained_output=True, logprobs=True, kv_reuse=True
+    sampling=frozenset(Sampling.__dataclass_fields__),
+    constrained_output=True,
+    grammars=True,
+    logprobs=True,
+    kv_reuse=True,
 )
 _SAME_NAME = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repeat_penalty")
 _LAST_EVENT = ("stop", "stop_type", "content", "tokens", "tokens_predicted")  # else it repeats the prompt and settings
