@@ -6,6 +6,7 @@ from the last reading. Nothing here starts or stops a runtime.
 
 import asyncio
 import logging
+import shutil
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -42,6 +43,10 @@ class AxclSmi:
 
     def __init__(self, program: str = "axcl-smi", timeout: float = 5.0) -> None:
         self._program, self._timeout = program, timeout
+
+    @property
+    def is_installed(self) -> bool:
+        return shutil.which(self._program) is not None
 
     async def read(self) -> Reading | None:
         try:

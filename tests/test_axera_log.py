@@ -63,9 +63,11 @@ def test_a_known_fault_counts_more_than_an_unknown_one_before_it() -> None:
 
 def test_only_faults_of_the_npu_end_a_running_engine() -> None:
     log, _ = read(b"[E] something new\n")
-    assert log.running_fault() is None
+    assert log.card_fault() is None
     log.feed(b"[E][ Run][ 512]: AX_ENGINE_Execute failed ret=0x80060301\n")
-    assert "The NPU failed" in (log.running_fault() or "")
+    complaint = log.card_fault()
+    assert complaint is not None
+    assert "The NPU failed" in str(complaint[0])
 
 
 def test_a_death_without_a_word_is_reported_by_its_exit() -> None:

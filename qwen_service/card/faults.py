@@ -10,13 +10,14 @@ class CardFault:
     meaning: str
     cure: str
     permanent: bool = False  # no restart of the runtime helps, a person must act
+    reboot_after: int = 1  # so many complaints tell that only a reboot of the card may help; 0: it does not
 
     def __str__(self) -> str:
         return f"{self.meaning}. {self.cure}"
 
 
-def _fault(pattern: str, meaning: str, cure: str, *, permanent: bool = False) -> CardFault:
-    return CardFault(re.compile(pattern, re.IGNORECASE), meaning, cure, permanent)
+def _fault(pattern: str, meaning: str, cure: str, *, permanent: bool = False, reboot_after: int = 1) -> CardFault:
+    return CardFault(re.compile(pattern, re.IGNORECASE), meaning, cure, permanent, reboot_after)
 
 
 FAULTS = (
@@ -42,11 +43,13 @@ FAULTS = (
         r"0x80300186|request ports from device \d+ fail",
         "The card cannot be opened",
         "Another process holds it (`axcl-smi` lists them), or the service's user may not use it.",
+        reboot_after=0,
     ),
     _fault(
         r"\[E\].*AX_ENGINE_Execute",
         "The NPU failed while it computed",
         "The runtime is restarted; if it happens again and again, look at temperature and power.",
+        reboot_after=3,
     ),
 )
 

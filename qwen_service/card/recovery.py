@@ -3,10 +3,13 @@
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 from qwen_service.card.axcl_smi import Card
+from qwen_service.card.faults import CardFault
 from qwen_service.config import Settings
 from qwen_service.errors import DeviceLost, StartFailed
 from qwen_service.models.machine import Machine
@@ -15,13 +18,32 @@ from qwen_service.runtimes.base import LoadProgress
 
 log = logging.getLogger(__name__)
 
+MEMORY = 600.0  # seconds that a runtime's complaints about its card are remembered
+
 
 class CardRecovery:
-    """Reboots at most `per_hour` times an hour; 0: never."""
+    """Reboots at most `per_hour` times an hour; 0: never. Without the driver's `device_file` there is nothing to reboot."""
 
-    def __init__(self, smi: AxclSmi, *, per_hour: int, patience: float = 60.0, pause: float = 1.0) -> None:
-        self._smi, self._per_hour, self._patience, self._pause = smi, per_hour, patience, pause
+    def __init__(
+        self, smi: AxclSmi, device_file: Path, *, per_hour: int, patience: float = 60.0, pause: float = 1.0
+    ) -> None:
+        self._smi, self._device_file = smi, device_file
+        self._per_hour, self._patience, self._pause = per_hour, patience, pause
         self._reboots: deque[float] = deque()
+        self._complaints: defaultdict[int, list[float]] = defaultdict(list)
+        self._suspected: set[int] = set()
+
+    def note(self, index: int, fault: CardFault) -> None:
+        """A runtime complained of its card, which may be lost although axcl-smi lists it."""
+        if fault.reboot_after:
+            now = time.monotonic()
+            self._complaints[index] = [then for then in self._complaints[index] if now - then < MEMORY] + [now]
+            if len(self._complaints[index]) >= fault.reboot_after:
+                self._suspected.add(index)
+
+    def will_reboot(self, index: int) -> bool:
+        """Whether the next start is worth while: the card is rebooted before it."""
+        return index in self._suspected and self._may_reboot and self._reboots_this_hour() < self._per_hour
 
     async def prepare(self, index: int, needed_kib: int) -> None:
         """Return when the card answers and has room.
@@ -30,9 +52,9 @@ class CardRecovery:
         complain about.
         """
         card = await self._look(index)
-        if card is None and not self._per_hour:
+        if card is None and not self._may_reboot:
             return
-        if card is None:
+        if card is None or self.will_reboot(index):
             await self._reboot(index)
             card = await self._wait_for(index, lambda found: found is not None)
         if card is None:
@@ -40,18 +62,26 @@ class CardRecovery:
         if not _has_room(card, needed_kib):
             await self._wait_for(index, lambda found: found is not None and _has_room(found, needed_kib))
 
+    @property
+    def _may_reboot(self) -> bool:
+        return self._per_hour > 0 and self._device_file.exists() and self._smi.is_installed
+
     async def _reboot(self, index: int) -> None:
-        now = time.monotonic()
-        while self._reboots and now - self._reboots[0] > 3600:
-            self._reboots.popleft()
-        if len(self._reboots) >= self._per_hour:
+        if self._reboots_this_hour() >= self._per_hour:
             raise DeviceLost(
                 f"Card {index} does not answer and was rebooted {self._per_hour} times in the last hour already"
                 " (npu_reboots_per_hour). Restart the machine; look at power and cooling."
             )
-        self._reboots.append(now)
+        self._reboots.append(time.monotonic())
+        self._suspected.discard(index)
+        self._complaints[index].clear()
         log.warning("card %d is lost: axcl-smi reboot (%d in this hour)", index, len(self._reboots))
         await self._smi.reboot(index)
+
+    def _reboots_this_hour(self) -> int:
+        while self._reboots and time.monotonic() - self._reboots[0] > 3600:
+            self._reboots.popleft()
+        return len(self._reboots)
 
     async def _look(self, index: int) -> Card | None:
         return await self._wait_for(index, lambda _: True)
@@ -89,12 +119,24 @@ async def prepare_cards(
             raise StartFailed(error.message) from error
 
 
+@contextmanager
+def reboot_may_help(recovery: CardRecovery | None, devices: Sequence[int]) -> Iterator[None]:
+    """A start that fails is not the last one where the card is rebooted before the next."""
+    try:
+        yield
+    except StartFailed as failure:
+        if recovery is None or not any(map(recovery.will_reboot, devices)):
+            raise
+        raise StartFailed(failure.message) from failure
+
+
 def card_recovery(settings: Settings, machine: Machine) -> CardRecovery | None:
     """None on the board itself, whose NPU cannot be rebooted alone."""
     if machine.is_board:
         return None
     per_hour = settings.npu_reboots_per_hour if settings.npu_recovery == "reboot" else 0
-    return CardRecovery(AxclSmi(settings.axcl_smi, settings.npu_timeout), per_hour=per_hour)
+    smi = AxclSmi(settings.axcl_smi, settings.npu_timeout)
+    return CardRecovery(smi, machine.root / "dev/axcl_host", per_hour=per_hour)
 
 
 def _has_room(card: Card, needed_kib: int) -> bool:

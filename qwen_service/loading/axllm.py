@@ -6,7 +6,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from qwen_service.card.recovery import CardRecovery, card_recovery, prepare_cards
+from qwen_service.card.faults import CardFault
+from qwen_service.card.recovery import CardRecovery, card_recovery, prepare_cards, reboot_may_help
 from qwen_service.chat_template import ChatTemplate
 from qwen_service.config import Settings
 from qwen_service.errors import InstallError, StartFailed
@@ -55,11 +56,19 @@ class AxLlmLoader:
             log_path=settings.log_folder / "model.log",
             pid_file=settings.state_folder / "axllm.pid",
             stall_timeout=settings.stall_timeout,
+            on_card_fault=self._note,
         )
         expected = Limits(spec.context or LIMITS.context, spec.prompt_limit or LIMITS.prompt)
         runtime = AxLlm(program, tokenizer, expected=expected, join=settings.runtime_join)
-        limits = await runtime.start(progress)
+        with reboot_may_help(self.recovery, settings.devices):
+            limits = await runtime.start(progress)
         return Engine(runtime, limits, _text(tokenizer), devices=settings.devices)
+
+    def _note(self, fault: CardFault) -> None:
+        """It does not say which card it means."""
+        if self.recovery is not None:
+            for device in self.settings.devices:
+                self.recovery.note(device, fault)
 
     def _memory_per_card(self) -> int:
         """KiB, at least: where nobody has measured it, the weights."""

@@ -9,7 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
-from qwen_service.card.recovery import card_recovery, prepare_cards
+from qwen_service.card.faults import CardFault
+from qwen_service.card.recovery import card_recovery, prepare_cards, reboot_may_help
 from qwen_service.chat import Message
 from qwen_service.chat_template import ChatTemplate
 from qwen_service.config import Settings
@@ -76,7 +77,8 @@ class CardLoader:
             undo.push_async_callback(server.stop)
             runtime = self._runtime(tokenizer, server)
             undo.push_async_callback(runtime.stop)
-            limits = await runtime.start(progress)
+            with reboot_may_help(self._recovery, (self._device,)):
+                limits = await runtime.start(progress)
             text = ModelText(tokenizer, template, OutputFormat.of_template(template.source))
             undo.pop_all()  # from here on they are the engine's
             return Engine(runtime, limits, text, companion=server, devices=(self._device,))
@@ -99,6 +101,7 @@ class CardLoader:
             "log_path": self._settings.log_folder / self._file("model", "log"),
             "pid_file": self._settings.state_folder / self._file(spec.runtime, "pid"),
             "stall_timeout": self._settings.stall_timeout,
+            "on_card_fault": self._note,
         }
         if spec.runtime == "ax_repl":
             program = ReplProgram(post_config=spec.post_config, **common)
@@ -106,6 +109,10 @@ class CardLoader:
         expected = Limits(context=spec.context or 2559, prompt=spec.prompt_limit or 2048)
         api = AxeraProgram(port=self._settings.runtime_port + self._index, **common)
         return cast(Runtime, import_module(AX_API).AxApi(api, tokenizer, server, expected=expected))
+
+    def _note(self, fault: CardFault) -> None:
+        if self._recovery is not None:
+            self._recovery.note(self._device, fault)
 
     def _command(self, values: Mapping[str, str]) -> list[str]:
         known = {"system_prompt": SYSTEM_PROMPT, "devices": str(self._device), **values}

@@ -9,6 +9,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from qwen_service.card import faults as card_faults
+from qwen_service.card.faults import CardFault
 from qwen_service.errors import StartFailed
 from qwen_service.process import explain_exit
 from qwen_service.runtimes.base import LoadProgress
@@ -85,9 +86,9 @@ class AxeraLog:
                     return f"{fault.message.format(**found.groupdict())} ({line})", True
         return (f"The vendor's program reports: {self.errors[0]}", False) if self.errors else None
 
-    def running_fault(self) -> str | None:
-        """A complaint about the card. The program only prints it and goes on with stale data: one token for ever."""
-        return next((f"{fault} ({line})" for line in self.errors if (fault := card_faults.explain(line))), None)
+    def card_fault(self) -> tuple[CardFault, str] | None:
+        """A complaint about the card, and the line. The program only prints it and goes on with stale data."""
+        return next(((fault, line) for line in self.errors if (fault := card_faults.explain(line))), None)
 
     def start_failure(self, returncode: int | None) -> StartFailed:
         """Why a program did not come up. `returncode` is None while it still runs."""

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from qwen_service.card.faults import CardFault
 from qwen_service.errors import Died, ProtocolError, RuntimeFailure, StartFailed
 from qwen_service.process import ChildProcess, explain_exit
 from qwen_service.runtimes.axera_log import AxeraLog
@@ -33,6 +34,7 @@ class VendorProgram:
     pid_file: Path | None = None
     start_timeout: float = 300.0  # seconds without a sign of life while it loads
     stall_timeout: float = 60.0  # the same while it works
+    on_card_fault: Callable[[CardFault], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +130,10 @@ class AxeraProcess:
         """Its output, as it comes."""
         self.log.feed(data)
         self._output.set()
-        if (fault := self.log.running_fault()) is not None:
-            self.fail(ProtocolError(fault))
+        if not self.failure.done() and (complaint := self.log.card_fault()) is not None:
+            fault, line = complaint
+            self._program.on_card_fault(fault)
+            self.fail(ProtocolError(f"{fault} ({line})"))
 
     def _why_it_did_not_start(self, child: ChildProcess) -> StartFailed:
         if "error while loading shared libraries" in child.tail:
