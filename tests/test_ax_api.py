@@ -207,6 +207,14 @@ async def test_prompts_that_cannot_run_are_refused_before_the_engine_sees_them(s
     assert it.events() == []
 
 
+async def test_a_prompt_that_the_engine_refuses_costs_neither_the_engine_nor_the_next_prompt(started: Started) -> None:
+    it = await started(SIM_REPLY="[11]", SIM_LARGEST="256", SIM_READY="held")  # so that its limits are not seen
+    with pytest.raises(PromptTooLong, match="context may be full"):
+        await it.ask(list(range(1000, 1300)))
+    assert (await it.ask(FIRST)).ids == [11]
+    assert ("prompt", FIRST) in list(it.seen())
+
+
 async def leave_after(it: SimulatedCard, ids: list[int], pieces: int) -> None:
     async with aclosing(it.runtime.generate(prompt(ids), Sampling())) as items:
         async for item in items:

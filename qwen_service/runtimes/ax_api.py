@@ -8,7 +8,7 @@ continues it is prefilled from there, any other after a reset. After a stop, an 
 from collections.abc import AsyncGenerator
 
 from qwen_service.chat import Sampling
-from qwen_service.errors import ProtocolError, RuntimeFailure, Stalled
+from qwen_service.errors import PromptTooLong, ProtocolError, RuntimeFailure, Stalled
 from qwen_service.runtimes.ax_api_client import EngineBusy
 from qwen_service.runtimes.ax_api_engine import AxApiEngine, Work
 from qwen_service.runtimes.ax_api_reply import AxApiReply
@@ -21,6 +21,7 @@ from qwen_service.tokenizer import LocalTokenizer
 
 LIMITS = Limits(context=2559, prompt=2048)  # of the published builds of Qwen3-4B
 OPENING = "<|im_start|>"  # of every conversation with Qwen
+REFUSAL = "SetKVCache failed"  # its limits are lower than the ones that we know
 ATTEMPTS = 3  # at an engine that somebody else uses, too
 
 
@@ -109,5 +110,7 @@ class AxApi(Runtime):
     async def _next_piece(self, work: Work, reply: AxApiReply) -> Piece | None:
         event = await self._engine.next(work)
         if isinstance(event, Idle) and not reply.ids:
+            if REFUSAL in work.said:  # it lives on, and takes the next prompt after a reset
+                raise PromptTooLong(f"The engine has no room for this prompt. It says: {work.said}", param="messages")
             raise ProtocolError(f"The runtime gave no reply. It says: {work.said or 'nothing'}")
         return reply.feed(event)
