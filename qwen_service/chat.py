@@ -89,6 +89,7 @@ class ChatRequest:
     stop: tuple[str, ...] = ()
     thinking: bool | None = None  # None: the model's manifest decides
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    continues: bool = False  # the reply goes on with the last message, which is an assistant's
     truncate: bool = True  # False: an overflowing conversation is refused instead of trimmed
     context_size: int | None = None  # a client's own, smaller bound on prompt + completion
     priority: Priority = "interactive"

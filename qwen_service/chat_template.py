@@ -11,6 +11,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -72,6 +73,22 @@ class ChatTemplate:
         except (TypeError, ValueError, OverflowError) as error:  # from expressions of the template
             raise InvalidRequest(f"the model's chat template cannot render this: {error}", param="messages") from error
 
+    def render_open(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Tool] = (),
+        thinking: bool | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> list[str | int]:
+        """Up to the end of the last message, an assistant's, for the model to go on with it."""
+        mark, last = _mark(), messages[-1]
+        marked = [*messages[:-1], replace(last, content=last.content + mark)]
+        cut = _cut(self.render(marked, tools=tools, thinking=thinking, kwargs=kwargs), mark)
+        if cut is None:
+            raise InvalidRequest("this model's chat template cannot leave its last message open", param="messages")
+        return cut[0]
+
     def render_after(
         self,
         messages: Sequence[Message],
@@ -85,15 +102,10 @@ class ChatTemplate:
 
         This is what a KV cache that ends with that reply must be given to hold the whole conversation.
         """
-        mark = f"reply {secrets.token_hex(8)} ends here"
+        mark = _mark()
         marked = [*messages[:index], Message("assistant", mark), *messages[index + 1 :]]
-        parts = self.render(marked, tools=tools, thinking=thinking, kwargs=kwargs)
-        holders = [i for i, part in enumerate(parts) if isinstance(part, str) and mark in part]
-        if len(holders) != 1:
-            return None
-        after = str(parts[holders[0]]).partition(mark)[2]
-        rest = parts[holders[0] + 1 :]
-        return [after, *rest] if after else rest
+        cut = _cut(self.render(marked, tools=tools, thinking=thinking, kwargs=kwargs), mark)
+        return None if cut is None else cut[1]
 
     def spell(self, parts: Sequence[str | int]) -> str:
         """The prompt as text, special tokens by their names."""
@@ -136,6 +148,21 @@ class ChatTemplate:
             position = match.end()
         if position < len(text):
             yield _without(text[position:], guard)
+
+
+def _mark() -> str:
+    """A text that no conversation has."""
+    return f"reply {secrets.token_hex(8)} ends here"
+
+
+def _cut(parts: Sequence[str | int], mark: str) -> tuple[list[str | int], list[str | int]] | None:
+    """What stands before and after the mark; None where that is not there exactly once."""
+    holders = [(at, part) for at, part in enumerate(parts) if isinstance(part, str) and mark in part]
+    if len(holders) != 1:
+        return None
+    at, holder = holders[0]
+    before, _, after = holder.partition(mark)
+    return [*parts[:at], *([before] if before else [])], [*([after] if after else []), *parts[at + 1 :]]
 
 
 def _guarded(text: str, pattern: re.Pattern[str] | None, guard: str) -> str:

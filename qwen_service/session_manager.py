@@ -11,7 +11,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from qwen_service.chat import ChatRequest, Message, ToolCall
 from qwen_service.errors import PromptTooLong
@@ -76,7 +76,7 @@ class SessionManager:
     def remember(self, model: ServedModel, prompt: Prompt, reply: Message, reply_ids: Sequence[int]) -> None:
         """A finished reply, whose ids are all known: a later request may continue it."""
         request = prompt.request
-        if request.prompt is not None:
+        if request.prompt is not None or request.continues:
             return
         key = _key(model, request, (*request.messages, reply))
         self._replies[key] = array("I", (*prompt.token_ids, *reply_ids))
@@ -110,13 +110,12 @@ class SessionManager:
         return await cut_at(places[low])
 
     async def _render(self, model: ServedModel, text: ModelText, request: ChatRequest, room: _Room) -> Rendered:
+        if request.continues:
+            return await tokenized(text, text.template.render_open(request.messages, **_shown(request)), room.most)
         continued = await self._continue_reply(model, text, request, room.most)
         if continued is not None and continued.size <= room.comfortable:  # held thoughts may make it longer
             return continued
-        parts = text.template.render(
-            request.messages, tools=request.tools, thinking=request.thinking, kwargs=request.template_kwargs
-        )
-        return await tokenized(text, parts, room.most)
+        return await tokenized(text, text.template.render(request.messages, **_shown(request)), room.most)
 
     async def _continue_reply(
         self, model: ServedModel, text: ModelText, request: ChatRequest, most: int
@@ -128,9 +127,7 @@ class SessionManager:
         held = self._replies.get(_key(model, request, messages[: last + 1]))
         if held is None:
             return None
-        rest = text.template.render_after(
-            messages, last, tools=request.tools, thinking=request.thinking, kwargs=request.template_kwargs
-        )
+        rest = text.template.render_after(messages, last, **_shown(request))
         if rest is None:
             return None
         after = await tokenized(text, rest, most)
@@ -140,6 +137,11 @@ class SessionManager:
         if new[:1] == list(held[-1:]):  # the end-of-turn token, which some engines report with the reply
             new = new[1:]
         return Rendered([*held, *new], after.ending)
+
+
+def _shown(request: ChatRequest) -> dict[str, Any]:
+    """What a template shows beside the messages."""
+    return {"tools": request.tools, "thinking": request.thinking, "kwargs": request.template_kwargs}
 
 
 async def _raw(model: ServedModel, text: ModelText, request: ChatRequest, most: int) -> Rendered:

@@ -222,6 +222,8 @@ async def test_what_axllm_cannot_take_is_refused_before_it_is_asked(started: Cal
     it = await started(context=10)
     with pytest.raises(Unsupported):
         await read_to_its_end(it.runtime.generate(Prompt((), ChatRequest("r1", prompt="x")), Sampling()))
+    with pytest.raises(Unsupported, match="whole messages"):
+        await read_to_its_end(it.runtime.generate(Prompt((), ChatRequest("r1", continues=True)), Sampling()))
     with pytest.raises(PromptTooLong):
         await read_to_its_end(it.runtime.generate(Prompt((1,) * 10, say("x").request), Sampling()))
     assert it.events("request") == []

@@ -152,6 +152,25 @@ def test_what_follows_cannot_be_told_where_the_template_drops_or_repeats_replies
     )
 
 
+def test_a_last_message_can_be_left_open_with_its_very_last_blank() -> None:
+    talk = [HELLO, Message("assistant", "I am ")]
+    assert template().render_open(talk) == [1, "user\nHello", 2, "\n", 1, "assistant\nI am "]
+    assert template().render_open([HELLO, Message("assistant")]) == template().render([HELLO])
+
+
+@pytest.mark.parametrize("thinking", [None, False])
+def test_qwens_own_open_message_is_the_closed_one_without_its_end(qwen: ChatTemplate, thinking: bool | None) -> None:
+    talk = [HELLO, Message("assistant", "I am "), HELLO, Message("assistant", "One, two,")]
+    opened = spelled(qwen.render_open(talk, thinking=thinking), qwen.special_ids)
+    assert opened.endswith("One, two,")
+    assert spelled(qwen.render(talk, thinking=thinking), qwen.special_ids).startswith(f"{opened}«<|im_end|>»\n")
+
+
+def test_a_template_that_does_not_show_its_last_message_once_cannot_leave_it_open() -> None:
+    with pytest.raises(InvalidRequest, match="cannot leave its last message open"):
+        template("{{ messages[0].content }}").render_open([HELLO, Message("assistant", "I am")])
+
+
 def test_a_prompt_that_a_client_rendered_itself_may_use_special_tokens() -> None:
     assert template().split_raw("<|im_start|>user\nHi<|other|>") == [1, "user\nHi<|other|>"]
 

@@ -312,3 +312,12 @@ async def test_a_huge_conversation_is_fitted_quickly(length: int) -> None:
     assert time.perf_counter() - began < 10  # about 0.3 s; with a render for each dropped turn it would be minutes
     assert kept(fitted)[-1] == QUESTION
     assert fitted.max_tokens < 2048
+
+
+async def test_a_reply_that_goes_on_with_a_message_is_not_held_as_one_of_its_own() -> None:
+    sessions, half = SessionManager(), Message("assistant", "One, ")
+    first = await fit([QUESTION, half], sessions, continues=True)
+    assert first.prompt.token_ids[-len(half.content) :] == tuple(map(ord, half.content))
+    sessions.remember(served(), first.prompt, Message("assistant", "two"), [500])
+    later = await fit([QUESTION, half, Message("assistant", "two"), QUESTION], sessions)
+    assert 500 not in later.prompt.token_ids

@@ -115,6 +115,10 @@ class AxLlm(Runtime):
         """Tokens the reply may have; axllm is never left without a bound."""
         if prompt.request.prompt is not None:
             raise Unsupported("axllm takes conversations only, no prompts as they are.", param="prompt")
+        if prompt.request.continues:
+            raise Unsupported(
+                "axllm takes whole messages only, none to go on with: end with the user's.", param="messages"
+            )
         room = self._limits.context - len(prompt.token_ids)
         if room < 1:
             raise PromptTooLong(f"The prompt has {len(prompt.token_ids)} tokens of {self._limits.context}.")

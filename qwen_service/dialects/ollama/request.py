@@ -29,6 +29,7 @@ def chat_request(body: ChatBody, request_id: str, *, max_messages: int) -> ChatR
         body,
         request_id,
         messages=tuple(_message(message, index) for index, message in enumerate(messages)),
+        continues=bool(messages) and _is_open(messages[-1]) and not body.format,  # a format begins with the reply
         tools=tuple(_tool(tool, index) for index, tool in enumerate(body.tools or ())),
     )
 
@@ -107,6 +108,11 @@ def _message(message: ChatMessage, index: int) -> Message:
         tool_call_id=message.tool_call_id,
         name=message.tool_name,
     )
+
+
+def _is_open(last: ChatMessage) -> bool:
+    """Ollama's templates write no end after a last message of the assistant: the model goes on with it."""
+    return last.role == "assistant" and not last.tool_calls
 
 
 def _tool_call(call: CallPart, where: str, default_id: str) -> ToolCall:

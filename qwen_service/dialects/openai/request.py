@@ -95,6 +95,7 @@ def _conversation(
         stop=_stops(body.stop),
         thinking=thinking,
         template_kwargs=template_kwargs,
+        continues=_continues(body, messages),
     )
 
 
@@ -218,6 +219,17 @@ def _thinking(chat: ChatFields) -> tuple[bool | None, dict[str, object]]:
     if asked is None and effort is not None:
         asked = effort not in ("none", "minimal")
     return asked, kwargs
+
+
+def _continues(chat: ChatFields, messages: Sequence[ChatMessage]) -> bool:
+    if not chat.continue_final_message:
+        return False
+    field = "continue_final_message"
+    if messages[-1].role != "assistant" or messages[-1].tool_calls:
+        raise InvalidRequest(f"{field} needs a last message of the assistant, with text", param=field)
+    if _format(chat.response_format) is not None or chat.tool_choice not in (None, "none", "auto"):
+        raise Unsupported(f"{field}: a format or a forced call begins with the reply", param=field)
+    return True
 
 
 def _stops(stop: str | list[str] | None) -> tuple[str, ...]:

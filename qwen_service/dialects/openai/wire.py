@@ -130,6 +130,7 @@ class ChatFields(Wire):
     response_format: ResponseFormat | None = None
     reasoning_effort: Effort | None = None
     reasoning: Reasoning | None = None
+    continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = Field(None, max_length=32)
     functions: Any = Field(None, description="Refused: use tools.")
     function_call: Any = Field(None, description="Refused: use tool_choice.")
