@@ -170,9 +170,9 @@ def create_app(
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        cause = f": {error.__cause__}" if error.__cause__ is not None else ""  # of a body that is not JSON
-        response = _refusal(request.scope, InvalidRequest(f"{error.detail}{cause}"))
+        response = _refusal(request.scope, InvalidRequest(_in_words(request, error)))
         response.status_code = error.status_code
+        response.headers.update(error.headers or {})
         return response
 
     return app
@@ -181,6 +181,15 @@ def create_app(
 def _refusal(scope: Scope, error: ServiceError) -> Response:
     """In the shape of the dialect that the path belongs to."""
     return ollama_error_response(error) if scope["path"].startswith("/api/") else error_response(error)
+
+
+def _in_words(request: Request, error: HTTPException) -> str:
+    path = request.url.path[:200]
+    if error.status_code == 404:
+        return f"There is no {path} here. /docs lists the routes of this service."
+    if error.status_code == 405:
+        return f"{path} does not take {request.method}. /docs lists the routes of this service."
+    return f"{error.detail}: {error.__cause__}" if error.__cause__ else str(error.detail)  # a body that is not JSON
 
 
 def _explained(error: RequestValidationError) -> InvalidRequest:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from qwen_service.chat import ChatRequest, JsonFormat, Message, NamedTool, Sampling, Tool, ToolCall, ToolChoice
 from qwen_service.dialects.openai.wire import (
@@ -202,11 +203,16 @@ def _format(response_format: ResponseFormat | None) -> JsonFormat | None:
     if response_format is None or response_format.type == "text":
         return None
     if response_format.type == "json_object":
-        return JsonFormat()
+        return _json_of(response_format.schema_, "response_format.schema")
     schema = response_format.json_schema.schema_ if response_format.json_schema is not None else None
     if schema is None:
         raise InvalidRequest("response_format json_schema needs json_schema.schema", param="response_format")
-    check_schema(schema, "response_format.json_schema.schema")
+    return _json_of(schema, "response_format.json_schema.schema")
+
+
+def _json_of(schema: dict[str, Any] | None, where: str) -> JsonFormat:
+    if schema is not None:
+        check_schema(schema, where)
     return JsonFormat(schema)
 
 
