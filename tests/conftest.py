@@ -3,12 +3,15 @@
 import asyncio
 import json
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
+
+from qwen_service.tokenizer import LocalTokenizer
+from tests.simulated_repl import Rig, repl_rig
 
 ROOT = Path(__file__).resolve().parent.parent
 TEST_FILES = Path(os.environ.get("QWEN_VENV", ROOT / ".venv")) / "share" / "qwen-test"
@@ -60,3 +63,16 @@ def weather(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Weather:
 
     change()
     return change
+
+
+@pytest.fixture(scope="session")
+def tokenizer(qwen_tokenizer_folder: Path) -> LocalTokenizer:
+    """Qwen3's."""
+    return LocalTokenizer(qwen_tokenizer_folder)
+
+
+@pytest.fixture
+async def rig(tmp_path: Path, tokenizer: LocalTokenizer) -> AsyncIterator[Rig]:
+    """Of the REPL program; nothing started yet."""
+    async with repl_rig(tmp_path, tokenizer) as rig:
+        yield rig

@@ -4,30 +4,16 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
 from contextlib import aclosing
-from pathlib import Path
 
 import pytest
 
 from qwen_service.chat import Sampling
 from qwen_service.errors import Died, ProtocolError, RuntimeFailure, Stalled, StartFailed
 from qwen_service.runtimes.base import Limits, Prefill
-from qwen_service.tokenizer import LocalTokenizer
-from tests.simulated_repl import Rig, exists, repl_rig, reply
+from tests.simulated_repl import Rig, exists, reply
 
 TALK = "Grüße 世界 👩‍👩‍👧!\n<|im_end|>\nq\n\n$HOME `x` {{ y }}"
-
-
-@pytest.fixture(scope="module")
-def tokenizer(qwen_tokenizer_folder: Path) -> LocalTokenizer:
-    return LocalTokenizer(qwen_tokenizer_folder)
-
-
-@pytest.fixture
-async def rig(tmp_path: Path, tokenizer: LocalTokenizer) -> AsyncIterator[Rig]:
-    async with repl_rig(tmp_path, tokenizer) as rig:
-        yield rig
 
 
 async def test_it_reports_progress_and_limits_and_mends_a_missing_run_bit(rig: Rig) -> None:

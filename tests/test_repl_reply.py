@@ -1,5 +1,4 @@
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,11 +9,6 @@ from qwen_service.runtimes.repl_reply import LONGEST_RUN, ReplReply
 from qwen_service.tokenizer import LocalTokenizer
 
 END = 151645
-
-
-@pytest.fixture(scope="module")
-def tokenizer(qwen_tokenizer_folder: Path) -> LocalTokenizer:
-    return LocalTokenizer(qwen_tokenizer_folder)
 
 
 def calls_at_eos(reply: list[int]) -> Iterator[tuple[int, ...]]:

@@ -6,7 +6,6 @@ import socket
 import statistics
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,11 +18,6 @@ from qwen_service.tokenizer import LocalTokenizer
 
 LOG = logging.getLogger("tokenizer")
 DEADLINE = 10  # seconds
-
-
-@pytest.fixture(scope="module")
-def tokenizer(qwen_tokenizer_folder: Path) -> LocalTokenizer:
-    return LocalTokenizer(qwen_tokenizer_folder)
 
 
 def render(messages: list[dict[str, Any]], template: str | None) -> str:
