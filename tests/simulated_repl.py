@@ -36,8 +36,8 @@ class Rig:
     def pid(self) -> int:
         return int(self.pid_file.read_text())
 
-    def make(self, *, options: Mapping[str, Any] | None = None, **env: str) -> AxRepl:
-        """`options` of ReplProgram, `env` of the simulator."""
+    def make(self, *, options: Mapping[str, Any] | None = None, without: str = "", **env: str) -> AxRepl:
+        """`options` of ReplProgram, `without` a flag, `env` of the simulator."""
 
         def command(values: Mapping[str, str]) -> list[str]:
             flags = {
@@ -49,6 +49,7 @@ class Rig:
             }  # fmt: skip
             if env.get("SIM_REPL") == "context":
                 flags |= {"url_tokenizer_model": values["tokenizer_url"], "system_prompt": values["system_prompt"]}
+            flags.pop(without, None)
             return ["./main_axcl_aarch64", *(word for name, value in flags.items() for word in (f"--{name}", value))]
 
         defaults = {"stall_timeout": 10, "pid_file": self.pid_file, "log_path": self.folder / "model.log"}

@@ -1,28 +1,15 @@
 """The context builds of the REPL program: they keep their KV cache, and are given only what is new."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from qwen_service.chat import ChatRequest
+from qwen_service.errors import StartFailed
 from qwen_service.runtimes.base import Prompt
-from qwen_service.tokenizer import LocalTokenizer
-from tests.simulated_repl import Rig, exists, repl_rig, reply
+from tests.simulated_repl import Rig, exists, reply
 
 START = 151644
-
-
-@pytest.fixture(scope="module")
-def tokenizer(qwen_tokenizer_folder: Path) -> LocalTokenizer:
-    return LocalTokenizer(qwen_tokenizer_folder)
-
-
-@pytest.fixture
-async def rig(tmp_path: Path, tokenizer: LocalTokenizer) -> AsyncIterator[Rig]:
-    async with repl_rig(tmp_path, tokenizer) as rig:
-        yield rig
 
 
 def prompt(*ids: int) -> Prompt:
@@ -67,3 +54,24 @@ async def test_after_a_stop_nothing_is_taken_for_held(rig: Rig) -> None:
     following = prompt(START, *range(40, 60), 40, 41, 42, 70)
     assert runtime.reusable_tokens(following) == 0
     assert (await reply(runtime, following))[0] == rig.tokenizer.decode_now([*range(40, 60), 40, 41, 42, 70])
+
+
+async def test_a_reply_that_ends_at_once_is_empty(rig: Rig) -> None:
+    runtime = await rig.start(SIM_REPL="context", SIM_REPLY="[]")
+    assert await reply(runtime, prompt(START, 40, 41)) == ("", 0, "stop")
+    assert runtime.reusable_tokens(prompt(START, 40, 41, 50)) == 0  # the end of it is in the cache
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 6, 7])
+async def test_a_bogus_token_of_a_stopped_reply_is_in_no_text(rig: Rig, limit: int) -> None:
+    runtime = await rig.start(SIM_REPL="context", SIM_REPLY="endless", SIM_TOKEN_MS="2", SIM_BOGUS="1")
+    expected = rig.tokenizer.decode_now(range(1000, 1000 + limit))
+    for _ in range(2):
+        assert await reply(runtime, prompt(START, 40, 41), limit) == (expected, limit, "length")
+
+
+async def test_a_program_that_never_asks_for_its_system_prompt_is_not_ready(rig: Rig) -> None:
+    runtime = rig.make(SIM_REPL="context", without="system_prompt")
+    with pytest.raises(StartFailed, match="has not asked our tokenizer") as failed:
+        await runtime.start(rig.progress.append)
+    assert failed.value.permanent

@@ -178,19 +178,21 @@ def test_a_url_with_a_trailing_slash_or_without_a_server_kills_it_silently(start
         assert program.process.returncode == -signal.SIGSEGV
 
 
-def test_sigint_stops_a_reply_and_the_whole_reply_may_carry_a_bogus_token(
+def test_sigint_within_a_step_leaves_a_bogus_token_that_may_fill_a_batch(
     start: Start, tokenizer: ScriptedTokenizer
 ) -> None:
-    program = start(SIM_REPLY="endless", SIM_TOKEN_MS="5", SIM_BOGUS="1")
+    program = start(SIM_REPLY="endless", SIM_TOKEN_MS="50", SIM_BOGUS="1")
     program.until(b">> ")
-    program.send(b"key\n")
-    program.until(b"<1002>")
-    program.process.send_signal(signal.SIGINT)
-    program.until(b">> ")
-    *batches, whole = [body["token_ids"] for body in tokenizer.bodies("/decode")]
-    assert all(len(batch) == 3 for batch in batches)
-    assert whole[-1] == whole[-2]
-    assert whole[:3] == [1000, 1001, 1002]
+    for shown in (1002, 1005):
+        program.send(b"key\n")
+        program.until(f"<{shown}>".encode())
+        time.sleep(0.12)  # into the third step from here
+        program.process.send_signal(signal.SIGINT)
+        program.until(b">> ")
+        *batches, whole = [body["token_ids"] for body in tokenizer.bodies("/decode")]
+        tokenizer.calls.clear()
+        assert whole[-1] == whole[-2]
+        assert batches == [whole[place : place + 3] for place in range(0, len(whole) - 2, 3)]
 
 
 def test_sigint_is_lost_when_idle_and_before_the_run_begins(start: Start, tokenizer: ScriptedTokenizer) -> None:
@@ -278,7 +280,7 @@ def test_a_wrong_command_line_is_refused(start: Start) -> None:
 def test_the_context_build_keeps_its_cache_and_speaks_with_a_uid(start: Start, tokenizer: ScriptedTokenizer) -> None:
     program = start("--system_prompt", "be kind", SIM_REPL="context", SIM_REPLY="echo")
     assert b"precompute_len: 3" in program.until(b"prompt >> ")
-    assert tokenizer.bodies("/reset") == [{"system_prompt": "be kind", "uid": "u1"}]
+    assert tokenizer.bodies("/reset") == [{"system_prompt": "be kind", "uid": "u1"}] * 2
     program.send(b"key\n")
     program.until(b"prompt >> ")
     assert tokenizer.bodies("/encode")[0]["uid"] == "u1"
@@ -286,3 +288,24 @@ def test_the_context_build_keeps_its_cache_and_speaks_with_a_uid(start: Start, t
     program.send(b"key\n")
     program.until(b"prompt >> ")
     assert tokenizer.bodies("/decode")[-1]["token_ids"] == [1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 4, 5]
+
+
+def test_the_context_build_does_not_test_its_first_id_for_the_end(start: Start, tokenizer: ScriptedTokenizer) -> None:
+    program = start("--system_prompt", "be kind", SIM_REPL="context", SIM_REPLY="[]")
+    program.until(b"prompt >> ")
+    program.send(b"key\n")
+    program.until(b"prompt >> ")
+    assert [body["token_ids"] for body in tokenizer.bodies("/decode")] == [[9], [9]]
+
+
+def test_a_stop_during_the_prefill_of_a_context_build_leaves_one_garbage_id(
+    start: Start, tokenizer: ScriptedTokenizer
+) -> None:
+    tokenizer.answers["/encode"] = (200, {"token_ids": [4] * 500, "diff": [4] * 500})
+    program = start("--system_prompt", "be kind", SIM_REPL="context", SIM_TOKEN_MS="200")
+    program.until(b"prompt >> ")
+    program.send(b"key\n")
+    time.sleep(0.3)
+    program.process.send_signal(signal.SIGINT)
+    program.until(b"prompt >> ")
+    assert [body["token_ids"] for body in tokenizer.bodies("/decode")] == [[7]]
