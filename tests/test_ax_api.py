@@ -284,6 +284,22 @@ async def test_a_stranger_between_two_turns_is_noticed(started: Started) -> None
     assert [kv for event, kv in it.seen() if event == "prompt"][-1] == second
 
 
+async def test_what_a_stranger_stops_is_not_taken_for_the_models_reply(started: Started) -> None:
+    """During prefill that leaves one token of garbage, and a cache without the turn."""
+    it = await started(SIM_REPLY="[11, 12]", SIM_STEP="0.5")
+    task = asyncio.create_task(it.ask(FIRST))
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{it.port}") as stranger:
+        while not task.done():
+            await stranger.get("/api/stop")
+            await asyncio.sleep(0.02)
+    stopped = await task
+    assert (stopped.count, stopped.reason) == (1, "length")
+    it.events()
+    again = [*FIRST, *stopped.ids, END]
+    assert (await it.ask(again)).cached == 0
+    assert ("prompt", again) in list(it.seen())
+
+
 async def test_a_taken_port_is_refused_before_a_second_instance_shares_it(card: Card) -> None:
     async with card() as it:
         listener = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", it.port)

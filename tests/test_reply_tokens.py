@@ -46,6 +46,16 @@ def test_the_last_call_of_a_reply_of_four_or_more_tokens_is_recognized_at_once(r
     assert tokens.ended
 
 
+@pytest.mark.parametrize("reply", [[7], [7, 8]])
+def test_a_short_reply_that_was_cut_differs_from_one_that_ended(reply: list[int]) -> None:
+    cut, whole = ReplyTokens(), ReplyTokens()
+    for tokens, calls in ((cut, calls_when_cut(reply)), (whole, calls_at_eos(reply))):
+        assert [token for call in calls for token in tokens.feed(call)] == reply
+        tokens.finish()
+    assert cut.cut
+    assert not whole.cut
+
+
 def test_an_empty_reply_ends_with_its_first_call() -> None:
     tokens = ReplyTokens()
     assert tokens.feed([]) == []

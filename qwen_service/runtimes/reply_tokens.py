@@ -50,7 +50,11 @@ class ReplyTokens:
         return self.ended or (self._calls > 0 and len(self._seen) <= BATCH)
 
     def finish(self) -> None:
-        """The program waits again: a call that was held back was the whole reply, which adds nothing."""
+        """The program waits again: a call that was held back was the whole reply, which adds nothing.
+
+        A call that came alone was the whole: at eos a batch precedes it, even in the shortest reply.
+        """
+        self.cut = self.cut or (self._calls == 1 and not self.ended)
         self._undecided = []
         self.ended = True
 
