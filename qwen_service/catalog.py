@@ -7,7 +7,7 @@ models_dir without a manifest is a model of its own, named after the file or fol
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,6 +86,11 @@ def axllm_model(folder: Path) -> InstalledModel:
 
 def same_name(one: str, other: str) -> bool:
     return _plain(one) == _plain(other)
+
+
+def unaliased(name: str, aliases: Mapping[str, str]) -> str:
+    """The name that `model_aliases` of the configuration gives it, or itself."""
+    return next((meant for alias, meant in aliases.items() if same_name(alias, name)), name)
 
 
 def _plain(name: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qwen_service.catalog import gguf_model, same_name
+from qwen_service.catalog import gguf_model, same_name, unaliased
 from qwen_service.config import Settings
 from qwen_service.errors import Died, NotOffered, PromptTooLong, QueueFull, UnknownModel
 from qwen_service.runtimes import llamacpp_wire as wire
@@ -59,7 +59,7 @@ class Embeddings:
     def _check(self, model: str | None) -> None:
         if self._path is None:
             raise NotOffered("This service has no model for embeddings: `embedding_model` names a GGUF file of one.")
-        wanted = self._settings.model_aliases.get(model, model) if model else self.name
+        wanted = unaliased(model, self._settings.model_aliases) if model else self.name
         if not same_name(wanted, self.name) and self._settings.unknown_model == "error":
             raise UnknownModel(f"model '{model}' not found; the model for embeddings is {self.name}", param="model")
 

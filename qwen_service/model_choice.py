@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from qwen_service.catalog import Catalog, gguf_model
+from qwen_service.catalog import Catalog, gguf_model, unaliased
 from qwen_service.config import Settings
 from qwen_service.errors import Unavailable
 from qwen_service.models.installed_model import InstalledModel
@@ -31,7 +31,7 @@ class ModelChoice:
 
     def installed(self, name: str) -> InstalledModel:
         """By name or alias. Raises UnknownModel."""
-        return self._catalog.find_installed(self._settings.model_aliases.get(name, name))
+        return self._catalog.find_installed(unaliased(name, self._settings.model_aliases))
 
     def refuse_impossible(self, model: InstalledModel) -> None:
         if (obstacle := self._obstacle(model)) is not None:

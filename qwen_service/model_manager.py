@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-from qwen_service.catalog import Catalog, same_name
+from qwen_service.catalog import Catalog, same_name, unaliased
 from qwen_service.config import Settings
 from qwen_service.errors import Loading, NotLoaded, QueueFull, ServiceError, StartFailed, Unavailable, UnknownModel
 from qwen_service.loading.model_loading import Loaders, loaders_for
@@ -134,7 +134,7 @@ class ModelManager:
         return next((s for s in (self.current, self.fallback) if s is not None and s.name == model.name), None)
 
     def _means(self, name: str | None) -> ServedModel | InstalledModel:
-        wanted = self._settings.model_aliases.get(name, name) if name else None
+        wanted = unaliased(name, self._settings.model_aliases) if name else None
         for served in (self.current, self.fallback):
             if served is not None and (not wanted or any(same_name(wanted, known) for known in served.spec.names)):
                 return served

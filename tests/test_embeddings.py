@@ -53,6 +53,12 @@ async def test_both_dialects_give_the_same_vector(http: httpx.AsyncClient) -> No
     assert plain.json()["usage"]["prompt_tokens"] == 1
 
 
+async def test_no_text_has_no_vector_in_ollamas_api(http: httpx.AsyncClient) -> None:
+    assert await vectors(http, input="") == []
+    older = await http.post("/api/embeddings", json={"model": NAME, "prompt": ""})
+    assert (older.status_code, older.json()) == (200, {"embedding": []})
+
+
 async def test_fewer_dimensions_are_still_of_length_one(http: httpx.AsyncClient) -> None:
     (vector,) = await vectors(http, input="Hello", dimensions=64)
     assert len(vector) == 64

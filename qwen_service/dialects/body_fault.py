@@ -17,7 +17,8 @@ class BodyFault:
 
 def first_fault(error: RequestValidationError) -> BodyFault:
     found = error.errors()
-    first = next((entry for entry in found if not entry["type"].endswith("_type")), found[0])  # a union has several
+    # A union has several: those of its members of other types tell nothing.
+    first = next((entry for entry in found if not entry["type"].endswith(("_type", "_parsing"))), found[0])
     if first["type"] == "json_invalid":
         return BodyFault("", "json_invalid", f"the body is not valid JSON: {first['ctx']['error']}")
     return BodyFault(_field(first["loc"][1:]), first["type"], first["msg"])

@@ -17,7 +17,7 @@ def add_embed_routes(router: APIRouter, service: Service) -> None:
     async def embed(body: EmbedBody) -> Response:
         async def whole() -> Response:
             began = time.monotonic()
-            inputs = [body.input] if isinstance(body.input, str) else body.input
+            inputs = ([body.input] if body.input else []) if isinstance(body.input, str) else body.input
             embedded = await service.embeddings.embed(
                 body.model, inputs, truncate=body.truncate is not False, dimensions=body.dimensions
             )
@@ -30,8 +30,9 @@ def add_embed_routes(router: APIRouter, service: Service) -> None:
     @router.post("/api/embeddings", summary="The vector of one text (older form)")
     async def embeddings(body: EmbeddingsBody) -> Response:
         async def whole() -> Response:
-            embedded = await service.embeddings.embed(body.model, [body.prompt], truncate=True)
-            return _json({"embedding": embedded.vectors[0]})
+            texts = [body.prompt] if body.prompt else []  # no text, no vector: clients load the model so
+            embedded = await service.embeddings.embed(body.model, texts, truncate=True)
+            return _json({"embedding": embedded.vectors[0] if embedded.vectors else []})
 
         return WholeReply(whole, error_response)
 

@@ -9,7 +9,7 @@ import orjson
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from qwen_service.catalog import Catalog
+from qwen_service.catalog import Catalog, unaliased
 from qwen_service.chat_completion import ChatCompletion
 from qwen_service.config import Settings
 from qwen_service.dialects.ollama.errors import error_line, error_response
@@ -63,7 +63,7 @@ def add_model_routes(router: APIRouter, service: Service) -> None:
 
     @router.post("/api/show", summary="What a model is and can")
     async def show_model(body: ShowBody) -> Response:
-        return _json(show(service.models, service.settings.model_aliases.get(body.model, body.model)))
+        return _json(show(service.models, unaliased(body.model, service.settings.model_aliases)))
 
     @router.post("/api/pull", summary="Install a model of the catalog")
     async def pull(body: PullBody) -> Response:

@@ -9,6 +9,7 @@ import orjson
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from qwen_service.catalog import unaliased
 from qwen_service.chat import ChatRequest, Event
 from qwen_service.dialects.ollama.context import continued
 from qwen_service.dialects.ollama.embed_routes import add_embed_routes
@@ -94,7 +95,7 @@ class Generation:
     async def _is_unloaded(self, body: GenerationFields) -> bool:
         """A loaded model stays loaded: loading one takes minutes on a card."""
         if body.keep_alive is not None and seconds_of(body.keep_alive) == 0:
-            name = self._settings.model_aliases.get(body.model, body.model)
+            name = unaliased(body.model, self._settings.model_aliases)
             served = self._service.models.served(find(self._service.models, name))
             return served is None or served.engine is None
         try:

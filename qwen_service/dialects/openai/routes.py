@@ -8,6 +8,7 @@ import orjson
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from qwen_service.catalog import unaliased
 from qwen_service.chat import ChatRequest
 from qwen_service.chat_completion import ChatCompletion
 from qwen_service.config import Settings
@@ -80,7 +81,7 @@ def openai_router(service: Service) -> APIRouter:
 
     @router.get("/v1/models/{name:path}", summary="One installed model", responses=answers(ModelEntry))
     async def model(name: str) -> Response:
-        return _json(one_model(service.models, name))
+        return _json(one_model(service.models, unaliased(name, settings.model_aliases)))
 
     def answer_chat(request: ChatRequest, body: ChatCompletionBody | CompletionBody) -> Response:
         requests = choices(request, body.n or 1, settings.max_choices)
