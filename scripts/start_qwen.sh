@@ -35,9 +35,13 @@ seen=$(stat -c %s "$log" 2>/dev/null || stat -f %z "$log" 2>/dev/null || echo 0)
 nohup "$python" -m qwen_service serve "$@" >>"$log" 2>&1 &
 pid=$!
 identity "$pid" >"$pid_file"
+logged() { tail -c "+$((seen + 1))" "$log"; }
+trouble="no model can be served| cannot run: "
 for _ in $(seq 100); do
-  if grep -q "is ready after" <(tail -c "+$((seen + 1))" "$log"); then break; fi
+  if grep -qE "is ready after|$trouble" <(logged); then break; fi
   kill -0 "$pid" 2>/dev/null || { echo "start_qwen.sh: the service ended at once; the end of $log:" >&2; tail -n 5 "$log" >&2; rm -f "$pid_file"; exit 1; }
   sleep 0.1
 done
 echo "qwen-service runs with PID $pid, log in $log"
+grep -oE -m1 'listening on http[^ "]*' <(logged) || true
+grep -E "$trouble" <(logged) >&2 || true # it runs, and says the same to whoever asks

@@ -65,3 +65,9 @@ def test_a_process_that_got_the_number_of_an_old_service_is_not_taken_for_it(
     assert "is not running any more" in run("stop_qwen.sh").stdout
     (tmp_path / "state/start_qwen.pid").write_text(f"{os.getpid()} 12345\n")
     assert run("start_qwen.sh", *flags).returncode == 0
+
+
+def test_where_it_listens_and_that_no_model_is_there_are_told(run: Run, flags: list[str], tmp_path: Path) -> None:
+    started = run("start_qwen.sh", "-d", "--models-dir", str(tmp_path / "models"), *flags[-2:])
+    assert f"listening on http://127.0.0.1:{flags[-1]}" in started.stdout
+    assert "no model is installed" in started.stderr
