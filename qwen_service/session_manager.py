@@ -146,7 +146,9 @@ def _shown(request: ChatRequest) -> dict[str, Any]:
 
 async def _raw(model: ServedModel, text: ModelText, request: ChatRequest, most: int) -> Rendered:
     if isinstance(request.prompt, tuple):
-        return Rendered(list(request.prompt), "")
+        if len(request.prompt) > most:
+            return Rendered(list(request.prompt), "")
+        return Rendered(await text.tokenizer.encode(request.prompt), "")  # it refuses what is no token
     prompt = request.prompt or ""
     if request.suffix is not None:
         parts = infill_prompt(model.spec, text.template, prompt, request.suffix)

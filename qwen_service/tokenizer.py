@@ -17,7 +17,7 @@ from typing import Any
 
 import tokenizers
 
-from qwen_service.errors import InstallError
+from qwen_service.errors import InstallError, InvalidRequest
 
 LONG_TEXT = 4_000  # characters; about 2 ms of encoding
 SECTION = 65_536  # characters encoded at once; an encoding takes 200 bytes per character while it lasts
@@ -62,13 +62,14 @@ class LocalTokenizer:
         self.chat_template = _chat_template(config, folder)
 
     def encode_now(self, parts: PromptParts) -> list[int]:
+        """InvalidRequest for an id that is no token: the vendor's programs would crash."""
         ids: list[int] = []
         text = ""
         for part in parts:
             if isinstance(part, str):
                 text += part  # neighbouring texts are one text: where a part ends must not be seen in the ids
             else:
-                ids += [*self._encode_text(text), part]
+                ids += [*self._encode_text(text), self._known(part)]
                 text = ""
         return ids + self._encode_text(text)
 
@@ -95,6 +96,11 @@ class LocalTokenizer:
             return b"" if added.special else added.content
         token = self._bpe.id_to_token(token_id) if 0 <= token_id < self._bpe_size else None
         return bytes(BYTE_OF_CHARACTER[character] for character in token) if token else b""
+
+    def _known(self, token_id: int) -> int:
+        if not 0 <= token_id < self.vocab_size:
+            raise InvalidRequest(f"there is no token {token_id}: the vocabulary ends at {self.vocab_size - 1}")
+        return token_id
 
     def _encode_text(self, text: str) -> list[int]:
         if not text:

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_service.chat import ChatRequest, Message, Sampling, Tool, ToolCall
-from qwen_service.errors import PromptTooLong
+from qwen_service.errors import InvalidRequest, PromptTooLong
 from qwen_service.runtimes.base import Limits
 from qwen_service.served_model import ServedModel
 from qwen_service.session_manager import REMEMBERED_REPLIES, Fitted, SessionManager
+from qwen_service.tokenizer import LocalTokenizer
 from tests.serving import SPECIAL_IDS, TEMPLATE, installed, model_text
 
 START, END, THINK, END_THINK = SPECIAL_IDS.values()
@@ -182,6 +183,14 @@ async def test_a_raw_prompt_is_neither_rendered_nor_trimmed() -> None:
     with pytest.raises(PromptTooLong) as caught:
         await fit([], prompt="x" * 200)
     assert caught.value.param == "prompt"
+
+
+async def test_ids_of_a_raw_prompt_that_are_no_tokens_are_refused(tokenizer: LocalTokenizer) -> None:
+    text = replace(model_text(TEMPLATE), tokenizer=tokenizer)
+    with pytest.raises(InvalidRequest, match="no token 999999"):
+        await SessionManager().fit(served(), text, LIMITS, ChatRequest("r1", prompt=(7, 999_999)))
+    with pytest.raises(PromptTooLong):
+        await SessionManager().fit(served(), text, LIMITS, ChatRequest("r1", prompt=(999_999,) * 200))
 
 
 @pytest.mark.parametrize(("thinking", "starts"), [(True, True), (False, False), (None, False)])

@@ -9,7 +9,7 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_service.errors import InstallError
+from qwen_service.errors import InstallError, InvalidRequest
 from qwen_service.tokenizer import SECTION, LocalTokenizer
 
 SAMPLE = "Grüße, 世界! 👩‍👩‍👧 naïve\r\n\ttabs  and   spaces\n\n\n12345 don't"
@@ -123,6 +123,13 @@ def test_a_character_that_stays_incomplete_becomes_a_replacement_character(qwen:
 def test_nonsense_ids_decode_without_an_error(qwen: LocalTokenizer, ids: list[int]) -> None:
     decoder = qwen.decoder()
     assert "".join(decoder.feed([id_]) for id_ in ids) + decoder.finish() == qwen.decode_now(ids)
+
+
+@pytest.mark.parametrize("wrong", [-1, 151669, 999_999])
+def test_an_id_that_is_no_token_is_refused(qwen: LocalTokenizer, wrong: int) -> None:
+    assert qwen.encode_now([151668, "a", 0]) == [151668, 64, 0]
+    with pytest.raises(InvalidRequest, match=f"no token {wrong}: the vocabulary ends at 151668"):
+        qwen.encode_now([40, wrong])
 
 
 def test_lone_surrogates_are_encoded_as_replacement_characters(qwen: LocalTokenizer) -> None:
