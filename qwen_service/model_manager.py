@@ -38,6 +38,7 @@ class ModelManager:
         *,
         on_change: Callable[[], None],
         loaders: Loaders = loaders_for,
+        fallback_lingers: float = FALLBACK_LINGERS,
     ) -> None:
         self._settings = settings
         self._catalog = catalog
@@ -45,6 +46,7 @@ class ModelManager:
         self._choice = ModelChoice(settings, catalog, machine)
         self._on_change = on_change
         self._loaders = loaders
+        self._fallback_lingers = fallback_lingers
         self._switch = asyncio.Lock()
         self._waiting_for_switch = 0
         self._stand_in: asyncio.Task[None] | None = None
@@ -255,7 +257,7 @@ class ModelManager:
                     await self._changed.wait()
 
     async def _dismiss_fallback(self, fallback: ServedModel) -> None:
-        await asyncio.sleep(FALLBACK_LINGERS)
+        await asyncio.sleep(self._fallback_lingers)
         if self.current is not None and self.current.engine is not None:
             await fallback.unused()
             self.fallback = None

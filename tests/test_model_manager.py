@@ -8,7 +8,7 @@ import pytest
 
 from qwen_service.catalog import Catalog
 from qwen_service.config import Settings
-from qwen_service.errors import Loading, NotLoaded, QueueFull, StartFailed, Unavailable, UnknownModel
+from qwen_service.errors import Died, Loading, NotLoaded, QueueFull, StartFailed, Unavailable, UnknownModel
 from qwen_service.model_manager import ModelManager
 from qwen_service.models.installed_model import InstalledModel
 from qwen_service.models.machine import Machine
@@ -17,6 +17,9 @@ from qwen_service.served_model import ServedModel
 from qwen_service.supervisor import BringUp, Engine
 from tests.fakes import ScriptedRuntime
 from tests.serving import brings_up, says_hi, settings_with_models
+
+
+LINGERS = 0.3  # seconds
 
 
 class Machines:
@@ -54,6 +57,7 @@ async def manager(
         machine or Machine(),
         on_change=lambda: None,
         loaders=(machines or Machines()).loaders,
+        fallback_lingers=LINGERS,
     )
     await manager.start()
     if manager.current is not None and (machines is None or machines.gate.is_set()):
@@ -323,6 +327,40 @@ async def test_a_processor_model_stands_in_while_the_card_is_down(tmp_path: Path
         del machines.broken["card"]
         await until(lambda: current(models).engine is not None)
         assert await models.obtain("card") is models.current
+
+
+@asynccontextmanager
+async def card_that_is_back(folder: Path, machines: Machines) -> AsyncGenerator[tuple[ModelManager, ServedModel], None]:
+    """With the model that stood in for it and still runs."""
+    machines.broken["card"] = StartFailed("the card does not answer")
+    settings: dict[str, Any] = {"fallback_model": "cpu", "fallback_after": 0.05}
+    async with card_manager(folder, machine_with_a_card(folder), machines, **settings) as models:
+        await until(lambda: models.fallback is not None and models.fallback.engine is not None)
+        assert models.fallback is not None
+        del machines.broken["card"]
+        await until(lambda: current(models).engine is not None)
+        yield models, models.fallback
+
+
+async def test_the_stand_in_lingers_and_is_unloaded_when_nobody_uses_it_any_more(tmp_path: Path) -> None:
+    machines = Machines()
+    async with card_that_is_back(tmp_path, machines) as (models, stand_in):
+        with stand_in.in_use():
+            await asyncio.sleep(2 * LINGERS)
+            assert models.fallback is stand_in
+        await until(lambda: machines.runtimes["cpu"][0].stopped == 1)
+        assert models.fallback is None
+
+
+async def test_the_stand_in_stays_when_the_card_is_lost_again_meanwhile(tmp_path: Path) -> None:
+    machines = Machines()
+    async with card_that_is_back(tmp_path, machines) as (models, stand_in):
+        machines.broken["card"] = StartFailed("lost again")
+        machines.runtimes["card"][-1].fail_with(Died("lost again"))
+        await until(lambda: current(models).engine is None)
+        await asyncio.sleep(2 * LINGERS)
+        assert models.fallback is stand_in
+        assert (stand_in.phase, machines.runtimes["cpu"][0].stopped) == ("ready", 0)
 
 
 async def test_a_fallback_that_is_not_installed_is_told(tmp_path: Path) -> None:
