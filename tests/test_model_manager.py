@@ -18,7 +18,6 @@ from qwen_service.supervisor import BringUp, Engine
 from tests.fakes import ScriptedRuntime
 from tests.serving import brings_up, says_hi, settings_with_models
 
-
 LINGERS = 0.3  # seconds
 
 
