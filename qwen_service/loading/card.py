@@ -1,6 +1,5 @@
 """Bring up a card's model: its tokenizer, our tokenizer server, the vendor's program; in this order, and back."""
 
-import asyncio
 import logging
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -14,9 +13,10 @@ from qwen_service.card.recovery import card_recovery, prepare_cards, reboot_may_
 from qwen_service.chat import Message
 from qwen_service.chat_template import ChatTemplate
 from qwen_service.config import Settings
-from qwen_service.errors import InstallError, InvalidRequest, StartFailed
+from qwen_service.errors import InvalidRequest, StartFailed
 from qwen_service.loading.build_flags import fixed_card, fixed_port
-from qwen_service.models.installed_model import InstalledModel, pointer_advice
+from qwen_service.loading.card_text import CardText
+from qwen_service.models.installed_model import InstalledModel
 from qwen_service.models.machine import Machine
 from qwen_service.output_parser import OutputFormat
 from qwen_service.runtimes.ax_repl import AxRepl
@@ -36,9 +36,10 @@ SYSTEM_PROMPT = "You are a helpful assistant."  # on the command line only; conv
 def loaders(model: InstalledModel, settings: Settings, machine: Machine) -> dict[str, BringUp]:
     """One per card."""
     devices = tuple(dict.fromkeys(settings.devices))
+    text = CardText(model)
     return {
         model.name if len(devices) == 1 else f"{model.name} on card {device}": CardLoader(
-            model, settings, machine, index=index, device=device
+            model, text, settings, machine, index=index, device=device
         )
         for index, device in enumerate(devices)
     }
@@ -47,13 +48,15 @@ def loaders(model: InstalledModel, settings: Settings, machine: Machine) -> dict
 class CardLoader:
     """Loads one model onto one card, as often as needed. `index` counts the cards in use, `device` is its number."""
 
-    def __init__(self, model: InstalledModel, settings: Settings, machine: Machine, *, index: int, device: int) -> None:
+    def __init__(
+        self, model: InstalledModel, text: CardText, settings: Settings, machine: Machine, *, index: int, device: int
+    ) -> None:
         self._model = model
+        self._text = text
         self._settings = settings
         self._machine = machine
         self._index = index
         self._device = device
-        self._text: tuple[LocalTokenizer, ChatTemplate] | None = None
         self._recovery = card_recovery(settings, machine)
 
     async def __call__(self, progress: LoadProgress) -> Engine:
@@ -61,10 +64,7 @@ class CardLoader:
             raise StartFailed(reason, permanent=True)
         if self._index == 0 and (doubt := fixed_port(self._model, self._settings, self._machine)):
             log.warning("%s", doubt)
-        if self._text is None:
-            progress("reading the tokenizer")
-            self._text = await asyncio.to_thread(self._read_text)
-        tokenizer, template = self._text
+        tokenizer, template = await self._text.read(progress)
         await prepare_cards(self._recovery, (self._device,), self._model.spec.card_memory_kib or 0, progress)
         async with AsyncExitStack() as undo:
             server = TokenizerServer(
@@ -82,16 +82,6 @@ class CardLoader:
             text = ModelText(tokenizer, template, OutputFormat.of_template(template.source))
             undo.pop_all()  # from here on they are the engine's
             return Engine(runtime, limits, text, companion=server, devices=(self._device,))
-
-    def _read_text(self) -> tuple[LocalTokenizer, ChatTemplate]:
-        if pointers := self._model.lfs_pointers():
-            raise StartFailed(pointer_advice(pointers), permanent=True)
-        assert self._model.tokenizer_file is not None, "a card's manifest names its tokenizer"
-        try:
-            tokenizer = LocalTokenizer(self._model.tokenizer_file.parent)
-            return tokenizer, ChatTemplate(tokenizer.chat_template, tokenizer.special_ids)
-        except InstallError as error:
-            raise StartFailed(error.message, permanent=True) from error
 
     def _runtime(self, tokenizer: LocalTokenizer, server: TokenizerServer) -> Runtime:
         spec = self._model.spec
