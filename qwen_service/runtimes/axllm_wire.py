@@ -74,7 +74,7 @@ class AxLlmStream:
             self.ended = True
             return self._calls_as_text()
         try:
-            chunk = orjson.loads(data)
+            chunk = orjson.loads(data.decode(errors="replace"))  # a token can end within a character
             choices = chunk.get("choices") or []
         except (orjson.JSONDecodeError, AttributeError) as error:
             raise ProtocolError(f"axllm sent something that is no chunk: {data[:200]!r}") from error
