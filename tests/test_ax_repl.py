@@ -215,6 +215,21 @@ async def test_files_that_are_missing_or_pointers_are_named(rig: Rig) -> None:
         await rig.make().start(rig.progress.append)
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"enable_temperature": tru', "is not JSON: Expecting value"),
+        ('{"enable_temperature": true, "temperature": 0.7}', "lacks enable_repetition_penalty, .*, top_p. Mend it"),
+        ("[]", "lacks enable_repetition_penalty"),
+    ],
+)
+async def test_a_post_config_that_aborts_the_program_is_named(rig: Rig, content: str, words: str) -> None:
+    (rig.folder / "post_config.json").write_text(content)
+    with pytest.raises(StartFailed, match=rf"post_config\.json {words}") as caught:
+        await rig.start()
+    assert caught.value.permanent
+
+
 async def test_a_program_that_says_nothing_while_loading_is_given_up(rig: Rig) -> None:
     (rig.folder / "main_axcl_aarch64").write_text("#!/bin/sh\nsleep 100\n")
     runtime = rig.make(options={"start_timeout": 0.3})

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from qwen_service.errors import Died, ProtocolError, RuntimeFailure, StartFailed
 from qwen_service.process import ChildProcess, explain_exit
 from qwen_service.runtimes.axera_log import AxeraLog
 from qwen_service.runtimes.base import LoadProgress
-from qwen_service.runtimes.program_files import mend_program, unusable_files
+from qwen_service.runtimes.program_files import mend_program, unusable_files, unusable_sampling
 from qwen_service.runtimes.token_channel import TokenChannel
 
 MakeCommand = Callable[[Mapping[str, str]], Sequence[str]]  # values of placeholders -> argv
@@ -141,6 +142,8 @@ class AxeraProcess:
             cure = "Install the vendor's driver package (axclhost), and start the service with /etc/profile sourced."
             return StartFailed(f"The vendor's program lacks a library: {library}. {cure}", permanent=True)
         if (reason := unusable_files(self._argv, self._program.folder)) is not None:
+            return StartFailed(reason, permanent=True)
+        if child.returncode == -signal.SIGABRT and (reason := unusable_sampling(self._program.folder)) is not None:
             return StartFailed(reason, permanent=True)
         return self.log.start_failure(child.returncode)
 

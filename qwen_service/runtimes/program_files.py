@@ -12,6 +12,11 @@ from qwen_service.models.installed_model import is_lfs_pointer
 logger = logging.getLogger(__name__)
 
 FETCH = "`qwen-service pull` fetches it again."
+SAMPLING = "post_config.json"  # in the model's folder
+SAMPLING_KEYS = frozenset({
+    "enable_temperature", "temperature", "enable_repetition_penalty", "repetition_penalty", "penalty_window",
+    "enable_top_p_sampling", "top_p", "enable_top_k_sampling", "top_k",
+})  # fmt: skip
 
 
 def mend_program(path: Path) -> None:
@@ -34,12 +39,12 @@ def mend_program(path: Path) -> None:
 
 def write_post_config(folder: Path, config: Mapping[str, bool | int | float]) -> None:
     """post_config.json, which the program reads once at its start; an incomplete one would crash it."""
-    path = folder / "post_config.json"
+    path = folder / SAMPLING
     text = json.dumps(dict(config), indent=2) + "\n"
     if not config or (path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text):
         return
     try:
-        draft = folder / "post_config.json.new"
+        draft = folder / f"{SAMPLING}.new"
         draft.write_text(text, encoding="utf-8")
         draft.replace(path)
     except OSError as error:
@@ -55,6 +60,19 @@ def unusable_files(argv: Sequence[str], folder: Path) -> str | None:
         if is_lfs_pointer(path):
             return f"{path} is a git-lfs pointer, not the file itself. {FETCH}"
     return None
+
+
+def unusable_sampling(folder: Path) -> str | None:
+    """Why the program aborts on its sampling, without a word; None when that is whole, or not there (then it is greedy)."""
+    path = folder / SAMPLING
+    if not path.is_file():
+        return None
+    try:
+        config = json.loads(path.read_bytes())
+    except ValueError as error:
+        return f"{path} is not JSON: {error}. Mend it, or delete it."
+    missing = sorted(SAMPLING_KEYS.difference(config if isinstance(config, dict) else ()))
+    return f"{path} lacks {', '.join(missing)}. Mend it, or delete it." if missing else None
 
 
 def _named_files(argv: Sequence[str]) -> Iterator[str]:
