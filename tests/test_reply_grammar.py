@@ -1,7 +1,7 @@
 """The text of the grammar; that llama.cpp takes it, and what a model then writes, is tests/clients/test_real_qwen.py."""
 
 from qwen_service.chat import Tool
-from qwen_service.reply.reply_grammar import guided, reply_grammar
+from qwen_service.reply.reply_grammar import reply_grammar
 
 TAGS = ("<tool_call>", "</tool_call>")
 NOW = Tool("now")
@@ -44,7 +44,3 @@ def test_a_think_block_may_come_first() -> None:
 
 def test_quotes_in_a_name_cannot_leave_the_grammars_string() -> None:
     assert rules(reply_grammar([Tool('a" | "b')], TAGS))["tool_0"].startswith(r'"{\"name\": \"a\\\" | \\\"b\", ')
-
-
-def test_a_guided_schema_is_lenient_and_bounds_white_space() -> None:
-    assert guided({"type": "string"})["x-guidance"] == {"lenient": True, "whitespace_pattern": r"[ \n\t]{0,16}"}

@@ -8,15 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qwen_service.chat import Tool
+from qwen_service.reply.engine_schema import guided
 
-# The engine drops a whole grammar over a keyword that it does not know, without a word; told to be lenient it
-# leaves that keyword to our own check. Bounded white space: small models otherwise write newlines for ever.
-GUIDANCE = {"x-guidance": {"lenient": True, "whitespace_pattern": r"[ \n\t]{0,16}"}}
 Tags = tuple[str, str]
-
-
-def guided(schema: Mapping[str, Any]) -> dict[str, Any]:
-    return {**schema, **GUIDANCE}
 
 
 def reply_grammar(
