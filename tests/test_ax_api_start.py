@@ -1,6 +1,8 @@
 """How main_api comes up, and why it does not."""
 
 import asyncio
+import os
+import signal
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -14,6 +16,7 @@ from tests.simulated_card import SimulatedCard, simulated_card
 from tests.test_simulator_main_api import free_port
 
 START = 151644
+DEADLINE = 20.0  # seconds
 
 Card = Callable[..., AbstractAsyncContextManager[SimulatedCard]]
 
@@ -53,6 +56,16 @@ async def test_a_program_that_listens_elsewhere_has_not_started(card: Card) -> N
         with pytest.raises(StartFailed, match=f"does not listen on port {it.port}"):
             await it.start()
     assert not it.pid_file.exists()
+
+
+async def test_a_program_that_dies_before_it_listens_says_of_what(card: Card) -> None:
+    loaded = asyncio.Event()
+    async with card(SIM_LISTEN="60") as it:
+        start = asyncio.create_task(it.runtime.start(lambda said: loaded.set() if said == "loading 6/6" else None))
+        await asyncio.wait_for(loaded.wait(), DEADLINE)
+        os.kill(int(it.pid_file.read_text()), signal.SIGKILL)
+        with pytest.raises(StartFailed, match="SIGKILL"):
+            await start
 
 
 async def test_a_taken_port_is_refused_before_a_second_instance_shares_it(card: Card) -> None:

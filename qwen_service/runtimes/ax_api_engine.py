@@ -205,7 +205,7 @@ class AxApiEngine:
         """It says that it is ready, and listens after that."""
         try:
             async with asyncio.timeout(LISTENS):
-                while not await listens(self._port):  # noqa: ASYNC110 - only the port can tell
+                while not (self.failure.done() or await listens(self._port)):  # noqa: ASYNC110 - only the port can tell
                     await asyncio.sleep(SETTLE)
         except TimeoutError:
             message = f"It is up, but does not listen on port {self._port}. Is runtime_port the one that it takes?"
