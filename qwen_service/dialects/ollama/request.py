@@ -41,7 +41,7 @@ def generate_request(body: GenerateBody, request_id: str) -> ChatRequest:
     if body.raw and (body.system or body.context):
         raise InvalidRequest("raw mode does not support template, system, or context", param="raw")
     if body.raw or body.suffix:
-        return _request(body, request_id, prompt=body.prompt or "", suffix=body.suffix)
+        return _request(body, request_id, prompt=body.prompt or "", suffix=body.suffix or None)
     system = (Message("system", body.system),) if body.system else ()
     return _request(body, request_id, messages=(*system, Message("user", body.prompt or "")))
 

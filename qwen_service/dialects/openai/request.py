@@ -1,6 +1,7 @@
 """OpenAI's bodies -> ChatRequest. Pure functions; every refusal names the field."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,8 @@ from qwen_service.dialects.openai.wire import (
 )
 from qwen_service.errors import InvalidRequest, RequestTooLarge, Unsupported
 from qwen_service.reply.json_schema import check_schema
+
+TOKEN_ID = re.compile(r"[0-9]{1,9}")
 
 
 def chat_request(body: ChatCompletionBody, request_id: str, *, max_messages: int) -> ChatRequest:
@@ -49,7 +52,7 @@ def prompt_requests(body: CompletionBody, request_id: str, *, max_choices: int) 
     common = ChatRequest(
         id=request_id,
         model=body.model,
-        suffix=body.suffix,
+        suffix=body.suffix or None,
         sampling=_sampling(body, logprobs),
         stop=_stops(body.stop),
     )
@@ -130,10 +133,10 @@ def _limit(*limits: int | None) -> int | None:
 
 
 def _logit_bias(bias: dict[str, float] | None) -> dict[int, float]:
-    try:
-        return {int(token_id): value for token_id, value in (bias or {}).items()}
-    except ValueError:
-        raise InvalidRequest('logit_bias maps token ids to numbers: {"1234": -100}', param="logit_bias") from None
+    bias = bias or {}
+    if not all(TOKEN_ID.fullmatch(token_id) for token_id in bias):
+        raise InvalidRequest('logit_bias maps token ids to numbers: {"1234": -100}', param="logit_bias")
+    return {int(token_id): value for token_id, value in bias.items()}
 
 
 def _message(message: ChatMessage, index: int) -> Message:
