@@ -11,6 +11,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 KeepAlive = Annotated[int | float | str, Field(union_mode="left_to_right")]
 ModelName = Annotated[str, Field(max_length=256, validation_alias=AliasChoices("model", "name"))]
 Text = str | None
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Wire(BaseModel):
@@ -112,7 +113,7 @@ class GenerateBody(GenerationFields):
     suffix: Text = None
     system: Text = None
     template: Text = Field(None, description="Refused unless empty: templates come with the model.")
-    context: Annotated[list[int], Field(max_length=1_000_000)] | None = None
+    context: Annotated[list[TokenId], Field(max_length=1_000_000)] | None = None
     raw: bool | None = None
     images: list[Any] | None = Field(None, description="Refused unless empty.")
 

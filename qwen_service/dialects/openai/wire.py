@@ -156,7 +156,7 @@ class CompletionBody(SamplingFields, ChatFields):
 
 
 TextToEmbed = Annotated[str, Field(min_length=1)]
-IdsToEmbed = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+IdsToEmbed = Annotated[list[TokenId], Field(min_length=1)]
 
 
 class EmbeddingsBody(Wire):
