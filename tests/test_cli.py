@@ -61,6 +61,21 @@ def test_a_port_that_is_taken_is_told_with_the_cure(tmp_path: Path, capsys: pyte
     assert f"Another program has port {port}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [["serve", "--port", "0"], ["chat", "--local", "hello"]])
+@pytest.mark.parametrize("folder", ["state", "log"])
+def test_a_folder_that_cannot_be_written_is_one_line_with_the_cure(
+    command: list[str], folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    folders = {"state": tmp_path, "log": tmp_path, folder: tmp_path / "file" / "folder"}
+    flags = [part for name, path in folders.items() for part in (f"--{name}-dir", str(path))]
+    assert cli.main([*command, *flags]) == 1
+    error = capsys.readouterr().err
+    assert "file/folder cannot be written: Not a directory. Name another folder with" in error
+    assert f"--{folder}-dir or QWEN_{folder.upper()}_DIR" in error
+    assert error.count("\n") == 1
+
+
 def test_all_addresses_get_the_same_port() -> None:
     sockets = listen(Settings(host=("127.0.0.1", "::1"), port=0))
     try:

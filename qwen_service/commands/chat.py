@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from qwen_service.chat import Message, ReasoningDelta, TextDelta
-from qwen_service.commands.settings import add_setting_flags, settings_from
+from qwen_service.commands.settings import add_setting_flags, make_folders, settings_from
 from qwen_service.commands.talk import LocalTalk, RemoteTalk, Talk, TalkFailed
 from qwen_service.config import Settings
 from qwen_service.errors import ServiceError
@@ -112,6 +112,7 @@ class Conversation:
                 await remote.close()
                 if options.url:
                     raise
+        make_folders(settings)
         local = LocalTalk(settings)
         with Console(stderr=True).status("loading the model ..."):
             try:

@@ -36,7 +36,7 @@ def run_pull(options: argparse.Namespace) -> int:
                 return 1
             raise
         except KeyboardInterrupt:
-            sink.stage("Stopped. What was downloaded is kept: the same command goes on from there.")
+            sink.stage("Stopped. The same command goes on with what has been downloaded.")
             sys.stdout.flush()
             os._exit(130)  # threads that wait for a silent server would hold the process for a minute
         if isinstance(sink, JsonSink):

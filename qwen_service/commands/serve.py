@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from qwen_service import logs
 from qwen_service.app import create_app
-from qwen_service.commands.settings import add_setting_flags, settings_from
+from qwen_service.commands.settings import add_setting_flags, make_folders, settings_from
 from qwen_service.config import ConfigError, Settings
 from qwen_service.http.http_server import ConnectionLimits, Server, guarded
 
@@ -34,6 +34,7 @@ def serve(options: argparse.Namespace) -> int:
 
 def run(app: FastAPI, settings: Settings) -> int:
     """Serve until a signal says stop. Raises ConfigError."""
+    make_folders(settings)
     logs.configure(settings.log_level, settings.log_format, settings.service_log, tokenizer_file=settings.tokenizer_log)
     sockets = listen(settings)
     config = uvicorn.Config(

@@ -1,10 +1,11 @@
 """Every setting as a flag: --queue-size for queue_size."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
-from qwen_service.config import Settings, describe, load_settings
+from qwen_service.config import ConfigError, Settings, describe, load_settings
 
 
 def add_setting_flags(parser: argparse.ArgumentParser) -> None:
@@ -24,3 +25,22 @@ def settings_from(options: argparse.Namespace) -> Settings:
     """Raises ConfigError."""
     given: dict[str, Any] = {key: getattr(options, key, None) for key in Settings.model_fields}
     return load_settings(given, config_file=options.config)
+
+
+def make_folders(settings: Settings) -> None:
+    """Raises ConfigError where the service may not write."""
+    _make("state_dir", settings.state_folder, mode=0o700)
+    _make("log_dir", settings.log_folder, mode=0o777)  # less the umask
+
+
+def _make(name: str, folder: Path, *, mode: int) -> None:
+    reason = "no permission, or a read-only disk"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=mode)
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        flag = "--" + name.replace("_", "-")
+        raise ConfigError(
+            f"{folder} cannot be written: {reason}. Name another folder with {flag} or QWEN_{name.upper()}."
+        )
