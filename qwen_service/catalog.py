@@ -40,14 +40,30 @@ class Catalog:
         return _pick(specs, name, "known")
 
     def find_installed(self, name: str) -> InstalledModel:
+        """By name or alias. UnknownModel says what is missing of a model that is there in part."""
         models = self.installed()
-        spec = _pick(tuple(model.spec for model in models), name, "installed")
+        try:
+            spec = _pick(tuple(model.spec for model in models), name, "installed")
+        except UnknownModel:
+            self._refuse_incomplete(name)
+            raise
         return next(model for model in models if model.spec is spec)
 
     def installed(self) -> list[InstalledModel]:
         """Models whose files are all there, in the catalog's order, then those without a manifest."""
         in_catalog = (InstalledModel(spec, self.models_dir / spec.name) for spec in self.specs)
         return [*(model for model in in_catalog if not model.missing_files()), *self._without_manifest()]
+
+    def _refuse_incomplete(self, name: str) -> None:
+        for spec in self.specs:
+            model = InstalledModel(spec, self.models_dir / spec.name)
+            named = any(same_name(name, known) for known in spec.names)
+            if named and model.folder.is_dir() and (missing := model.missing_files()):
+                raise UnknownModel(
+                    f"{spec.name} is not complete: files that are missing or of another size: {len(missing)}"
+                    f" ({missing[0]}). `qwen-service pull {spec.name}` fetches them.",
+                    param="model",
+                )
 
     def _without_manifest(self) -> Iterator[InstalledModel]:
         known = {spec.name for spec in self.specs}

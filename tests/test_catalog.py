@@ -77,7 +77,10 @@ def test_a_manifest_of_the_owner_is_read_and_its_model_installed(catalog: Catalo
 
 
 def test_a_file_of_the_wrong_size_is_not_an_installed_model(catalog: Catalog) -> None:
-    assert install(catalog, content=b"GGU").installed() == []
+    catalog = install(catalog, content=b"GGU")
+    assert catalog.installed() == []
+    with pytest.raises(UnknownModel, match=r"tiny is not complete: .* 1 \(tiny\.gguf\)\. `qwen-service pull tiny`"):
+        catalog.find_installed("tiny:1b")
 
 
 def test_a_manifest_of_the_owner_wins_over_the_packaged_one(catalog: Catalog) -> None:
