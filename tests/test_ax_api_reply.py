@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from qwen_service.errors import ProtocolError
-from qwen_service.runtimes.ax_api_reply import LONGEST_RUN, AxApiReply
+from qwen_service.runtimes.ax_api_reply import AxApiReply
 from qwen_service.runtimes.base import Piece
+from qwen_service.runtimes.reply_tokens import LONGEST_RUN
 from qwen_service.runtimes.token_channel import Decoded, Encoded, Idle
 from qwen_service.tokenizer import LocalTokenizer
 

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_service.errors import ProtocolError
-from qwen_service.runtimes.repl_reply import LONGEST_RUN, ReplReply
+from qwen_service.runtimes.repl_reply import ReplReply
+from qwen_service.runtimes.reply_tokens import LONGEST_RUN
 from qwen_service.tokenizer import LocalTokenizer
 
 END = 151645

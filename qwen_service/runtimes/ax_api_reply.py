@@ -2,13 +2,10 @@
 
 from typing import Literal
 
-from qwen_service.errors import ProtocolError
 from qwen_service.runtimes.base import Piece
-from qwen_service.runtimes.reply_tokens import BATCH, ReplyTokens
+from qwen_service.runtimes.reply_tokens import BATCH, ReplyTokens, refuse_endless_run
 from qwen_service.runtimes.token_channel import ChannelEvent, Decoded, Idle
 from qwen_service.tokenizer import TokenDecoder
-
-LONGEST_RUN = 256  # of one token; an NPU that has failed repeats its last one for ever
 
 
 class AxApiReply:
@@ -38,7 +35,7 @@ class AxApiReply:
         begun = self._before_eos(fresh)
         taken = begun[: self._budget - len(self.ids)]
         self.ids += taken
-        self._refuse_endless_run()
+        refuse_endless_run(self.ids)
         reason = self._reason(cut=len(taken) < len(begun), eos=len(begun) < len(fresh), more_follows=more_follows)
         self.ended = reason is not None
         if not taken and not self.ended:
@@ -59,8 +56,3 @@ class AxApiReply:
             return "length"
         self.whole = self._tokens.ended
         return "stop" if self.whole else None
-
-    def _refuse_endless_run(self) -> None:
-        run = self.ids[-LONGEST_RUN:]
-        if len(run) == LONGEST_RUN and len(set(run)) == 1:
-            raise ProtocolError(f"The NPU has produced the same token {LONGEST_RUN} times: it has probably failed.")

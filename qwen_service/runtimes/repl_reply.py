@@ -5,10 +5,8 @@ from typing import Literal
 
 from qwen_service.errors import ProtocolError
 from qwen_service.runtimes.base import Piece
-from qwen_service.runtimes.reply_tokens import BATCH, ReplyTokens
+from qwen_service.runtimes.reply_tokens import BATCH, ReplyTokens, refuse_endless_run
 from qwen_service.tokenizer import TokenDecoder
-
-LONGEST_RUN = 128  # of one token; an NPU that has failed repeats its last one for ever
 
 FinishReason = Literal["stop", "length"]
 
@@ -58,7 +56,7 @@ class ReplReply:
         taken = text_ids[: self._left()]
         self.ids += taken
         self._dropped = self._dropped or len(taken) < len(fresh)
-        self._refuse_endless_run()
+        refuse_endless_run(self.ids)
         reason = self._reason(eos=len(text_ids) < len(fresh), cut=len(taken) < len(text_ids), more_follows=more_follows)
         self.ended = reason is not None
         if not taken and not self.ended:
@@ -82,8 +80,3 @@ class ReplReply:
             return None
         # One token of tolerance: whether the last place of the context is used differs between builds.
         return "length" if self._tokens.cut or len(self.ids) >= self._room - 1 else "stop"
-
-    def _refuse_endless_run(self) -> None:
-        run = self.ids[-LONGEST_RUN:]
-        if len(run) == LONGEST_RUN and len(set(run)) == 1:
-            raise ProtocolError(f"The NPU has produced the same token {LONGEST_RUN} times: it has probably failed.")

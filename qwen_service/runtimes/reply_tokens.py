@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from qwen_service.errors import ProtocolError
 
 BATCH = 3
+LONGEST_RUN = 256  # of one token: an NPU that has failed repeats its last one for ever
 
 
 class ReplyTokens:
@@ -70,3 +71,10 @@ class ReplyTokens:
         if list(whole[: len(self._seen)]) != self._seen:
             raise ProtocolError("The runtime's whole reply does not begin with the tokens that it streamed.")
         return list(whole[len(self._seen) :])
+
+
+def refuse_endless_run(ids: Sequence[int]) -> None:
+    """Raises ProtocolError where a reply has become one token, over and over."""
+    run = ids[-LONGEST_RUN:]
+    if len(run) == LONGEST_RUN and len(set(run)) == 1:
+        raise ProtocolError(f"The NPU has produced the same token {LONGEST_RUN} times: it has probably failed.")
