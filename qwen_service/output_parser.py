@@ -12,12 +12,12 @@
 
 import re
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from qwen_service.chat import FinishReason, ReasoningDelta, TextDelta, ToolCall
 from qwen_service.reply.held_text import HeldText
 from qwen_service.reply.needles import Place, padded_place, place
+from qwen_service.reply.output_format import OutputFormat
 from qwen_service.reply.tool_call_parser import (
     bare_call_payload,
     could_be_bare_call,
@@ -28,22 +28,6 @@ from qwen_service.runtimes.base import Piece
 
 Parsed = TextDelta | ReasoningDelta | ToolCall
 RuntimeReason = Literal["stop", "length"]
-
-
-@dataclass(frozen=True, slots=True)
-class OutputFormat:
-    """The opening and closing tags a model writes; None where it has no such thing."""
-
-    reasoning: tuple[str, str] | None = None
-    tool_call: tuple[str, str] | None = None
-
-    @classmethod
-    def of_template(cls, source: str) -> "OutputFormat":
-        """A chat template shows what its model writes: the tags stand in it."""
-        return cls(
-            reasoning=("<think>", "</think>") if "</think>" in source else None,
-            tool_call=("<tool_call>", "</tool_call>") if "<tool_call>" in source else None,
-        )
 
 
 class OutputParser:

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 from qwen_service.chat_template import ChatTemplate
 from qwen_service.errors import InstallError, RuntimeFailure, ServiceError, StartFailed
-from qwen_service.output_parser import OutputFormat
+from qwen_service.reply.output_format import OutputFormat
 from qwen_service.runtimes.base import Limits, LoadProgress, Runtime, Tokenizer
 from qwen_service.uninterrupted import to_the_end
 

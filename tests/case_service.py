@@ -17,7 +17,7 @@ from qwen_service.config import Settings
 from qwen_service.errors import Died
 from qwen_service.models.installed_model import InstalledModel
 from qwen_service.models.machine import Machine
-from qwen_service.output_parser import OutputFormat
+from qwen_service.reply.output_format import OutputFormat
 from qwen_service.runtimes.base import Capabilities, Limits, LoadProgress, Piece, Prefill, Prompt
 from qwen_service.supervisor import BringUp, Engine, ModelText
 from tests.fakes import LetterTokenizer, ScriptedRuntime

@@ -19,7 +19,7 @@ from qwen_service.config import Settings, load_settings
 from qwen_service.http.http_server import ConnectionLimits, Server, guarded
 from qwen_service.models.installed_model import InstalledModel
 from qwen_service.models.machine import Machine
-from qwen_service.output_parser import OutputFormat
+from qwen_service.reply.output_format import OutputFormat
 from qwen_service.runtimes.base import Limits, LoadProgress, Piece, Prefill, Prompt
 from qwen_service.supervisor import BringUp, Engine, ModelText
 from tests.fakes import LetterTokenizer, ScriptedRuntime

@@ -17,7 +17,7 @@ from qwen_service.model_manager import ModelManager
 from qwen_service.models.installed_model import InstalledModel
 from qwen_service.models.machine import Machine
 from qwen_service.models.model_spec import ModelSpec
-from qwen_service.output_parser import OutputFormat
+from qwen_service.reply.output_format import OutputFormat
 from qwen_service.runtimes.base import LoadProgress, Piece, Prefill, Prompt
 from qwen_service.scheduler import Scheduler
 from qwen_service.served_model import ServedModel

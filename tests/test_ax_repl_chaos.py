@@ -14,7 +14,7 @@ import pytest
 from qwen_service.chat import Sampling
 from qwen_service.chat_template import ChatTemplate
 from qwen_service.errors import Busy, RuntimeFailure
-from qwen_service.output_parser import OutputFormat
+from qwen_service.reply.output_format import OutputFormat
 from qwen_service.runtimes.base import LoadProgress, Piece
 from qwen_service.scheduler import Scheduler
 from qwen_service.served_model import ServedModel

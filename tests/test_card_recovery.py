@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from qwen_service.card.faults import CardFault, explain
-from qwen_service.card.recovery import CardRecovery, reboot_may_help
+from qwen_service.card.reading import AxclSmi
 from qwen_service.errors import DeviceLost, StartFailed
-from qwen_service.npu import AxclSmi
+from qwen_service.loading.card_recovery import CardRecovery, reboot_may_help
 from tests.conftest import AXCL_SMI, Weather
 
 

@@ -14,7 +14,7 @@ RUNTIMES = ("runtimes.llamacpp", "runtimes.ax_repl", "runtimes.ax_api", "runtime
 # From the bottom to the top: what a module imports, directly or through others, never stands above itself.
 SPINE = (
     ("errors", "chat"),
-    ("config", "models.machine", "process", "tokenizer", "chat_template", "catalog", "middleware"),
+    ("config", "models.machine", "process", "tokenizer", "chat_template", "catalog", "http.middleware"),
     ("runtimes.base",),
     ("output_parser", "runtimes.tokenizer_server", "downloads"),
     RUNTIMES,

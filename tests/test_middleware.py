@@ -4,9 +4,9 @@ import time
 import pytest
 
 from qwen_service.http.asgi import ASGIApp, Message, Receive, Scope, Send
+from qwen_service.http.middleware import BodyLimit, Checks, CrossOrigin, RequestContext
 from qwen_service.http.request_checks import AllowedHosts, HeadLimit
 from qwen_service.http.request_record import RequestRecord, current_record
-from qwen_service.middleware import BodyLimit, Checks, CrossOrigin, RequestContext
 from tests.asgi_calls import call, echo, error_by_name
 
 

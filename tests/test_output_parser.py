@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_service.chat import ReasoningDelta, TextDelta, TokenLogprob, ToolCall
-from qwen_service.output_parser import OutputFormat, OutputParser, Parsed
+from qwen_service.output_parser import OutputParser, Parsed
+from qwen_service.reply.output_format import OutputFormat
 from qwen_service.runtimes.base import Piece
 
 QWEN = OutputFormat(reasoning=("<think>", "</think>"), tool_call=("<tool_call>", "</tool_call>"))

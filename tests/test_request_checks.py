@@ -5,9 +5,9 @@ import pytest
 
 from qwen_service.cli import main
 from qwen_service.http.api_keys import ApiKeys, KeyFileError, new_key
+from qwen_service.http.middleware import Checks, RequestContext
 from qwen_service.http.request_checks import AllowedHosts, HeadLimit, KeyRequired
 from qwen_service.http.request_record import RequestRecord
-from qwen_service.middleware import Checks, RequestContext
 from tests.asgi_calls import call, echo, error_by_name
 
 

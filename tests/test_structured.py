@@ -22,7 +22,7 @@ from qwen_service.chat import (
     Usage,
 )
 from qwen_service.errors import InvalidOutput, InvalidRequest, PromptTooLong, Unsupported
-from qwen_service.output_parser import OutputFormat
+from qwen_service.reply.output_format import OutputFormat
 from qwen_service.reply.structured import structured
 from qwen_service.runtimes.base import Capabilities
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from qwen_service.card.axcl_smi import Card
 from qwen_service.card.faults import explain
+from qwen_service.card.reading import AxclSmi, BoardFiles, Reading
 from qwen_service.config import Settings
 from qwen_service.doctor.finding import Finding, fail, ok, warn
 from qwen_service.doctor.host import AXCL_TOOLS, Host
 from qwen_service.models.installed_model import InstalledModel
-from qwen_service.npu import AxclSmi, BoardFiles, Reading, Thresholds
+from qwen_service.npu import Thresholds
 
 PCI_ID = ("1f4b", "0650")  # Axera Semiconductor Co., Ltd, AX650N
 DRIVER = "axcl"  # its modules are called axcl_*

@@ -10,9 +10,9 @@ from qwen_service.errors import ServiceError
 from qwen_service.http.api_keys import ApiKeys, read_token
 from qwen_service.http.asgi import ErrorResponse, Scope
 from qwen_service.http.client_address import ClientAddress
+from qwen_service.http.middleware import BodyLimit, Checks, CrossOrigin, RequestContext
 from qwen_service.http.request_checks import ALWAYS_OPEN, AdminOnly, AllowedHosts, HeadLimit, KeyRequired
 from qwen_service.http.request_record import RequestRecord
-from qwen_service.middleware import BodyLimit, Checks, CrossOrigin, RequestContext
 
 MAX_HEADERS = 100
 

@@ -9,10 +9,10 @@ import shutil
 from pathlib import Path
 
 from qwen_service.errors import ChecksumMismatch, InstallError
-from qwen_service.install.install_record import FILE_NAME, RecordedFile, load_record, new_record
 from qwen_service.install.partial_file import sha256_of
 from qwen_service.install.pull_progress import ProgressSink, Tally
 from qwen_service.install.staging import Staging
+from qwen_service.models.install_record import FILE_NAME, RecordedFile, load_record, new_record
 from qwen_service.models.installed_model import InstalledModel, is_lfs_pointer, pointer_advice
 from qwen_service.models.model_spec import ModelSpec
 

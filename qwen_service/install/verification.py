@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from qwen_service.install.install_record import InstallRecord, load_record
 from qwen_service.install.partial_file import sha256_of
 from qwen_service.install.pull_progress import ProgressSink, Tally
+from qwen_service.models.install_record import InstallRecord, load_record
 from qwen_service.models.installed_model import InstalledModel, is_lfs_pointer, pointer_advice
 from qwen_service.models.machine import Machine
 

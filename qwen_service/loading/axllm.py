@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from qwen_service.card.faults import CardFault
-from qwen_service.card.recovery import CardRecovery, card_recovery, prepare_cards, reboot_may_help
 from qwen_service.chat_template import ChatTemplate
 from qwen_service.config import Settings
 from qwen_service.errors import InstallError, StartFailed
 from qwen_service.loading.build_flags import fixed_port
+from qwen_service.loading.card_recovery import CardRecovery, card_recovery, prepare_cards, reboot_may_help
 from qwen_service.loading.rough_tokenizer import ROUGH_TEMPLATE, RoughTokenizer
 from qwen_service.models.installed_model import InstalledModel, pointer_advice
 from qwen_service.models.machine import Machine
-from qwen_service.output_parser import OutputFormat
+from qwen_service.reply.output_format import OutputFormat
 from qwen_service.runtimes.axera_process import AxeraProgram
 from qwen_service.runtimes.axllm import LIMITS, AxLlm
 from qwen_service.runtimes.base import Limits, LoadProgress

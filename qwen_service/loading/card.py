@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any, cast
 
 from qwen_service.card.faults import CardFault
-from qwen_service.card.recovery import card_recovery, prepare_cards, reboot_may_help
 from qwen_service.chat import Message
 from qwen_service.chat_template import ChatTemplate
 from qwen_service.config import Settings
 from qwen_service.errors import InvalidRequest, StartFailed
 from qwen_service.loading.build_flags import fixed_card, fixed_port
+from qwen_service.loading.card_recovery import card_recovery, prepare_cards, reboot_may_help
 from qwen_service.loading.card_text import CardText
 from qwen_service.models.installed_model import InstalledModel
 from qwen_service.models.machine import Machine
-from qwen_service.output_parser import OutputFormat
+from qwen_service.reply.output_format import OutputFormat
 from qwen_service.runtimes.ax_repl import AxRepl
 from qwen_service.runtimes.axera_process import AxeraProgram
 from qwen_service.runtimes.base import Limits, LoadProgress, Runtime

@@ -6,7 +6,7 @@ from qwen_service.chat_template import SPECIAL_TOKEN_SHAPE, ChatTemplate
 from qwen_service.config import Settings
 from qwen_service.models.installed_model import InstalledModel
 from qwen_service.models.machine import Machine
-from qwen_service.output_parser import OutputFormat
+from qwen_service.reply.output_format import OutputFormat
 from qwen_service.runtimes.base import LoadProgress
 from qwen_service.runtimes.llamacpp import LlamaCpp
 from qwen_service.supervisor import BringUp, Engine, ModelText

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qwen_service.errors import InstallError
-from qwen_service.install.install_record import load_record
+from qwen_service.models.install_record import load_record
 from qwen_service.models.machine import Machine
 from qwen_service.models.model_spec import AXLLM, FileSpec, ModelSpec
 

@@ -11,9 +11,9 @@ from dataclasses import fields, replace
 
 from qwen_service.chat import ChatRequest, Event, Finished, NamedTool, Timings, Usage
 from qwen_service.errors import InvalidOutput, InvalidRequest, PromptTooLong, Unsupported
-from qwen_service.output_parser import OutputFormat
 from qwen_service.reply.engine_schema import guided
 from qwen_service.reply.json_schema import check_enforceable
+from qwen_service.reply.output_format import OutputFormat
 from qwen_service.reply.reply_grammar import reply_grammar
 from qwen_service.reply.structured_prompt import ask, ask_again
 from qwen_service.reply.structured_reply import Reply, fault_of, forced_tools

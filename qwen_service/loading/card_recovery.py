@@ -10,10 +10,10 @@ from pathlib import Path
 
 from qwen_service.card.axcl_smi import Card
 from qwen_service.card.faults import CardFault
+from qwen_service.card.reading import AxclSmi
 from qwen_service.config import Settings
 from qwen_service.errors import DeviceLost, StartFailed
 from qwen_service.models.machine import Machine
-from qwen_service.npu import AxclSmi
 from qwen_service.runtimes.base import LoadProgress
 
 log = logging.getLogger(__name__)

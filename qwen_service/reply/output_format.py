@@ -1,0 +1,19 @@
+"""What the replies of a model family look like."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFormat:
+    """The opening and closing tags a model writes; None where it has no such thing."""
+
+    reasoning: tuple[str, str] | None = None
+    tool_call: tuple[str, str] | None = None
+
+    @classmethod
+    def of_template(cls, source: str) -> "OutputFormat":
+        """A chat template shows what its model writes: the tags stand in it."""
+        return cls(
+            reasoning=("<think>", "</think>") if "</think>" in source else None,
+            tool_call=("<tool_call>", "</tool_call>") if "<tool_call>" in source else None,
+        )
