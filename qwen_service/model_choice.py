@@ -25,7 +25,7 @@ class ModelChoice:
             model = self.installed(settings.model)
         else:
             return self._first_possible(self._catalog.installed())
-        if not self.awaits_card(model):
+        if not self._lacks_card_only(model):
             self.refuse_impossible(model)
         return model
 
@@ -37,16 +37,15 @@ class ModelChoice:
         if (obstacle := self._obstacle(model)) is not None:
             raise Unavailable(f"{model.name} cannot be served: {obstacle}")
 
-    def awaits_card(self, model: InstalledModel) -> bool:
-        """Only its card is missing: the model is served all the same, and comes up when the card does."""
-        wanted = self._settings.accelerator != "none" and not self._settings.simulate
-        return wanted and model.spec.awaits_card(self._machine)
+    def _lacks_card_only(self, model: InstalledModel) -> bool:
+        """It is started all the same where no other is wanted: its program knows best, and the card may come yet."""
+        return self._settings.accelerator != "none" and model.spec.lacks_card_only(self._machine)
 
     def _first_possible(self, models: Sequence[InstalledModel]) -> InstalledModel:
-        """One that waits for its card only where nothing else can run."""
+        """One without its card only where nothing else can run."""
         obstacles = {model.name: self._obstacle(model) for model in models}
         possible = [model for model in models if obstacles[model.name] is None]
-        if found := next(iter([*possible, *filter(self.awaits_card, models)]), None):
+        if found := next(iter([*possible, *filter(self._lacks_card_only, models)]), None):
             return found
         reasons = [f"{name}: {obstacle}" for name, obstacle in obstacles.items()]
         if self._settings.accelerator == "required" and not self._machine.has_npu:

@@ -8,7 +8,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 
 from qwen_service.catalog import Catalog, same_name, unaliased
 from qwen_service.config import Settings
@@ -18,10 +17,8 @@ from qwen_service.loading.simulation import simulated
 from qwen_service.model_choice import ModelChoice
 from qwen_service.models.installed_model import InstalledModel
 from qwen_service.models.machine import Machine
-from qwen_service.models.model_spec import NO_NPU
-from qwen_service.runtimes.base import LoadProgress
 from qwen_service.served_model import ServedModel
-from qwen_service.supervisor import BringUp, Engine, Supervisor
+from qwen_service.supervisor import Supervisor
 from qwen_service.uninterrupted import to_the_end
 
 log = logging.getLogger(__name__)
@@ -209,18 +206,10 @@ class ModelManager:
 
     def _serve(self, model: InstalledModel, *, is_fallback: bool = False) -> ServedModel:
         loaders = self._loaders(model, self._settings, self._machine)
-        supervisors = tuple(
-            Supervisor(name, partial(self._bring_up, model, load), on_change=self._note_change)
-            for name, load in loaders.items()
-        )
+        supervisors = tuple(Supervisor(name, load, on_change=self._note_change) for name, load in loaders.items())
         served = ServedModel(model, supervisors, is_fallback)
         served.start()
         return served
-
-    async def _bring_up(self, model: InstalledModel, load: BringUp, progress: LoadProgress) -> Engine:
-        if self._choice.awaits_card(model):
-            raise StartFailed(NO_NPU, permanent=True)
-        return await load(progress)
 
     def _note_change(self) -> None:
         self._changed.set()

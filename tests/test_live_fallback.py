@@ -74,24 +74,30 @@ async def test_without_a_fallback_the_reason_is_told_with_503(host: CardHost, mo
         assert (await service.health())["status"] == "down"
 
 
-async def test_a_required_card_that_this_machine_has_not_is_told_with_503(host: CardHost, smollm2: Path) -> None:
+async def test_a_required_card_that_this_machine_has_not_is_told_with_503(
+    host: CardHost, smollm2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIM_FAIL", "host_node")
     host.install_gguf(smollm2)
     (host.folder / "root" / "dev" / "axcl_host").unlink()
     async with card_service(host, accelerator="required") as service:
         await service.until(lambda health: health["details"]["model"]["state"] == "failed")
         refused = await service.chat("Hi")
         assert refused.status_code == 503
-        assert "no Axera card or its driver is not loaded" in refused.json()["error"]["message"]
+        assert "The card's driver is not loaded" in refused.json()["error"]["message"]
 
 
-async def test_the_cpu_answers_on_a_machine_that_has_started_without_its_card(host: CardHost, smollm2: Path) -> None:
+async def test_the_cpu_answers_on_a_machine_that_has_started_without_its_card(
+    host: CardHost, smollm2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIM_FAIL", "host_node")
     host.install_gguf(smollm2)
     (host.folder / "root" / "dev" / "axcl_host").unlink()
     async with card_service(host, **FALLBACK) as service:
         health = await service.until_status("degraded")
         by_cpu = await service.chat("Hi", max_tokens=4)
         assert (by_cpu.json()["model"], by_cpu.headers["x-served-by"]) == ("cpu", "llamacpp (fallback)")
-        assert "no Axera card or its driver is not loaded" in health["details"]["model"]["error"]
+        assert "The card's driver is not loaded" in health["details"]["model"]["error"]
 
 
 async def test_without_a_card_auto_serves_the_model_of_the_cpu(host: CardHost, smollm2: Path) -> None:

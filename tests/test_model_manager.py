@@ -284,25 +284,21 @@ async def test_the_processor_is_used_where_there_is_no_card(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("settings", [{"model": "card"}, {"accelerator": "required"}])
-async def test_a_model_whose_card_is_missing_comes_up_with_the_card(tmp_path: Path, settings: dict[str, Any]) -> None:
+async def test_where_no_other_model_is_wanted_its_program_decides_whether_there_is_a_card(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    machines = Machines()
+    machines.broken["card"] = StartFailed("The card's driver is not loaded.", permanent=True)
     machine = Machine(root=tmp_path, machine="aarch64")
-    async with card_manager(tmp_path, machine, **settings) as models:
+    async with card_manager(tmp_path, machine, machines, **settings) as models:
         assert (current(models).name, current(models).phase) == ("card", "failed")
         with pytest.raises(Unavailable, match="no Axera card"):
             await models.load("card")
-        machine_with_a_card(tmp_path)
+        del machines.broken["card"]
         assert (await models.reload()).phase == "ready"
 
 
-async def test_the_processor_stands_in_from_the_start_where_the_card_is_missing(tmp_path: Path) -> None:
-    machine = Machine(root=tmp_path, machine="aarch64")
-    settings: dict[str, Any] = {"model": "card", "fallback_model": "cpu", "fallback_after": 0.05}
-    async with card_manager(tmp_path, machine, **settings) as models:
-        await until(lambda: models.fallback is not None and models.fallback.engine is not None)
-        assert (await models.obtain("card")).name == "cpu"
-
-
-async def test_a_model_that_has_no_program_for_this_machine_is_not_waited_for(tmp_path: Path) -> None:
+async def test_a_model_that_has_no_program_for_this_machine_is_not_served(tmp_path: Path) -> None:
     async with card_manager(tmp_path, Machine(root=tmp_path, machine="riscv64"), model="card") as models:
         assert models.current is None
         assert "processor (riscv64)" in models.trouble

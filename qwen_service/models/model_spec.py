@@ -118,8 +118,8 @@ class ModelSpec:
             return NO_NPU
         return None
 
-    def awaits_card(self, machine: Machine) -> bool:
-        """Nothing but the card is missing, which may come yet: its driver is late, or somebody puts it in."""
+    def lacks_card_only(self, machine: Machine) -> bool:
+        """Nothing but the card's device file is missing: its driver is late, or not needed."""
         return self.needs_npu and not machine.has_npu and self._has_program(machine)
 
     def _has_program(self, machine: Machine) -> bool:
