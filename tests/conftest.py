@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,12 @@ TEST_FILES = Path(os.environ.get("QWEN_VENV", ROOT / ".venv")) / "share" / "qwen
 AXCL_SMI = str(ROOT / "tests" / "simulators" / "axcl-smi")
 Weather = Callable[..., None]
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def pytest_configure() -> None:
+    """A shell's `&` makes its children ignore SIGINT, and theirs: to the programs that the tests start it must mean what it says."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

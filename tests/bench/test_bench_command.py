@@ -99,11 +99,14 @@ def test_ctrl_c_shows_what_was_measured_until_then(timed_server: StartServer) ->
     url = timed_server(ttft_ms=20, token_ms=5, tokens=5)
     command = [sys.executable, "-m", "qwen_service", "bench", "--url", url, "--prompts", "short", "--rounds", "100000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 60
-        while len(httpx.get(f"{url}/timed/log").json()) < 5:
-            assert time.monotonic() < deadline
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
+        try:
+            deadline = time.monotonic() + 60
+            while len(httpx.get(f"{url}/timed/log").json()) < 5:
+                assert time.monotonic() < deadline
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()  # where it has not ended: leaving the block waits for it
     assert process.returncode == 130
     assert "Interrupted" in output
     assert "short" in output
