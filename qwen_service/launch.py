@@ -18,7 +18,8 @@ def main(parent: int, argv: list[str]) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # died before prctl
         sys.exit(1)
-    for ignored in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):  # by this interpreter, or by a shell's `&`
+    # By this interpreter, by a shell's `&`, or by nohup.
+    for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(ignored, signal.SIG_DFL)
     try:
         os.execv(argv[0], argv)  # noqa: S606  # no shell is what we want
