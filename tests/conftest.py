@@ -2,15 +2,19 @@
 
 import asyncio
 import json
+import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
 
+from qwen_service.logs import OTHER_LOGGERS
+from qwen_service.logs import ROOT as ROOT_LOGGER
+from qwen_service.logs import TOKENIZER as TOKENIZER_LOGGER
 from qwen_service.tokenizer import LocalTokenizer
 from tests.simulated_repl import Rig, repl_rig
 
@@ -33,6 +37,20 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], a
     if item.get_closest_marker("both_loops"):
         factories["asyncio"] = asyncio.new_event_loop
     return factories
+
+
+@pytest.fixture
+def loggers_as_before() -> Iterator[None]:
+    """For who configures the log: its handlers write to a stderr that is closed after the test."""
+    loggers = [logging.getLogger(name) for name in (ROOT_LOGGER, TOKENIZER_LOGGER, *OTHER_LOGGERS)]
+    before = [(logger, logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
+    yield
+    for logger, handlers, propagate, level in before:
+        for handler in logger.handlers:
+            handler.close()
+        logger.handlers[:] = handlers
+        logger.propagate = propagate
+        logger.setLevel(level)
 
 
 def first_existing(what: str, *candidates: str | Path | None) -> Path:

@@ -20,6 +20,8 @@ from tests.service_process import ROOT, is_alive
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("QWEN_")}
 
+pytestmark = pytest.mark.usefixtures("loggers_as_before")
+
 
 def test_help_tells_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:

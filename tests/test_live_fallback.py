@@ -94,6 +94,7 @@ async def test_the_cpu_answers_on_a_machine_that_has_started_without_its_card(
     host.install_gguf(smollm2)
     (host.folder / "root" / "dev" / "axcl_host").unlink()
     async with card_service(host, **FALLBACK) as service:
+        await service.until(lambda health: health["details"]["model"]["state"] == "failed")
         health = await service.until_status("degraded")
         by_cpu = await service.chat("Hi", max_tokens=4)
         assert (by_cpu.json()["model"], by_cpu.headers["x-served-by"]) == ("cpu", "llamacpp (fallback)")

@@ -1,28 +1,17 @@
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from qwen_service.chat import Finished, Started, Timings, Usage
 from qwen_service.http.request_record import RequestRecord, current_record
-from qwen_service.logs import OTHER_LOGGERS, ROOT, TOKENIZER, LogFormat, configure, log_request, set_level
+from qwen_service.logs import ROOT, TOKENIZER, LogFormat, configure, log_request, set_level
 
 log = logging.getLogger(f"{ROOT}.test")
 
 
-@pytest.fixture(autouse=True)
-def _restore() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in (ROOT, TOKENIZER, *OTHER_LOGGERS)]
-    before = [(logger, logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
-    yield
-    for logger, handlers, propagate, level in before:
-        for handler in logger.handlers:
-            handler.close()
-        logger.handlers[:] = handlers
-        logger.propagate = propagate
-        logger.setLevel(level)
+pytestmark = pytest.mark.usefixtures("loggers_as_before")
 
 
 def lines(path: Path) -> list[str]:

@@ -27,7 +27,7 @@ def truth(url: str, *, warm_ups: int = 1) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("api", ["openai", "ollama"])
 def test_times_to_first_token_between_tokens_and_end_to_end_agree(timed_server: StartServer, api: str) -> None:
     url = timed_server(ttft_ms="700,800,900", token_ms="30,33,36", tokens=19)
-    report = measured(url, "--api", api, "--prompts", "short", "--rounds", "6")
+    report = measured(url, "--api", api, "--prompts", "short", "--rounds", "3")
     log = truth(url)
     spreads = report["rows"][0]["spreads"]
     truths = {
@@ -36,7 +36,7 @@ def test_times_to_first_token_between_tokens_and_end_to_end_agree(timed_server: 
         "tps": [18 / (entry["sent"][-1] - entry["sent"][0]) for entry in log],
     }
     for name, values in truths.items():
-        assert spreads[name]["count"] == len(values) == 6
+        assert spreads[name]["count"] == len(values) == 3
         assert spreads[name]["p50"] == pytest.approx(percentile(values, 50), rel=0.02, abs=QUIET), name
     for percent in ("95", "99"):
         assert spreads["ttft"][f"p{percent}"] == pytest.approx(percentile(truths["ttft"], float(percent)), rel=0.02)
@@ -78,7 +78,7 @@ def test_the_queue_wait_that_ollama_reports_is_read(timed_server: StartServer) -
 
 def test_the_ratio_of_two_servers_is_the_ratio_of_their_timings(timed_server: StartServer) -> None:
     fast, slow = timed_server(ttft_ms=400, token_ms=20, tokens=20), timed_server(ttft_ms=500, token_ms=25, tokens=20)
-    report = measured(fast, "--vs", slow, "--prompts", "short", "--rounds", "4")
+    report = measured(fast, "--vs", slow, "--prompts", "short", "--rounds", "3")
     ratios = report["comparisons"][0]["ratios"]
     pairs = list(zip(truth(fast), truth(slow), strict=True))
     expected = percentile(
