@@ -97,10 +97,24 @@ class AxApi(Runtime):
             try:
                 if plan.reset:
                     await self._engine.reset(plan.reset)
-                return await self._engine.generate(ids, plan.diff, sampling), plan
+                work = await self._engine.generate(ids, plan.diff, sampling)
             except EngineBusy:
                 await self._engine.until_idle()
+                continue
+            if await self._runs_as_planned(work):
+                return work, plan
         raise Stalled("Somebody else keeps the runtime busy. Can others reach its port?")
+
+    async def _runs_as_planned(self, work: Work) -> bool:
+        """False, and it is over: somebody else's work was queued just before, so the cache held that, too."""
+        undisturbed = False
+        try:
+            await self._engine.next(work)  # it has fetched its prompt
+            undisturbed = self._server.strangers == self._strangers
+        finally:
+            if not undisturbed:
+                await self._engine.finish(work)
+        return undisturbed
 
     def _doubt_strangers(self) -> None:
         if self._server.strangers != self._strangers:
