@@ -27,7 +27,7 @@ async def test_a_short_soak_finds_every_answer_right_and_nothing_left(
     result: dict[str, Any] = json.loads(figures.read_text())
     assert (result["faults"], result["complaints"], result["processes_left"]) == ([], [], [])
     assert result["outcomes"]["answered"] > 0
-    assert max(sample["waiting"] for sample in result["samples"]) == 16
+    assert max(sample["waiting"] for sample in result["samples"]) >= 14  # of 16: some are between two questions
     assert (result["samples"][-1]["running"], result["samples"][-1]["waiting"]) == (0, 0)
 
 
