@@ -24,7 +24,7 @@ def truth(url: str, *, warm_ups: int = 1) -> list[dict[str, Any]]:
     return sorted(entries, key=lambda entry: entry["received"])[warm_ups:]
 
 
-@pytest.mark.parametrize("api", ["openai", "ollama"])
+@pytest.mark.parametrize("api", ["openai", pytest.param("ollama", marks=pytest.mark.long)])
 def test_times_to_first_token_between_tokens_and_end_to_end_agree(timed_server: StartServer, api: str) -> None:
     url = timed_server(ttft_ms="700,800,900", token_ms="30,33,36", tokens=19)
     report = measured(url, "--api", api, "--prompts", "short", "--rounds", "3")
@@ -57,6 +57,7 @@ def test_every_piece_is_stamped_when_it_arrives(timed_server: StartServer) -> No
     assert percentile(lateness, 50) < QUIET
 
 
+@pytest.mark.long
 def test_throughput_of_several_clients_agrees(timed_server: StartServer) -> None:
     url = timed_server(ttft_ms=400, token_ms=60, tokens=25)
     report = measured(url, "--prompts", "short", "--rounds", "3", "--clients", "4")
@@ -76,6 +77,7 @@ def test_the_queue_wait_that_ollama_reports_is_read(timed_server: StartServer) -
     assert waits[-1] > 0.2
 
 
+@pytest.mark.long
 def test_the_ratio_of_two_servers_is_the_ratio_of_their_timings(timed_server: StartServer) -> None:
     fast, slow = timed_server(ttft_ms=400, token_ms=20, tokens=20), timed_server(ttft_ms=500, token_ms=25, tokens=20)
     report = measured(fast, "--vs", slow, "--prompts", "short", "--rounds", "3")
