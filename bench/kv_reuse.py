@@ -22,18 +22,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from qwen_service.chat import ChatRequest, Message, Sampling
-from qwen_service.chat_template import ChatTemplate
-from qwen_service.models.installed_model import InstalledModel
-from qwen_service.models.model_spec import ModelSpec
-from qwen_service.reply.output_format import OutputFormat
-from qwen_service.runtimes.ax_api import AxApi
-from qwen_service.runtimes.axera_process import AxeraProgram
-from qwen_service.runtimes.base import Limits, Piece, Prompt
-from qwen_service.runtimes.tokenizer_server import TokenizerServer
-from qwen_service.served_model import ServedModel
-from qwen_service.session_manager import SessionManager
-from qwen_service.supervisor import ModelText
-from qwen_service.tokenizer import LocalTokenizer
+from qwen_service.engines.served import ServedModel
+from qwen_service.engines.supervisor import ModelText
+from qwen_service.models.installed import InstalledModel
+from qwen_service.models.spec import ModelSpec
+from qwen_service.pipeline.conversation import SessionManager
+from qwen_service.runtime import Limits, Piece, Prompt
+from qwen_service.runtimes.axera.api import AxApi
+from qwen_service.runtimes.axera.program import AxeraProgram
+from qwen_service.runtimes.axera.tokenizer_server import TokenizerServer
+from qwen_service.text.output_format import OutputFormat
+from qwen_service.text.template import ChatTemplate
+from qwen_service.text.tokenizer import LocalTokenizer
 
 SIMULATOR = Path(__file__).parent.parent / "tests" / "simulators" / "main_api"
 CHUNK = 128  # ids of one prefill step

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.raw_client import Target
-from qwen_service.process import ChildProcess
-from qwen_service.runtimes.unix_http import UnixHttp
+from qwen_service.process.child import ChildProcess
+from qwen_service.runtimes.llamacpp.unix_http import UnixHttp
 
 DEADLINE = 120.0  # seconds for the service to become ready
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from qwen_service.catalog import Catalog
+from qwen_service.models.catalog import Catalog
 
 ROOT = Path(__file__).resolve().parent.parent
 QUEUE = 16  # requests that may wait

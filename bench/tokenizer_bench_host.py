@@ -17,17 +17,17 @@ import uvloop
 
 from qwen_service.app import create_app
 from qwen_service.chat import Sampling
-from qwen_service.chat_template import ChatTemplate
 from qwen_service.config import Settings
+from qwen_service.engines.loaders import Loaders
+from qwen_service.engines.supervisor import BringUp, Engine, ModelText
 from qwen_service.errors import RuntimeFailure
-from qwen_service.loading.model_loading import Loaders
-from qwen_service.models.installed_model import InstalledModel
+from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
-from qwen_service.reply.output_format import OutputFormat
-from qwen_service.runtimes.base import Capabilities, Limits, LoadProgress, Piece, Prompt, Runtime
-from qwen_service.runtimes.tokenizer_server import TokenizerServer
-from qwen_service.supervisor import BringUp, Engine, ModelText
-from qwen_service.tokenizer import LocalTokenizer
+from qwen_service.runtime import Capabilities, Limits, LoadProgress, Piece, Prompt, Runtime
+from qwen_service.runtimes.axera.tokenizer_server import TokenizerServer
+from qwen_service.text.output_format import OutputFormat
+from qwen_service.text.template import ChatTemplate
+from qwen_service.text.tokenizer import LocalTokenizer
 
 LIMITS = Limits(context=2048, prompt=2047, slots=8)
 TOKENS = 1000

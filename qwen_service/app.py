@@ -16,38 +16,38 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from qwen_service.admin import admin_router
-from qwen_service.cancellation import Cancellations
-from qwen_service.catalog import Catalog
-from qwen_service.chat_completion import ChatCompletion
+from qwen_service.api.admin import admin_router
+from qwen_service.api.asgi import Scope
+from qwen_service.api.body_fault import first_fault
+from qwen_service.api.health import health_router, metrics_router
+from qwen_service.api.keys import ApiKeys
+from qwen_service.api.ollama.errors import error_response as ollama_error_response
+from qwen_service.api.ollama.routes import ollama_router
+from qwen_service.api.openai.errors import error_response
+from qwen_service.api.openai.routes import openai_router
+from qwen_service.api.pages import ChatPage
+from qwen_service.api.passage import passage
+from qwen_service.card.monitor import card_monitor
 from qwen_service.config import Settings, load_settings
-from qwen_service.dialects.body_fault import first_fault
-from qwen_service.dialects.ollama.errors import error_response as ollama_error_response
-from qwen_service.dialects.ollama.routes import ollama_router
-from qwen_service.dialects.openai.errors import error_response
-from qwen_service.dialects.openai.routes import openai_router
-from qwen_service.embeddings import Embeddings
+from qwen_service.engines.embeddings import Embeddings
+from qwen_service.engines.loaders import Loaders, loaders_for
+from qwen_service.engines.manager import ModelManager
+from qwen_service.engines.supervisor import Engine
 from qwen_service.errors import InvalidRequest, ServiceError
-from qwen_service.fairness import Priorities
-from qwen_service.health import health_router, metrics_router
-from qwen_service.http.api_keys import ApiKeys
-from qwen_service.http.asgi import Scope
-from qwen_service.http.passage import passage
-from qwen_service.http.request_record import RequestRecord
 from qwen_service.install.pulls import Pulls
-from qwen_service.loading.model_loading import Loaders, loaders_for
-from qwen_service.logs import log_request
-from qwen_service.metrics import Metrics
-from qwen_service.model_manager import ModelManager
+from qwen_service.models.catalog import Catalog
 from qwen_service.models.machine import Machine
-from qwen_service.npu import card_monitor
-from qwen_service.reporting.overview import Overview
-from qwen_service.reporting.systemd_notify import SystemdNotifier
-from qwen_service.reporting.systemd_report import report
-from qwen_service.scheduler import Scheduler
-from qwen_service.session_manager import SessionManager
-from qwen_service.supervisor import Engine
-from qwen_service.web_routes import ChatPage
+from qwen_service.operation.logs import log_request
+from qwen_service.operation.metrics import Metrics
+from qwen_service.operation.overview import Overview
+from qwen_service.operation.systemd_notify import SystemdNotifier
+from qwen_service.operation.systemd_report import report
+from qwen_service.pipeline.cancellation import Cancellations
+from qwen_service.pipeline.chat_completion import ChatCompletion
+from qwen_service.pipeline.conversation import SessionManager
+from qwen_service.pipeline.fairness import Priorities
+from qwen_service.pipeline.scheduler import Scheduler
+from qwen_service.request_record import RequestRecord
 
 log = logging.getLogger(__name__)
 

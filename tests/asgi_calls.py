@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from qwen_service.api.asgi import ASGIApp, Message, Receive, Scope, Send
 from qwen_service.errors import ServiceError
-from qwen_service.http.asgi import ASGIApp, Message, Receive, Scope, Send
 
 
 @dataclass

@@ -12,14 +12,14 @@ from fastapi import FastAPI
 
 from qwen_service.app import create_app
 from qwen_service.chat import Sampling, TokenLogprob
-from qwen_service.chat_template import ChatTemplate
 from qwen_service.config import Settings
+from qwen_service.engines.supervisor import BringUp, Engine, ModelText
 from qwen_service.errors import Died
-from qwen_service.models.installed_model import InstalledModel
+from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
-from qwen_service.reply.output_format import OutputFormat
-from qwen_service.runtimes.base import Capabilities, Limits, LoadProgress, Piece, Prefill, Prompt
-from qwen_service.supervisor import BringUp, Engine, ModelText
+from qwen_service.runtime import Capabilities, Limits, LoadProgress, Piece, Prefill, Prompt
+from qwen_service.text.output_format import OutputFormat
+from qwen_service.text.template import ChatTemplate
 from tests.fakes import LetterTokenizer, ScriptedRuntime
 
 TASTE = frozenset({"temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty"})

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import uvloop
 
-from qwen_service.logs import OTHER_LOGGERS
-from qwen_service.logs import ROOT as ROOT_LOGGER
-from qwen_service.logs import TOKENIZER as TOKENIZER_LOGGER
-from qwen_service.tokenizer import LocalTokenizer
+from qwen_service.operation.logs import OTHER_LOGGERS
+from qwen_service.operation.logs import ROOT as ROOT_LOGGER
+from qwen_service.operation.logs import TOKENIZER as TOKENIZER_LOGGER
+from qwen_service.text.tokenizer import LocalTokenizer
 from tests.simulated_repl import Rig, repl_rig
 
 ROOT = Path(__file__).resolve().parent.parent

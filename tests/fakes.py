@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 
 from qwen_service.chat import Sampling
 from qwen_service.errors import RuntimeFailure
-from qwen_service.runtimes.base import Capabilities, Limits, LoadProgress, Piece, Prefill, Prompt, Runtime
+from qwen_service.runtime import Capabilities, Limits, LoadProgress, Piece, Prefill, Prompt, Runtime
 
 Script = Callable[[Prompt, Sampling], AsyncGenerator[Prefill | Piece, None]]
 

@@ -12,16 +12,16 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
+from qwen_service.api.server import ConnectionLimits, Server, guarded
 from qwen_service.app import create_app
 from qwen_service.chat import Sampling
-from qwen_service.chat_template import ChatTemplate
 from qwen_service.config import Settings, load_settings
-from qwen_service.http.http_server import ConnectionLimits, Server, guarded
-from qwen_service.models.installed_model import InstalledModel
+from qwen_service.engines.supervisor import BringUp, Engine, ModelText
+from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
-from qwen_service.reply.output_format import OutputFormat
-from qwen_service.runtimes.base import Limits, LoadProgress, Piece, Prefill, Prompt
-from qwen_service.supervisor import BringUp, Engine, ModelText
+from qwen_service.runtime import Limits, LoadProgress, Piece, Prefill, Prompt
+from qwen_service.text.output_format import OutputFormat
+from qwen_service.text.template import ChatTemplate
 from tests.fakes import LetterTokenizer, ScriptedRuntime
 
 PLAIN = "{% for message in messages %}{{ message.content }}\n{% endfor %}"

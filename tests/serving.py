@@ -7,22 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qwen_service.catalog import Catalog
 from qwen_service.chat import Sampling
-from qwen_service.chat_completion import ChatCompletion
-from qwen_service.chat_template import ChatTemplate
 from qwen_service.config import Settings
-from qwen_service.loading.model_loading import Loaders
-from qwen_service.model_manager import ModelManager
-from qwen_service.models.installed_model import InstalledModel
+from qwen_service.engines.loaders import Loaders
+from qwen_service.engines.manager import ModelManager
+from qwen_service.engines.served import ServedModel
+from qwen_service.engines.supervisor import BringUp, Engine, ModelText, Supervisor
+from qwen_service.models.catalog import Catalog
+from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
-from qwen_service.models.model_spec import ModelSpec
-from qwen_service.reply.output_format import OutputFormat
-from qwen_service.runtimes.base import LoadProgress, Piece, Prefill, Prompt
-from qwen_service.scheduler import Scheduler
-from qwen_service.served_model import ServedModel
-from qwen_service.session_manager import SessionManager
-from qwen_service.supervisor import BringUp, Engine, ModelText, Supervisor
+from qwen_service.models.spec import ModelSpec
+from qwen_service.pipeline.chat_completion import ChatCompletion
+from qwen_service.pipeline.conversation import SessionManager
+from qwen_service.pipeline.scheduler import Scheduler
+from qwen_service.runtime import LoadProgress, Piece, Prefill, Prompt
+from qwen_service.text.output_format import OutputFormat
+from qwen_service.text.template import ChatTemplate
 from tests.fakes import LetterTokenizer, ScriptedRuntime
 
 SPECIAL_IDS = {"<|im_start|>": 1, "<|im_end|>": 2, "<think>": 3, "</think>": 4}

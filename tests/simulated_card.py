@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from qwen_service.chat import ChatRequest, Sampling
-from qwen_service.runtimes.ax_api import AxApi
-from qwen_service.runtimes.axera_process import AxeraProgram
-from qwen_service.runtimes.base import Piece, Prefill, Prompt
-from qwen_service.runtimes.tokenizer_server import TokenizerServer
-from qwen_service.tokenizer import LocalTokenizer
-from tests.test_simulator_main_api import free_port
+from qwen_service.runtime import Piece, Prefill, Prompt
+from qwen_service.runtimes.axera.api import AxApi
+from qwen_service.runtimes.axera.program import AxeraProgram
+from qwen_service.runtimes.axera.tokenizer_server import TokenizerServer
+from qwen_service.text.tokenizer import LocalTokenizer
+from tests.runtimes.simulators.test_simulator_main_api import free_port
 
 SIMULATOR = Path(__file__).parent / "simulators" / "main_api"
 

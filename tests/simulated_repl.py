@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from qwen_service.chat import ChatRequest, Sampling
-from qwen_service.runtimes.ax_repl import AxRepl
-from qwen_service.runtimes.base import Piece, Prompt
-from qwen_service.runtimes.repl_process import ReplProgram
-from qwen_service.runtimes.tokenizer_server import TokenizerServer
-from qwen_service.tokenizer import LocalTokenizer
+from qwen_service.runtime import Piece, Prompt
+from qwen_service.runtimes.axera.repl import AxRepl
+from qwen_service.runtimes.axera.repl_process import ReplProgram
+from qwen_service.runtimes.axera.tokenizer_server import TokenizerServer
+from qwen_service.text.tokenizer import LocalTokenizer
 
 SIMULATOR = Path(__file__).parent / "simulators" / "main_axcl"
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 import pytest
 from pydantic import BaseModel
 
+from qwen_service.api.openai import errors, wire
 from qwen_service.chat import Sampling
-from qwen_service.dialects.openai import errors, wire
-from qwen_service.runtimes import ax_repl
-from qwen_service.runtimes.ax_api import AxApi
-from qwen_service.runtimes.axllm import AxLlm
-from qwen_service.runtimes.base import Capabilities
-from qwen_service.runtimes.llamacpp import LlamaCpp
+from qwen_service.runtime import Capabilities
+from qwen_service.runtimes.axera import repl as ax_repl
+from qwen_service.runtimes.axera.api import AxApi
+from qwen_service.runtimes.axllm.runtime import AxLlm
+from qwen_service.runtimes.llamacpp.runtime import LlamaCpp
 from tests.service_process import ROOT
 
 PAGE = (ROOT / "docs" / "api.md").read_text()

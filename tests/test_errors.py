@@ -6,8 +6,8 @@ import orjson
 import pytest
 
 from qwen_service import errors
-from qwen_service.dialects.ollama import errors as ollama
-from qwen_service.dialects.openai import errors as openai
+from qwen_service.api.ollama import errors as ollama
+from qwen_service.api.openai import errors as openai
 from qwen_service.errors import ServiceError
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from qwen_service.http.request_record import RequestRecord
-from qwen_service.metrics import Metrics
-from tests.test_metrics import STATE, generation
+from qwen_service.operation.metrics import Metrics
+from qwen_service.request_record import RequestRecord
+from tests.operation.test_metrics import STATE, generation
 
 DASHBOARD: dict[str, Any] = json.loads(
     (Path(__file__).parent.parent / "packaging" / "grafana" / "qwen-service.json").read_text()

@@ -10,21 +10,29 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "qwen_service"
 
-RUNTIMES = ("runtimes.llamacpp", "runtimes.ax_repl", "runtimes.ax_api", "runtimes.axllm")
+RUNTIMES = ("runtimes.llamacpp.runtime", "runtimes.axera.repl", "runtimes.axera.api", "runtimes.axllm.runtime")
 # From the bottom to the top: what a module imports, directly or through others, never stands above itself.
 SPINE = (
     ("errors", "chat"),
-    ("config", "models.machine", "process", "tokenizer", "chat_template", "catalog", "http.middleware"),
-    ("runtimes.base",),
-    ("output_parser", "runtimes.tokenizer_server", "downloads"),
+    (
+        "config",
+        "models.machine",
+        "process.child",
+        "text.tokenizer",
+        "text.template",
+        "models.catalog",
+        "api.middleware",
+    ),
+    ("runtime",),
+    ("text.output_parser", "runtimes.axera.tokenizer_server", "install.downloads"),
     RUNTIMES,
-    ("supervisor",),
-    ("loading.cpu", "loading.card", "loading.axllm"),
-    ("served_model", "model_choice"),
-    ("model_manager",),
-    ("scheduler", "session_manager"),
-    ("chat_completion",),
-    ("dialects.*",),
+    ("engines.supervisor",),
+    ("runtimes.llamacpp.bring_up", "runtimes.axera.bring_up", "runtimes.axllm.bring_up"),
+    ("engines.served", "engines.choice"),
+    ("engines.manager",),
+    ("pipeline.scheduler", "pipeline.conversation"),
+    ("pipeline.chat_completion",),
+    ("api.openai.*", "api.ollama.*"),
     ("app",),
     ("cli", "commands.serve", "commands.chat", "__main__"),
 )
@@ -87,7 +95,7 @@ def test_imports_point_downwards(name: str) -> None:
     assert above == set()
 
 
-@pytest.mark.parametrize("module", ["app", "loading.cpu", "loading.card"])
+@pytest.mark.parametrize("module", ["app", "runtimes.llamacpp.bring_up", "runtimes.axera.bring_up"])
 @pytest.mark.parametrize("library", ["huggingface_hub", "httpx", "httpx2", "rich"])
 def test_what_takes_memory_and_is_seldom_used_is_not_imported_at_the_start(module: str, library: str) -> None:
     assert [name for name in reached(module) if library in OTHERS[name]] == []
@@ -103,16 +111,16 @@ def test_a_runtime_knows_no_other_runtime(name: str) -> None:
 
 
 def test_the_dialects_do_not_know_each_other() -> None:
-    families = {name.split(".")[1] for name in TREES if name.count(".") == 2 and name.startswith("dialects.")}
+    families = {name.split(".")[1] for name in TREES if name.count(".") == 2 and name.startswith("api.")}
     assert {"openai", "ollama"} <= families
     for family in families:
-        members = [name for name in TREES if name.startswith(f"dialects.{family}")]
-        strangers = {other for name in members for other in reached(name) if other.startswith("dialects.")}
+        members = [name for name in TREES if name.startswith(f"api.{family}.")]
+        strangers = {other for name in members for other in reached(name) if other.startswith("api.")}
         assert {other for other in strangers if other.split(".")[1] in families - {family}} == set()
 
 
 def test_nothing_below_the_dialects_knows_an_http_framework() -> None:
-    below = {"chat_completion", *reached("chat_completion")}
+    below = {"pipeline.chat_completion", *reached("pipeline.chat_completion")}
     assert [name for name in below if OTHERS[name] & HTTP_FRAMEWORKS] == []
 
 
@@ -121,12 +129,14 @@ def test_pydantic_lives_at_the_wire_and_in_the_settings_only() -> None:
     assert [
         name
         for name in users
-        if name not in ("admin", "config", "commands.config_docs") and not fnmatch(name, "dialects.*.wire*")
+        if name not in ("api.admin", "config", "commands.config_docs") and not fnmatch(name, "api.*.wire*")
     ] == []
 
 
 def test_processes_are_started_in_one_place() -> None:
-    assert [name for name, others in OTHERS.items() if others & {"subprocess", "multiprocessing", "pty"}] == ["process"]
+    assert [name for name, others in OTHERS.items() if others & {"subprocess", "multiprocessing", "pty"}] == [
+        "process.child"
+    ]
 
 
 def test_no_import_hides_in_a_function() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from qwen_service.catalog import Catalog
 from qwen_service.config import load_settings
+from qwen_service.models.catalog import Catalog
 
 ROOT = Path(__file__).resolve().parent.parent
 UNITS = {name: (ROOT / "systemd" / name).read_text() for name in ("qwen-chat.service", "qwen3-4b.service")}

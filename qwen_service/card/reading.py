@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from qwen_service.card.axcl_smi import Card, read_board, read_table
 from qwen_service.card.faults import explain
+from qwen_service.card.smi import Card, read_board, read_table
 from qwen_service.errors import DeviceLost
-from qwen_service.process import run_tool
+from qwen_service.process.child import run_tool
 
 ALREADY_RUNNING = "is already running"  # axcl-smi takes one caller at a time
 REBOOT_TIMEOUT = 60.0  # seconds: it resets the card and loads its firmware

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from qwen_service.http.api_keys import KeyFileError, new_key
+from qwen_service.api.keys import KeyFileError, new_key
 
 
 def add_key_command(subparsers: Any) -> None:

@@ -4,13 +4,13 @@ import argparse
 import json
 
 from qwen_service.commands.progress import add_models_dir_flags, add_progress_flag, catalog_from, sink_for
-from qwen_service.install.pull_progress import human_bytes
+from qwen_service.install.progress import human_bytes
 from qwen_service.install.removal import on_disk, remove_model
-from qwen_service.install.verification import verify
-from qwen_service.models.install_record import load_record
-from qwen_service.models.installed_model import InstalledModel
+from qwen_service.install.verify import verify
+from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
-from qwen_service.models.model_spec import HubSource, ModelSpec, WheelSource
+from qwen_service.models.record import load_record
+from qwen_service.models.spec import HubSource, ModelSpec, WheelSource
 
 
 def add_model_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

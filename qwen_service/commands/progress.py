@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from qwen_service.catalog import Catalog
 from qwen_service.commands.pull_terminal import TerminalSink
 from qwen_service.config import describe, load_settings
-from qwen_service.install.pull_progress import JsonSink, LogSink, ProgressSink
+from qwen_service.install.progress import JsonSink, LogSink, ProgressSink
+from qwen_service.models.catalog import Catalog
 
 
 def add_models_dir_flags(parser: argparse.ArgumentParser) -> None:

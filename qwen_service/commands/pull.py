@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 from qwen_service.commands.progress import add_models_dir_flags, add_progress_flag, catalog_from, sink_for
-from qwen_service.downloads import pull
 from qwen_service.errors import ServiceError
-from qwen_service.install.adoption import adopt
-from qwen_service.install.pull_progress import JsonSink, ProgressSink
+from qwen_service.install.downloads import pull
+from qwen_service.install.import_folder import adopt
+from qwen_service.install.progress import JsonSink, ProgressSink
 from qwen_service.models.machine import Machine
 
 TEXT = "download a model, verify it and install it"

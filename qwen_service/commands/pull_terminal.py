@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
-from qwen_service.install.pull_progress import Progress, human_bytes, human_time
+from qwen_service.install.progress import Progress, human_bytes, human_time
 
 
 class TerminalSink:

@@ -12,11 +12,11 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from qwen_service import logs
+from qwen_service.api.server import ConnectionLimits, Server, guarded
 from qwen_service.app import create_app
 from qwen_service.commands.settings import add_setting_flags, make_folders, settings_from
 from qwen_service.config import ConfigError, Settings
-from qwen_service.http.http_server import ConnectionLimits, Server, guarded
+from qwen_service.operation import logs
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from qwen_service.catalog import Catalog
 from qwen_service.config import ConfigError, Settings, load_settings
 from qwen_service.doctor.card import examine_card
 from qwen_service.doctor.finding import Finding, fail, ok
@@ -10,7 +9,8 @@ from qwen_service.doctor.host import Host
 from qwen_service.doctor.models import examine_models
 from qwen_service.doctor.system import examine_system
 from qwen_service.errors import ServiceError
-from qwen_service.models.installed_model import InstalledModel
+from qwen_service.models.catalog import Catalog
+from qwen_service.models.installed import InstalledModel
 
 
 async def examine(host: Host, settings: Settings) -> list[Finding]:

@@ -4,14 +4,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from qwen_service.catalog import Catalog
 from qwen_service.config import Settings
 from qwen_service.doctor.finding import Finding, fail, ok, warn
 from qwen_service.doctor.host import Account, Host
 from qwen_service.doctor.system import SERVICE_USER
 from qwen_service.errors import UnknownModel
-from qwen_service.loading.build_flags import STOCK_PORT, fixed_card, fixed_port
-from qwen_service.models.installed_model import InstalledModel, pointer_advice
+from qwen_service.models.catalog import Catalog
+from qwen_service.models.installed import InstalledModel, pointer_advice
+from qwen_service.runtimes.axera.build_flags import STOCK_PORT, fixed_card, fixed_port
 
 MMAP_FLAG = "--use_mmap_load_embed"
 

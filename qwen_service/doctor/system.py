@@ -9,7 +9,7 @@ from pathlib import Path
 from qwen_service.config import Settings
 from qwen_service.doctor.finding import Finding, fail, ok, warn
 from qwen_service.doctor.host import Host
-from qwen_service.install.pull_progress import human_bytes
+from qwen_service.install.progress import human_bytes
 
 NEEDED_PYTHON = (3, 11)
 NEEDED_MODULES = ("fastapi", "uvicorn", "uvloop", "httptools", "tokenizers", "jinja2", "orjson", "xllamacpp")

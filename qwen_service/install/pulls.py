@@ -11,13 +11,15 @@ from importlib import import_module
 from pathlib import Path
 
 from qwen_service.errors import InstallError, ServiceError
-from qwen_service.install.pull_progress import Progress, ProgressSink
+from qwen_service.install.progress import Progress, ProgressSink
 from qwen_service.models.machine import Machine
-from qwen_service.models.model_spec import ModelSpec
+from qwen_service.models.spec import ModelSpec
 
 log = logging.getLogger(__name__)
 
-DOWNLOADS = "qwen_service.downloads"  # imported when needed: the hub's client takes 8 MB, and few services ever pull
+DOWNLOADS = (
+    "qwen_service.install.downloads"  # imported when needed: the hub's client takes 8 MB, and few services ever pull
+)
 INTERVAL = 0.2  # seconds between two reports of progress
 
 

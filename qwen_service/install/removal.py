@@ -2,9 +2,9 @@
 
 import shutil
 
-from qwen_service.catalog import Catalog
 from qwen_service.errors import InstallError
-from qwen_service.models.installed_model import InstalledModel
+from qwen_service.models.catalog import Catalog
+from qwen_service.models.installed import InstalledModel
 
 
 def on_disk(catalog: Catalog, name: str) -> InstalledModel:

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 
 from qwen_service.errors import InstallError
-from qwen_service.install.pull_progress import human_bytes
-from qwen_service.models.install_record import InstallRecord
+from qwen_service.install.progress import human_bytes
+from qwen_service.models.record import InstallRecord
 
 SPARE_BYTES = 64_000_000  # left free for everybody else
 

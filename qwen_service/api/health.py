@@ -1,0 +1,109 @@
+"""GET /health: ok and degraded are 200, down is 503; /health/live and /health/ready for orchestrators.
+
+Answered from what is known, at once, without asking a card, starting work or taking a place in the line.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from fastapi import APIRouter
+from starlette.responses import PlainTextResponse, Response
+
+from qwen_service.operation.metrics import Metrics
+from qwen_service.operation.state import CardView, EngineState, ModelState, ServiceState
+
+
+def health_router(state: Callable[[], ServiceState]) -> APIRouter:
+    router = APIRouter(tags=["operation"])
+    down: dict[int | str, dict[str, Any]] = {
+        503: {"description": "Nobody can be answered; `details` has the reason in plain words."}
+    }
+
+    @router.get("/health", summary="How the service is", responses=down)
+    async def health() -> Response:
+        now = state()
+        return _json(document(now), 503 if now.status == "down" else 200)
+
+    @router.get("/health/live", summary="Whether the process is alive")
+    async def live() -> Response:
+        return _json({"status": "ok"}, 200)
+
+    @router.get("/health/ready", summary="Whether requests can be answered now", responses=down)
+    async def ready() -> Response:
+        status = state().status
+        return _json({"status": status}, 503 if status == "down" else 200)
+
+    return router
+
+
+def metrics_router(metrics: Metrics) -> APIRouter:
+    router = APIRouter(tags=["operation"])
+
+    @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
+    async def show() -> Response:
+        return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return router
+
+
+def document(state: ServiceState) -> dict[str, Any]:
+    return {
+        "status": state.status,
+        "details": {
+            "tokenizer": "ok" if state.model is not None and state.model.tokenizer_ready else "down",
+            "model": _model(state.model) if state.model else {"state": "none", "error": state.trouble},
+            "switching_to": state.switching_to or None,
+            "npu": {"cards": [_card(view) for view in state.cards], "error": state.card_fault or None},
+            "queue": {"running": state.running, "waiting": state.waiting, "size": state.queue_size},
+            "fallback": _model(state.fallback) if state.fallback else None,
+            "trouble": state.trouble or None,
+            "uptime": round(state.uptime, 1),
+            "version": state.version,
+        },
+    }
+
+
+def _model(model: ModelState) -> dict[str, Any]:
+    first = next((engine for engine in model.engines if engine.phase != "ready"), model.engines[0])
+    return {
+        "name": model.name,
+        "runtime": model.runtime,
+        "state": model.phase,
+        "progress": first.progress or None,
+        "restarts": sum(engine.restarts for engine in model.engines),
+        "error": first.last_error or None,
+        "seconds_per_100_prompt_tokens": model.prompt_seconds,
+        "engines": [_engine(engine) for engine in model.engines],
+    }
+
+
+def _engine(engine: EngineState) -> dict[str, Any]:
+    return {
+        "name": engine.name,
+        "state": engine.phase,
+        "progress": engine.progress or None,
+        "restarts": engine.restarts,
+        "error": engine.last_error or None,
+    }
+
+
+def _card(view: CardView) -> dict[str, Any]:
+    card = view.card
+    return {
+        "index": card.index,
+        "name": card.name,
+        "state": view.state,
+        "reason": view.reason or None,
+        "temperature_celsius": card.temperature,
+        "cmm_used_kib": card.cmm_used,
+        "cmm_total_kib": card.cmm_total,
+        "npu_percent": card.npu_percent,
+        "driver": card.driver or None,
+        "bus": card.bus_id or None,
+        "processes": [{"pid": p.pid, "name": p.name, "cmm_kib": p.cmm_kib} for p in card.processes],
+    }
+
+
+def _json(content: Any, status: int) -> Response:
+    return Response(orjson.dumps(content), status, media_type="application/json")

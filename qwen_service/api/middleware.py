@@ -1,0 +1,216 @@
+"""What every HTTP request passes before a route sees it. Pure ASGI, one small class each, nothing per streamed chunk.
+
+In order: RequestContext, CrossOrigin, Checks, BodyLimit. A refusal is a ServiceError answered by
+`error_response(scope, error)`, which the app supplies, so that each dialect gets its own shape.
+"""
+
+import asyncio
+import logging
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Iterable
+
+from qwen_service.api.asgi import ASGIApp, ErrorResponse, Message, Receive, Scope, Send, header
+from qwen_service.errors import Forbidden, RequestTimedOut, RequestTooLarge, ServiceError
+from qwen_service.request_record import CLIENT_LEFT, RequestRecord, current_record
+
+log = logging.getLogger(__name__)
+
+REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class RequestContext:
+    """Gives the request its id (the client's own if it is a decent one) and its record; hands that over at the end.
+
+    A defect of ours that escapes the app is logged under that id and answered in the dialect's shape.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        finished: Callable[[RequestRecord], None],
+        client: Callable[[Scope], str],
+        error_response: ErrorResponse,
+    ) -> None:
+        self.app, self.finished, self.client, self.error_response = app, finished, client, error_response
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        record = self._new_record(scope)
+        request_id = (b"x-request-id", record.id.encode())
+
+        def send_with_id(message: Message) -> Awaitable[None]:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                message["headers"] = [*message.get("headers", ()), request_id]
+            return send(message)
+
+        token = current_record.set(record)
+        try:
+            await self._run(scope, receive, send_with_id, record)
+        finally:
+            current_record.reset(token)
+            record.route = getattr(scope.get("route"), "path", "")
+            record.close()
+            self.finished(record)
+        return None
+
+    async def _run(self, scope: Scope, receive: Receive, send: Send, record: RequestRecord) -> None:
+        try:
+            await self.app(scope, receive, send)
+        except Exception:
+            if record.status != CLIENT_LEFT:
+                raise  # an answer has begun: the server cuts the connection, so that nobody takes it for whole
+            log.exception("a request failed by a defect of the service")
+            error = ServiceError(f"Internal error. The service's log has details under {record.id}.")
+            await self.error_response(scope, error)(scope, receive, send)
+
+    def _new_record(self, scope: Scope) -> RequestRecord:
+        given = header(scope, b"x-request-id")
+        request_id = given.decode() if given and REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        path = scope["path"]
+        record = RequestRecord(request_id, scope["method"], path, dialect_of(path), self.client(scope))
+        record.priority = (header(scope, b"x-priority") or b"")[:16].decode("latin-1").strip().lower()
+        scope.setdefault("state", {})["record"] = record
+        return record
+
+
+class CrossOrigin:
+    """CORS by allow-list, and more: a foreign web page cannot even make the engine work.
+
+    An origin is written as browsers do, `https://host:port`; `*` in it stands for any run of name or port
+    characters. The service's own page (origin host = Host header) is always allowed.
+    """
+
+    RESPONSE_HEADERS = b"x-request-id, x-served-by, x-context-trimmed-messages, x-ignored-parameters, retry-after"
+
+    def __init__(self, app: ASGIApp, origins: Iterable[str], error_response: ErrorResponse) -> None:
+        self.app, self.error_response = app, error_response
+        patterns = (re.escape(origin).replace(r"\*", r"[A-Za-z0-9.-]*") for origin in origins)
+        self.allowed = re.compile("|".join(patterns) or r"(?!)")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        origin = header(scope, b"origin") if scope["type"] == "http" else None
+        if origin is None:
+            await self.app(scope, receive, send)
+        elif not self._allows(origin, header(scope, b"host")):
+            error = Forbidden("Web pages of this origin may not use the service. cors_origins names those that may.")
+            await self.error_response(scope, error)(scope, receive, send)
+        elif scope["method"] == "OPTIONS" and header(scope, b"access-control-request-method"):
+            await self._answer_preflight(scope, origin, send)
+        else:
+            expose = (b"access-control-expose-headers", self.RESPONSE_HEADERS)
+            await self.app(scope, receive, _with_headers(send, *_allowance(origin), expose))
+
+    def _allows(self, origin: bytes, host: bytes | None) -> bool:
+        own = origin.partition(b"://")[2] == host
+        return own or self.allowed.fullmatch(origin.decode("latin-1")) is not None
+
+    async def _answer_preflight(self, scope: Scope, origin: bytes, send: Send) -> None:
+        """A page that may use the service may send what it likes: OpenAI's client has ten headers of its own."""
+        wanted = header(scope, b"access-control-request-headers") or b"content-type"
+        headers = [
+            *_allowance(origin),
+            (b"access-control-allow-methods", b"GET, POST, DELETE, HEAD"),
+            (b"access-control-allow-headers", wanted),
+            (b"access-control-max-age", b"600"),
+        ]
+        await send({"type": "http.response.start", "status": 204, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+
+class Checks:
+    """Asks each check (request_checks.py) in turn; the first that objects answers the request."""
+
+    def __init__(
+        self, app: ASGIApp, checks: Iterable[Callable[[Scope], ServiceError | None]], error_response: ErrorResponse
+    ) -> None:
+        self.app, self.checks, self.error_response = app, tuple(checks), error_response
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self.app
+        if scope["type"] == "http":
+            for check in self.checks:
+                if (error := check(scope)) is not None:
+                    app = self.error_response(scope, error)
+                    break
+        await app(scope, receive, send)
+
+
+class BodyLimit:
+    """Reads the whole body, bounded in bytes and time, before the app is called; the app gets it in one piece."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int, timeout: float, error_response: ErrorResponse) -> None:
+        self.app, self.error_response, self.max_bytes, self.timeout = app, error_response, max_bytes, timeout
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not (announced := _announced_bytes(scope)):
+            return await self.app(scope, receive, send)
+        try:
+            async with asyncio.timeout(self.timeout):
+                body = await self._read(announced, receive)
+        except TimeoutError:
+            error = RequestTimedOut(f"The request's body did not arrive within {self.timeout:g} s.")
+            send = _with_headers(send, (b"connection", b"close"))
+            return await self.error_response(scope, error)(scope, receive, send)
+        except RequestTooLarge as error:
+            return await self.error_response(scope, error)(scope, receive, send)
+        if body is not None:
+            await self.app(scope, _replayed(body, receive), send)
+        return None
+
+    async def _read(self, announced: int, receive: Receive) -> bytes | None:
+        """None: the client left before the end."""
+        self._check_size(announced)
+        body, more = bytearray(), True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            body += message.get("body", b"")
+            self._check_size(len(body))
+            more = message.get("more_body", False)
+        return bytes(body)
+
+    def _check_size(self, size: int) -> None:
+        if size > self.max_bytes:
+            raise RequestTooLarge(f"The request's body is too large: at most {self.max_bytes} bytes.")
+
+
+def _announced_bytes(scope: Scope) -> int:
+    """0 without a body; 1 where only its end will tell."""
+    if header(scope, b"transfer-encoding"):
+        return 1
+    length = header(scope, b"content-length") or b""
+    return int(length) if length.isdigit() else 0
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive_body_first() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return receive_body_first
+
+
+def _allowance(origin: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    return (b"access-control-allow-origin", origin), (b"vary", b"Origin")
+
+
+def _with_headers(send: Send, *headers: tuple[bytes, bytes]) -> Send:
+    """Not a coroutine of its own, so that a streamed chunk pays one plain call."""
+
+    def send_with_headers(message: Message) -> Awaitable[None]:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), *headers]
+        return send(message)
+
+    return send_with_headers
+
+
+def dialect_of(path: str) -> str:
+    if path.startswith("/v1/"):
+        return "openai"
+    return "ollama" if path.startswith("/api/") else ""

@@ -1,0 +1,126 @@
+"""Installed and running models as Ollama describes them."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from qwen_service.engines.manager import ModelManager
+from qwen_service.engines.supervisor import Engine
+from qwen_service.errors import UnknownModel
+from qwen_service.models.catalog import same_name
+from qwen_service.models.installed import InstalledModel
+from qwen_service.models.spec import ModelSpec
+from qwen_service.text.fill_in_middle import supports_infill
+
+# A model stays loaded; clients want a date all the same, and Ollama gives one of this kind for keep_alive -1.
+FOR_EVER = timedelta(days=365 * 100)
+
+
+def tags(models: ModelManager) -> dict[str, Any]:
+    return {"models": [_entry(model) | {"modified_at": _moment(model.modified)} for model in models.installed()]}
+
+
+def running(models: ModelManager) -> dict[str, Any]:
+    loaded = [
+        served for served in (models.current, models.fallback) if served is not None and served.engine is not None
+    ]
+    return {"models": [_running(served.installed, served.engine) for served in loaded if served.engine is not None]}
+
+
+def show(models: ModelManager, name: str) -> dict[str, Any]:
+    model = find(models, name)
+    served = models.served(model)
+    engine = served.engine if served is not None else None
+    parameters = _parameters(model.spec, engine)
+    template = engine.text.template.source if engine is not None else ""
+    return {
+        "license": model.spec.license,
+        "modelfile": f"# {model.spec.title or model.name}\nFROM {tagged(model.name)}\n"
+        + "".join(f"PARAMETER {key} {value}\n" for key, value in parameters),
+        "parameters": "\n".join(f"{key:<30} {value}" for key, value in parameters),
+        "template": template,
+        "details": _details(model.spec),
+        "model_info": _model_info(model.spec, engine),
+        "capabilities": capabilities(model.spec, engine),
+        "modified_at": _moment(model.modified),
+    }
+
+
+def find(models: ModelManager, name: str) -> InstalledModel:
+    for model in models.installed():
+        if any(same_name(name, known) for known in model.spec.names):
+            return model
+    raise not_found(name, ", ".join(model.name for model in models.installed()))
+
+
+def not_found(name: str, there_is: str) -> UnknownModel:
+    """With the words that clients look for."""
+    return UnknownModel(f"model '{name}' not found; installed: {there_is or 'none'}", param="model")
+
+
+def tagged(name: str) -> str:
+    """Ollama's names always have a tag."""
+    return name if ":" in name else f"{name}:latest"
+
+
+def capabilities(spec: ModelSpec, engine: Engine | None) -> list[str]:
+    """As the loaded model's own template and vocabulary have it; else what its manifest says."""
+    if engine is None:
+        return sorted(spec.capabilities)
+    template = engine.text.template
+    offers = {
+        "completion": True,
+        "tools": template.supports_tools,
+        "insert": supports_infill(spec, template),
+        "thinking": template.supports_thinking,
+    }
+    return [name for name, offered in offers.items() if offered]
+
+
+def _entry(model: InstalledModel) -> dict[str, Any]:
+    name = tagged(model.name)
+    return {
+        "name": name,
+        "model": name,
+        "size": model.size,
+        "digest": model.digest,
+        "details": _details(model.spec),
+    }
+
+
+def _running(model: InstalledModel, engine: Engine) -> dict[str, Any]:
+    on_card = model.spec.needs_npu
+    return _entry(model) | {
+        "expires_at": _moment(datetime.now(UTC).timestamp() + FOR_EVER.total_seconds()),
+        "size_vram": (model.spec.card_memory_kib or model.size // 1024) * 1024 if on_card else 0,
+        "context_length": engine.limits.context,
+    }
+
+
+def _details(spec: ModelSpec) -> dict[str, Any]:
+    return {
+        "parent_model": "",
+        "format": spec.format,
+        "family": spec.family,
+        "families": [spec.family] if spec.family else [],
+        "parameter_size": spec.parameter_size,
+        "quantization_level": spec.quantization,
+    }
+
+
+def _model_info(spec: ModelSpec, engine: Engine | None) -> dict[str, Any]:
+    family = spec.family or "unknown"
+    context = engine.limits.context if engine is not None else spec.context
+    return {"general.architecture": family, "general.basename": spec.title or spec.name} | (
+        {f"{family}.context_length": context} if context else {}
+    )
+
+
+def _parameters(spec: ModelSpec, engine: Engine | None) -> list[tuple[str, object]]:
+    names = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty")
+    context = engine.limits.context if engine is not None else spec.context
+    values = [(name, getattr(spec.sampling, name)) for name in names]
+    return [(name, value) for name, value in [("num_ctx", context), *values] if value is not None]
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

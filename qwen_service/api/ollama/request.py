@@ -1,0 +1,137 @@
+"""Ollama's bodies -> ChatRequest. Pure functions; every refusal names the field."""
+
+import json
+from typing import Any
+
+import orjson
+
+from qwen_service.api.ollama.wire import (
+    IGNORED_OPTIONS,
+    CallPart,
+    ChatBody,
+    ChatMessage,
+    GenerateBody,
+    GenerationFields,
+    Options,
+    ToolSpec,
+)
+from qwen_service.chat import ChatRequest, JsonFormat, Message, Sampling, Tool, ToolCall
+from qwen_service.errors import InvalidRequest, RequestTooLarge, Unsupported
+from qwen_service.text.json_schema import check_schema
+
+
+def chat_request(body: ChatBody, request_id: str, *, max_messages: int) -> ChatRequest:
+    messages = body.messages or []
+    if len(messages) > max_messages:
+        message = f"{len(messages)} messages, at most {max_messages} are allowed (max_messages)"
+        raise RequestTooLarge(message, param="messages")
+    return _request(
+        body,
+        request_id,
+        messages=tuple(_message(message, index) for index, message in enumerate(messages)),
+        continues=bool(messages) and _is_open(messages[-1]) and not body.format,  # a format begins with the reply
+        tools=tuple(_tool(tool, index) for index, tool in enumerate(body.tools or ())),
+    )
+
+
+def generate_request(body: GenerateBody, request_id: str) -> ChatRequest:
+    _refuse_images(body.images, "images")
+    if body.template:
+        raise Unsupported("template is not supported: a model's template comes with the model", param="template")
+    if body.raw and (body.system or body.context):
+        raise InvalidRequest("raw mode does not support template, system, or context", param="raw")
+    if body.raw or body.suffix:
+        return _request(body, request_id, prompt=body.prompt or "", suffix=body.suffix or None)
+    system = (Message("system", body.system),) if body.system else ()
+    return _request(body, request_id, messages=(*system, Message("user", body.prompt or "")))
+
+
+def ignored_options(body: GenerationFields) -> list[str]:
+    return [name for name in IGNORED_OPTIONS if body.options and getattr(body.options, name) is not None]
+
+
+def _request(body: GenerationFields, request_id: str, **content: Any) -> ChatRequest:
+    options = body.options or Options.model_validate({})
+    return ChatRequest(
+        id=request_id,
+        model=body.model,
+        response_format=_format(body.format),
+        sampling=_sampling(options, (body.top_logprobs or 0) if body.logprobs else None),
+        stop=_stops(options.stop),
+        thinking=None if body.think in (None, "") else body.think is not False,
+        truncate=body.truncate is not False,
+        context_size=options.num_ctx or None,
+        **content,
+    )
+
+
+def _sampling(options: Options, top_logprobs: int | None) -> Sampling:
+    limit, seed = options.num_predict, options.seed
+    return Sampling(
+        max_tokens=limit if limit is not None and limit > 0 else None,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        top_k=options.top_k,
+        min_p=options.min_p,
+        seed=seed if seed is not None and seed >= 0 else None,  # negative: a random one
+        presence_penalty=options.presence_penalty,
+        frequency_penalty=options.frequency_penalty,
+        repeat_penalty=options.repeat_penalty,
+        top_logprobs=top_logprobs,
+    )
+
+
+def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
+    stops = [stop] if isinstance(stop, str) else stop or []
+    return tuple(filter(None, stops))
+
+
+def _format(wanted: str | dict[str, Any] | None) -> JsonFormat | None:
+    if not wanted:
+        return JsonFormat({}) if wanted == {} else None
+    if isinstance(wanted, str):
+        return JsonFormat()
+    check_schema(wanted, "format")
+    return JsonFormat(wanted)
+
+
+def _message(message: ChatMessage, index: int) -> Message:
+    _refuse_images(message.images, f"messages[{index}].images")
+    calls = enumerate(message.tool_calls or ())
+    return Message(
+        role=message.role,
+        content=message.content or "",
+        reasoning=message.thinking or "",
+        tool_calls=tuple(
+            _tool_call(call, f"messages[{index}].tool_calls[{n}]", f"call_{index}_{n}") for n, call in calls
+        ),
+        tool_call_id=message.tool_call_id,
+        name=message.tool_name,
+    )
+
+
+def _is_open(last: ChatMessage) -> bool:
+    """Ollama's templates write no end after a last message of the assistant: the model goes on with it."""
+    return last.role == "assistant" and not last.tool_calls
+
+
+def _tool_call(call: CallPart, where: str, default_id: str) -> ToolCall:
+    arguments = call.function.arguments
+    if isinstance(arguments, str):
+        try:
+            arguments = orjson.loads(arguments or "{}")
+        except orjson.JSONDecodeError:
+            raise InvalidRequest(f"{where}: the arguments are not JSON", param=where) from None
+    text = json.dumps(arguments or {}, ensure_ascii=False)
+    return ToolCall(call.id or default_id, call.function.name, text)
+
+
+def _tool(tool: ToolSpec, index: int) -> Tool:
+    parameters = tool.function.parameters or {}
+    check_schema(parameters, f"tools[{index}].function.parameters")
+    return Tool(tool.function.name, tool.function.description or "", parameters)
+
+
+def _refuse_images(images: list[Any] | None, where: str) -> None:
+    if images:
+        raise Unsupported(f"{where}: this model does not support images", param=where)

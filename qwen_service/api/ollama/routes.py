@@ -1,0 +1,137 @@
+"""Ollama's routes for generating text: thin, from body to request to reply."""
+
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import orjson
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from qwen_service.api.ollama.context import continued
+from qwen_service.api.ollama.embed_routes import add_embed_routes
+from qwen_service.api.ollama.errors import error_line, error_response
+from qwen_service.api.ollama.keep_alive import seconds_of
+from qwen_service.api.ollama.model_routes import Service, add_model_routes
+from qwen_service.api.ollama.models import capabilities, find, not_found
+from qwen_service.api.ollama.request import chat_request, generate_request, ignored_options
+from qwen_service.api.ollama.response import NDJSON, ChatReply, GenerateReply, Reply, now
+from qwen_service.api.ollama.route import OllamaRoute
+from qwen_service.api.ollama.wire import ChatBody, GenerateBody, GenerationFields
+from qwen_service.api.reply_headers import ReplyHeaders
+from qwen_service.api.streaming import StreamReply, WholeReply, merged
+from qwen_service.chat import ChatRequest, Event
+from qwen_service.engines.served import ServedModel
+from qwen_service.engines.supervisor import Engine
+from qwen_service.errors import UnknownModel, Unsupported
+from qwen_service.models.catalog import unaliased
+
+REFUSAL: dict[int | str, dict[str, Any]] = {"default": {"description": 'An error: {"error": "text"}'}}
+# Beside the JSON of an answer in one piece.
+STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}}
+
+
+def ollama_router(service: Service) -> APIRouter:
+    router = APIRouter(tags=["Ollama"], route_class=OllamaRoute, responses=REFUSAL)
+    add_model_routes(router, service)
+    add_embed_routes(router, service)
+    generation = Generation(service)
+    router.post("/api/chat", summary="Answer a conversation", responses=STREAM)(generation.chat)
+    router.post("/api/generate", summary="Answer or continue a prompt", responses=STREAM)(generation.generate)
+    return router
+
+
+class Generation:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._settings = service.settings
+
+    async def chat(self, body: ChatBody) -> Response:
+        headers = ReplyHeaders(ignored_options(body))
+        reply = ChatReply(body.model, headers, logprobs=bool(body.logprobs))
+        if not body.messages:
+            return self._load_or_unload(body, reply)
+        request = chat_request(body, _new_id(), max_messages=self._settings.max_messages)
+        return _answer(body, self._events(request), reply, headers)
+
+    async def generate(self, body: GenerateBody) -> Response:
+        headers = ReplyHeaders(ignored_options(body))
+        reply = GenerateReply(body.model, headers, logprobs=bool(body.logprobs), context=not body.raw)
+        request = generate_request(body, _new_id())
+        if not body.prompt and not body.suffix:
+            return self._load_or_unload(body, reply)
+        return _answer(body, self._events(request, body.context), reply, headers)
+
+    async def _events(self, request: ChatRequest, context: list[int] | None = None) -> AsyncGenerator[Event, None]:
+        try:
+            if request.thinking or context:
+                request = await self._prepared(request, context)
+            async with aclosing(self._service.chat.stream(request)) as stream:
+                async for event in stream:
+                    yield event
+        except UnknownModel as error:
+            raise self._not_found(request.model) from error
+
+    async def _prepared(self, request: ChatRequest, context: list[int] | None) -> ChatRequest:
+        model, engine = await self._loaded(request.model)
+        if request.thinking and "thinking" not in capabilities(model.spec, engine):
+            raise Unsupported(f'"{request.model}" does not support thinking', param="think")
+        return await continued(engine.text, request, context) if context else request
+
+    async def _loaded(self, name: str | None) -> tuple[ServedModel, Engine]:
+        model = await self._service.models.obtain(name)
+        settings = self._settings
+        return model, await model.ready(at_most=settings.queue_timeout, waiters=settings.queue_size)
+
+    def _load_or_unload(self, body: GenerationFields, reply: Reply) -> Response:
+        async def compute() -> Response:
+            reason = "unload" if await self._is_unloaded(body) else "load"
+            done = {"done": True, "done_reason": reason}
+            return _json({"model": body.model, "created_at": now(), **reply.part(), **done})
+
+        return WholeReply(compute, error_response)
+
+    async def _is_unloaded(self, body: GenerationFields) -> bool:
+        """A loaded model stays loaded: loading one takes minutes on a card."""
+        if body.keep_alive is not None and seconds_of(body.keep_alive) == 0:
+            name = unaliased(body.model, self._settings.model_aliases)
+            served = self._service.models.served(find(self._service.models, name))
+            return served is None or served.engine is None
+        try:
+            await self._loaded(body.model)
+        except UnknownModel as error:
+            raise self._not_found(body.model) from error
+        return False
+
+    def _not_found(self, name: str | None) -> UnknownModel:
+        return not_found(name or "", ", ".join(model.name for model in self._service.models.installed()))
+
+
+def _answer(
+    body: GenerationFields, events: AsyncGenerator[Event, None], reply: Reply, headers: ReplyHeaders
+) -> Response:
+    if body.keep_alive is not None:
+        seconds_of(body.keep_alive)  # honoured where a model can be unloaded; a wrong one is refused everywhere
+    if body.stream is False:
+        return WholeReply(lambda: _whole(events, reply, headers), error_response)
+    return StreamReply(
+        merged([events]),
+        reply.lines,
+        media_type=NDJSON,
+        headers=headers,
+        error_response=error_response,
+        error_chunk=error_line,
+    )
+
+
+async def _whole(events: AsyncGenerator[Event, None], reply: Reply, headers: ReplyHeaders) -> Response:
+    return _json(await reply.whole(merged([events])), headers())
+
+
+def _json(content: Any, headers: dict[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(content), headers=headers, media_type="application/json")
+
+
+def _new_id() -> str:
+    return f"ollama-{uuid.uuid4().hex}"

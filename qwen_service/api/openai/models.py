@@ -1,0 +1,49 @@
+"""GET /v1/models: OpenAI's model objects, with what an owner wants to know beside them."""
+
+from typing import Any
+
+from qwen_service.engines.manager import ModelManager
+from qwen_service.engines.supervisor import Phase
+from qwen_service.errors import UnknownModel
+from qwen_service.models.catalog import same_name
+from qwen_service.models.installed import InstalledModel
+
+STATES: dict[Phase, str] = {
+    "ready": "loaded",
+    "loading": "loading",
+    "restarting": "loading",
+    "failed": "failed",
+    "stopped": "installed",
+}
+
+
+def model_list(models: ModelManager) -> dict[str, Any]:
+    return {"object": "list", "data": [_entry(model, models) for model in models.installed()]}
+
+
+def one_model(models: ModelManager, name: str) -> dict[str, Any]:
+    """Raises UnknownModel."""
+    for model in models.installed():
+        if any(same_name(name, known) for known in model.spec.names):
+            return _entry(model, models)
+    names = ", ".join(model.name for model in models.installed()) or "none"
+    raise UnknownModel(f"There is no model {name!r}. Models here: {names}.", param="model")
+
+
+def _entry(model: InstalledModel, models: ModelManager) -> dict[str, Any]:
+    """`sampling` names what the running engine honours per request; empty while it does not run."""
+    served = models.served(model)
+    engine = served.engine if served is not None else None
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": int(model.modified),
+        "owned_by": "qwen-service",
+        "aliases": list(model.spec.aliases),
+        "state": STATES[served.phase] if served is not None else "installed",
+        "runtime": model.spec.runtime,
+        "version": model.digest[:12],
+        "size": model.size,
+        "context": engine.limits.context if engine is not None else model.spec.context,
+        "sampling": sorted(engine.runtime.capabilities.sampling) if engine is not None else [],
+    }

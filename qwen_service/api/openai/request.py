@@ -1,0 +1,254 @@
+"""OpenAI's bodies -> ChatRequest. Pure functions; every refusal names the field."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from qwen_service.api.openai.wire import (
+    ChatCompletionBody,
+    ChatFields,
+    ChatMessage,
+    CompletionBody,
+    ContentPart,
+    ResponseFormat,
+    SamplingFields,
+    ToolCallPart,
+    ToolSpec,
+)
+from qwen_service.chat import ChatRequest, JsonFormat, Message, NamedTool, Sampling, Tool, ToolCall, ToolChoice
+from qwen_service.errors import InvalidRequest, RequestTooLarge, Unsupported
+from qwen_service.text.json_schema import check_schema
+
+TOKEN_ID = re.compile(r"[0-9]{1,9}")
+
+
+def chat_request(body: ChatCompletionBody, request_id: str, *, max_messages: int) -> ChatRequest:
+    top_logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    if body.top_logprobs and not body.logprobs:
+        raise InvalidRequest("top_logprobs needs logprobs to be true", param="top_logprobs")
+    return _conversation(body, body.messages, request_id, max_messages, top_logprobs)
+
+
+def chat_request_of_completion(body: CompletionBody, request_id: str, *, max_messages: int) -> ChatRequest:
+    """A plain completion with `messages` is answered like a chat."""
+    if body.prompt is not None:
+        raise InvalidRequest("prompt and messages exclude each other", param="prompt")
+    top_logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    return _conversation(body, body.messages or [], request_id, max_messages, top_logprobs)
+
+
+def prompt_requests(body: CompletionBody, request_id: str, *, max_choices: int) -> list[ChatRequest]:
+    """One request per choice: n for each prompt."""
+    prompts = _prompts(body.prompt or [])
+    if not all(prompts) or not prompts:
+        raise InvalidRequest("prompt is missing or empty: a string, token ids, or a list of either", param="prompt")
+    if body.best_of is not None and body.best_of != (body.n or 1):
+        raise Unsupported("best_of other than n is not supported", param="best_of")
+    if len(prompts) * (body.n or 1) > max_choices:
+        raise InvalidRequest(f"at most {max_choices} choices in all (prompts times n)", param="n")
+    logprobs = None if body.logprobs is None or body.logprobs is False else int(body.logprobs)
+    common = ChatRequest(
+        id=request_id,
+        model=body.model,
+        suffix=body.suffix or None,
+        sampling=_sampling(body, logprobs),
+        stop=_stops(body.stop),
+    )
+    return [
+        choice for prompt in prompts for choice in choices(replace(common, prompt=prompt), body.n or 1, max_choices)
+    ]
+
+
+def choices(request: ChatRequest, n: int, max_choices: int) -> list[ChatRequest]:
+    """The same request n times; with a seed, each has its own."""
+    if n > max_choices:
+        raise InvalidRequest(f"n is {n}, at most {max_choices} is allowed (max_choices)", param="n")
+    seed = request.sampling.seed
+    if seed is None:
+        return [request] * n
+    return [replace(request, sampling=replace(request.sampling, seed=seed + index)) for index in range(n)]
+
+
+def _conversation(
+    body: ChatCompletionBody | CompletionBody,
+    messages: Sequence[ChatMessage],
+    request_id: str,
+    max_messages: int,
+    top_logprobs: int | None,
+) -> ChatRequest:
+    _refuse_what_we_do_not_have(body)
+    if len(messages) > max_messages:
+        raise RequestTooLarge(
+            f"{len(messages)} messages, at most {max_messages} are allowed (max_messages)", param="messages"
+        )
+    tools = tuple(_tool(tool, index) for index, tool in enumerate(body.tools or ()))
+    thinking, template_kwargs = _thinking(body)
+    sampling = _sampling(body, top_logprobs)
+    max_tokens = _limit(body.max_tokens, body.max_completion_tokens)
+    return ChatRequest(
+        id=request_id,
+        model=body.model,
+        messages=tuple(_message(message, index) for index, message in enumerate(messages)),
+        tools=tools,
+        tool_choice=_tool_choice(body, tools),
+        parallel_tool_calls=body.parallel_tool_calls is not False,
+        response_format=_format(body.response_format),
+        sampling=replace(sampling, max_tokens=max_tokens),
+        stop=_stops(body.stop),
+        thinking=thinking,
+        template_kwargs=template_kwargs,
+        continues=_continues(body, messages),
+    )
+
+
+def _refuse_what_we_do_not_have(chat: ChatFields) -> None:
+    for field, instead in (("functions", "use tools"), ("function_call", "use tool_choice"), ("audio", "text only")):
+        if getattr(chat, field) is not None:
+            raise Unsupported(f"{field} is not supported: {instead}", param=field)
+    if chat.modalities is not None and chat.modalities != ["text"]:
+        raise Unsupported('modalities other than ["text"] are not supported', param="modalities")
+
+
+def _sampling(body: SamplingFields, top_logprobs: int | None) -> Sampling:
+    return Sampling(
+        max_tokens=_limit(body.max_tokens),
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=body.top_k,
+        min_p=body.min_p,
+        seed=body.seed,
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+        repeat_penalty=body.repetition_penalty,
+        logit_bias=_logit_bias(body.logit_bias),
+        top_logprobs=top_logprobs,
+    )
+
+
+def _limit(*limits: int | None) -> int | None:
+    """The smallest; -1 is none."""
+    return min((limit for limit in limits if limit is not None and limit > 0), default=None)
+
+
+def _logit_bias(bias: dict[str, float] | None) -> dict[int, float]:
+    bias = bias or {}
+    if not all(TOKEN_ID.fullmatch(token_id) for token_id in bias):
+        raise InvalidRequest('logit_bias maps token ids to numbers: {"1234": -100}', param="logit_bias")
+    return {int(token_id): value for token_id, value in bias.items()}
+
+
+def _message(message: ChatMessage, index: int) -> Message:
+    where = f"messages[{index}]"
+    if message.role == "tool" and message.tool_call_id is None:
+        raise InvalidRequest(f"{where}: a tool message needs tool_call_id", param=f"{where}.tool_call_id")
+    calls = tuple(_tool_call(call, f"{where}.tool_calls") for call in message.tool_calls or ())
+    return Message(
+        role="system" if message.role == "developer" else message.role,
+        content=_content(message.content, f"{where}.content"),
+        reasoning=message.reasoning_content or "",
+        tool_calls=calls,
+        tool_call_id=message.tool_call_id,
+        name=message.name,
+    )
+
+
+def _content(content: str | list[ContentPart] | None, where: str) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "".join(_part(part, f"{where}[{index}]") for index, part in enumerate(content))
+
+
+def _part(part: ContentPart, where: str) -> str:
+    match part.type:
+        case "text" | "input_text" | "output_text" if part.text is not None:
+            return part.text
+        case "refusal":
+            return part.refusal or ""
+        case "text":
+            raise InvalidRequest(f"{where}: a text part needs text", param=f"{where}.text")
+        case other:
+            raise Unsupported(f"{where}: parts of type {other!r} are not supported, only text", param=f"{where}.type")
+
+
+def _tool_call(call: ToolCallPart, where: str) -> ToolCall:
+    arguments = call.function.arguments
+    if isinstance(arguments, dict):
+        return ToolCall(call.id, call.function.name, json.dumps(arguments, ensure_ascii=False))
+    try:
+        json.loads(arguments or "{}")
+    except (ValueError, RecursionError):
+        raise InvalidRequest(f"{where}: arguments of {call.function.name!r} are not JSON", param=where) from None
+    return ToolCall(call.id, call.function.name, arguments or "{}")
+
+
+def _tool(tool: ToolSpec, index: int) -> Tool:
+    parameters = tool.function.parameters or {}
+    check_schema(parameters, f"tools[{index}].function.parameters")
+    return Tool(tool.function.name, tool.function.description or "", parameters)
+
+
+def _tool_choice(chat: ChatFields, tools: Sequence[Tool]) -> ToolChoice:
+    choice = chat.tool_choice
+    if choice is None or isinstance(choice, str):
+        if choice == "required" and not tools:
+            raise InvalidRequest("tool_choice is required, but there are no tools", param="tool_choice")
+        return choice or "auto"
+    if choice.function.name not in [tool.name for tool in tools]:
+        raise InvalidRequest(
+            f"tool_choice names {choice.function.name!r}, which is not among tools", param="tool_choice"
+        )
+    return NamedTool(choice.function.name)
+
+
+def _format(response_format: ResponseFormat | None) -> JsonFormat | None:
+    if response_format is None or response_format.type == "text":
+        return None
+    if response_format.type == "json_object":
+        return _json_of(response_format.schema_, "response_format.schema")
+    schema = response_format.json_schema.schema_ if response_format.json_schema is not None else None
+    if schema is None:
+        raise InvalidRequest("response_format json_schema needs json_schema.schema", param="response_format")
+    return _json_of(schema, "response_format.json_schema.schema")
+
+
+def _json_of(schema: dict[str, Any] | None, where: str) -> JsonFormat:
+    if schema is not None:
+        check_schema(schema, where)
+    return JsonFormat(schema)
+
+
+def _thinking(chat: ChatFields) -> tuple[bool | None, dict[str, object]]:
+    kwargs = dict(chat.chat_template_kwargs or {})
+    asked = kwargs.pop("enable_thinking", None)
+    if asked is not None and not isinstance(asked, bool):
+        raise InvalidRequest("enable_thinking is true or false", param="chat_template_kwargs")
+    effort = chat.reasoning_effort or (chat.reasoning.effort if chat.reasoning is not None else None)
+    if asked is None and effort is not None:
+        asked = effort not in ("none", "minimal")
+    return asked, kwargs
+
+
+def _continues(chat: ChatFields, messages: Sequence[ChatMessage]) -> bool:
+    if not chat.continue_final_message:
+        return False
+    field = "continue_final_message"
+    if messages[-1].role != "assistant" or messages[-1].tool_calls:
+        raise InvalidRequest(f"{field} needs a last message of the assistant, with text", param=field)
+    if _format(chat.response_format) is not None or chat.tool_choice not in (None, "none", "auto"):
+        raise Unsupported(f"{field}: a format or a forced call begins with the reply", param=field)
+    return True
+
+
+def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
+    stops = [stop] if isinstance(stop, str) else stop or []
+    return tuple(text for text in stops if text)
+
+
+def _prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str | tuple[int, ...]]:
+    if isinstance(prompt, str):
+        return [prompt]
+    if prompt and all(isinstance(item, int) for item in prompt):
+        return [tuple(item for item in prompt if isinstance(item, int))]
+    return [item if isinstance(item, str) else tuple(item) for item in prompt if not isinstance(item, int)]

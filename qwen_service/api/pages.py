@@ -1,0 +1,91 @@
+"""The chat page and the reference of the HTTP API: static files, under a Content-Security-Policy that lets nothing else load or run.
+
+The chat page reads what hostile model output may contain, so the browser is told to help: no inline script or style, no
+foreign origin, no string ever turned into HTML (Trusted Types). The files are public; the API they call is not.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+FOLDER = Path(__file__).parents[1] / "web"
+PAGE = "index.html"
+REFERENCE = "docs.html"
+MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
+        " base-uri 'none'; form-action 'none'; frame-ancestors 'none';"
+        " require-trusted-types-for 'script'; trusted-types 'none'"
+    ),
+    "Cache-Control": "no-cache",  # asks again each time: a service that was updated must not meet an old page
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    content: bytes
+    media_type: str
+    etag: str
+
+
+class ChatPage:
+    """The files, read once. A name that is not among them does not exist: no path of a request is ever opened."""
+
+    def __init__(self, folder: Path = FOLDER) -> None:
+        self.assets = {path.name: _asset(path) for path in folder.iterdir() if path.suffix in MEDIA_TYPES}
+
+    @property
+    def public_paths(self) -> frozenset[str]:
+        """What must be open without an API key: the page asks for the key itself."""
+        return frozenset({"/", "/chat", "/docs", *(f"/web/{name}" for name in self.assets)})
+
+    def routes(self) -> list[BaseRoute]:
+        return [
+            Route("/chat", self._chat, name="chat page"),
+            Route("/docs", self._reference, name="reference of the HTTP API"),
+            Route("/web/{name}", self._file, name="files of both"),
+        ]
+
+    def for_browser(self, request: Request) -> Response | None:
+        """The answer to `GET /` when a browser asks; None for programs, which expect `Ollama is running`."""
+        return self._answer(request, PAGE, vary="Accept") if accepts_html(request.headers.get("accept", "")) else None
+
+    async def _chat(self, request: Request) -> Response:
+        return self._answer(request, PAGE)
+
+    async def _reference(self, request: Request) -> Response:
+        return self._answer(request, REFERENCE)
+
+    async def _file(self, request: Request) -> Response:
+        return self._answer(request, request.path_params["name"])
+
+    def _answer(self, request: Request, name: str, *, vary: str | None = None) -> Response:
+        asset = self.assets.get(name)
+        if asset is None:
+            return Response("Not found\n", status_code=404, media_type="text/plain")
+        headers = {**HEADERS, "ETag": asset.etag} | ({"Vary": vary} if vary else {})
+        if request.headers.get("if-none-match") == asset.etag:
+            return Response(status_code=304, headers=headers)
+        return Response(asset.content, headers=headers, media_type=asset.media_type)
+
+
+def accepts_html(accept: str) -> bool:
+    """True when text/html is named and not refused: `*/*` alone is what programs send."""
+    ranges = (part.strip().lower().split(";") for part in accept.split(","))
+    return any(
+        name.strip() == "text/html" and "q=0" not in (p.strip() for p in parameters) for name, *parameters in ranges
+    )
+
+
+def _asset(path: Path) -> Asset:
+    content = path.read_bytes()
+    return Asset(content, MEDIA_TYPES[path.suffix], f'"{hashlib.sha256(content).hexdigest()[:16]}"')

@@ -1,0 +1,49 @@
+"""What every request passes before it reaches a route, in this order. `public_paths` need no API key."""
+
+import socket
+from collections.abc import Callable
+
+from starlette.middleware import Middleware
+
+from qwen_service.api.access import ClientAddress
+from qwen_service.api.asgi import ErrorResponse, Scope
+from qwen_service.api.keys import ApiKeys, read_token
+from qwen_service.api.middleware import BodyLimit, Checks, CrossOrigin, RequestContext
+from qwen_service.api.request_checks import ALWAYS_OPEN, AdminOnly, AllowedHosts, HeadLimit, KeyRequired
+from qwen_service.config import Settings
+from qwen_service.errors import ServiceError
+from qwen_service.request_record import RequestRecord
+
+MAX_HEADERS = 100
+
+
+def passage(
+    settings: Settings,
+    finished: Callable[[RequestRecord], None],
+    error_response: ErrorResponse,
+    *,
+    api_keys: ApiKeys | None,
+    public_paths: frozenset[str],
+) -> list[Middleware]:
+    answer = {"error_response": error_response}
+    client = ClientAddress(settings.trusted_proxies)
+    return [
+        Middleware(RequestContext, finished=finished, client=client, **answer),
+        Middleware(CrossOrigin, origins=settings.cors_origins, **answer),
+        Middleware(Checks, checks=_checks(settings, client, api_keys, public_paths), **answer),
+        Middleware(BodyLimit, max_bytes=settings.max_body_bytes, timeout=settings.body_timeout, **answer),
+    ]
+
+
+def _checks(
+    settings: Settings, client: ClientAddress, api_keys: ApiKeys | None, public_paths: frozenset[str]
+) -> list[Callable[[Scope], ServiceError | None]]:
+    own_name = socket.gethostname()
+    checks: list[Callable[[Scope], ServiceError | None]] = [
+        AllowedHosts({own_name, f"{own_name}.local", *settings.allowed_hosts}),
+        HeadLimit(MAX_HEADERS, settings.max_header_bytes),
+        AdminOnly(client, read_token(settings.admin_token_file) if settings.admin_token_file else None),
+    ]
+    if api_keys is not None:
+        checks.append(KeyRequired(api_keys, ALWAYS_OPEN | public_paths))
+    return checks

@@ -1,0 +1,111 @@
+"""What a request must satisfy before anything of it is read. A check returns its objection, or None."""
+
+import hashlib
+import hmac
+import ipaddress
+import re
+from collections.abc import Iterable
+
+from qwen_service.api.access import ClientAddress
+from qwen_service.api.asgi import Scope, header
+from qwen_service.api.keys import ApiKeys
+from qwen_service.errors import Forbidden, RequestTooLarge, Unauthorized
+
+ADMIN_PATHS = frozenset({"/v1/models/load", "/api/delete"})
+ALWAYS_OPEN = frozenset({"/health", "/health/live", "/health/ready"})
+HOST_AND_PORT = re.compile(r"(\[[^\]]*\]|[^:]*)(?::\d*)?")
+
+
+class AllowedHosts:
+    """Refuses foreign Host names: a web page whose name was re-bound to our address must not reach us.
+
+    Addresses are never foreign (no name, nothing to re-bind); the port is ignored; "*" allows every name.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = {"localhost", *(name.lower() for name in names)}
+        self.every_name = "*" in self.names
+
+    def __call__(self, scope: Scope) -> Forbidden | None:
+        for key, value in scope["headers"]:
+            if key == b"host" and not self.allows(value.decode("latin-1")):
+                shown = value[:80].decode("ascii", "replace")
+                return Forbidden(f"{shown!r} is not a host name of this service. allowed_hosts names those that are.")
+        return None
+
+    def allows(self, host: str) -> bool:
+        match = HOST_AND_PORT.fullmatch(host)
+        if match is None:
+            return False
+        name = match[1].removesuffix(".").lower()
+        return self.every_name or name in self.names or _is_address(name.strip("[]"))
+
+
+class HeadLimit:
+    """Bounds number and bytes of the headers and the target; the HTTP parser has no bound of its own."""
+
+    def __init__(self, max_headers: int, max_bytes: int) -> None:
+        self.max_headers, self.max_bytes = max_headers, max_bytes
+
+    def __call__(self, scope: Scope) -> RequestTooLarge | None:
+        headers = scope["headers"]
+        size = len(scope["raw_path"]) + len(scope["query_string"])
+        for key, value in headers:
+            size += len(key) + len(value)
+        if len(headers) <= self.max_headers and size <= self.max_bytes:
+            return None
+        bound = f"at most {self.max_headers} headers and {self.max_bytes} bytes in all"
+        return RequestTooLarge(f"The request's head is too large: {bound}.")
+
+
+class KeyRequired:
+    """Demands `Authorization: Bearer KEY` (admin paths have their own check) and puts the key's name, never the key, on the record."""
+
+    def __init__(self, keys: ApiKeys, open_paths: Iterable[str] = ALWAYS_OPEN) -> None:
+        self.keys, self.open_paths = keys, frozenset(open_paths)
+
+    def __call__(self, scope: Scope) -> Unauthorized | None:
+        if scope["path"] in self.open_paths or is_admin_path(scope["path"]):
+            return None
+        name = self.keys.name_of(bearer(scope))
+        if name is None:
+            return Unauthorized("This service needs an API key: send `Authorization: Bearer KEY`.")
+        scope["state"]["record"].client = name
+        return None
+
+
+class AdminOnly:
+    """Lets only this machine's own users near the admin routes, with the token if there is one, and no web page."""
+
+    def __init__(self, client: ClientAddress, token: str | None) -> None:
+        self.client = client
+        self.token = hashlib.sha256(token.encode()).digest() if token else None
+
+    def __call__(self, scope: Scope) -> Forbidden | Unauthorized | None:
+        if not is_admin_path(scope["path"]):
+            return None
+        if not self.client.is_local(scope):
+            return Forbidden("Administration is for this machine only: ask from loopback or through the admin socket.")
+        if header(scope, b"origin") is not None:
+            return Forbidden("Administration is not for web pages.")
+        given = hashlib.sha256(bearer(scope)).digest()
+        if self.token is not None and not hmac.compare_digest(given, self.token):
+            return Unauthorized("Administration needs its token: send `Authorization: Bearer TOKEN`.")
+        return None
+
+
+def is_admin_path(path: str) -> bool:
+    return path.startswith("/admin/") or path in ADMIN_PATHS
+
+
+def bearer(scope: Scope) -> bytes:
+    kind, _, key = (header(scope, b"authorization") or b"").partition(b" ")
+    return key.strip() if kind.lower() == b"bearer" else b""
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Which model runs where: loading, watching, restarting, switching."""

@@ -1,0 +1,63 @@
+"""Which of the installed models this machine can run, and which one of them is served first."""
+
+from collections.abc import Sequence
+
+from qwen_service.config import Settings
+from qwen_service.errors import Unavailable
+from qwen_service.models.catalog import Catalog, gguf_model, unaliased
+from qwen_service.models.installed import InstalledModel
+from qwen_service.models.machine import Machine
+from qwen_service.models.spec import NO_NPU
+
+
+class ModelChoice:
+    def __init__(self, settings: Settings, catalog: Catalog, machine: Machine) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._machine = machine
+
+    def first(self) -> InstalledModel:
+        """The model to serve at the start. Raises UnknownModel, or Unavailable with the reasons against each."""
+        settings = self._settings
+        if settings.model_path is not None:
+            model = gguf_model(settings.model_path.expanduser().absolute())
+        elif settings.model != "auto":
+            model = self.installed(settings.model)
+        else:
+            return self._first_possible(self._catalog.installed())
+        if not self._lacks_card_only(model):
+            self.refuse_impossible(model)
+        return model
+
+    def installed(self, name: str) -> InstalledModel:
+        """By name or alias. Raises UnknownModel."""
+        return self._catalog.find_installed(unaliased(name, self._settings.model_aliases))
+
+    def refuse_impossible(self, model: InstalledModel) -> None:
+        if (obstacle := self._obstacle(model)) is not None:
+            raise Unavailable(f"{model.name} cannot be served: {obstacle}")
+
+    def _lacks_card_only(self, model: InstalledModel) -> bool:
+        """It is started all the same where no other is wanted: its program knows best, and the card may come yet."""
+        return self._settings.accelerator != "none" and model.spec.lacks_card_only(self._machine)
+
+    def _first_possible(self, models: Sequence[InstalledModel]) -> InstalledModel:
+        """One without its card only where nothing else can run."""
+        obstacles = {model.name: self._obstacle(model) for model in models}
+        possible = [model for model in models if obstacles[model.name] is None]
+        if found := next(iter([*possible, *filter(self._lacks_card_only, models)]), None):
+            return found
+        reasons = [f"{name}: {obstacle}" for name, obstacle in obstacles.items()]
+        if self._settings.accelerator == "required" and not self._machine.has_npu:
+            reasons.append(NO_NPU)
+        raise Unavailable("; ".join(reasons) or self._nothing_installed())
+
+    def _obstacle(self, model: InstalledModel) -> str | None:
+        if self._settings.accelerator == "required" and not model.spec.needs_npu:
+            return "it runs on the CPU, and accelerator is required"
+        if self._settings.accelerator == "none" and model.spec.needs_npu:
+            return "it needs a card, and accelerator is none"
+        return model.spec.obstacle(self._machine)
+
+    def _nothing_installed(self) -> str:
+        return f"no model is installed in {self._catalog.models_dir}. `qwen-service pull smollm2-135m` installs a small one."

@@ -1,0 +1,27 @@
+"""Which module brings up the models of which runtime."""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import cast
+
+from qwen_service.config import Settings
+from qwen_service.engines.supervisor import BringUp
+from qwen_service.models.installed import InstalledModel
+from qwen_service.models.machine import Machine
+from qwen_service.models.spec import RuntimeName
+
+# One loader per device that the model is to run on, by the name it has in logs and /health.
+Loaders = Callable[[InstalledModel, Settings, Machine], dict[str, BringUp]]
+
+# Imported when needed: a laptop never loads what drives a card, a card never what drives llama.cpp.
+LOADING: dict[RuntimeName, str] = {
+    "llamacpp": "qwen_service.runtimes.llamacpp.bring_up",
+    "ax_repl": "qwen_service.runtimes.axera.bring_up",
+    "ax_api": "qwen_service.runtimes.axera.bring_up",
+    "axllm": "qwen_service.runtimes.axllm.bring_up",
+}
+
+
+def loaders_for(model: InstalledModel, settings: Settings, machine: Machine) -> dict[str, BringUp]:
+    loaders = cast(Loaders, import_module(LOADING[model.spec.runtime]).loaders)
+    return loaders(model, settings, machine)

@@ -1,0 +1,253 @@
+"""Which model runs where: finding the one a request means, switching, CPU fallback.
+
+A model is served by one supervisor per device (served_model). Restarting is the supervisor's business, waiting lines
+are the scheduler's.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+
+from qwen_service.config import Settings
+from qwen_service.engines.choice import ModelChoice
+from qwen_service.engines.loaders import Loaders, loaders_for
+from qwen_service.engines.served import ServedModel
+from qwen_service.engines.simulation import simulated
+from qwen_service.engines.supervisor import Supervisor
+from qwen_service.engines.uninterrupted import to_the_end
+from qwen_service.errors import Loading, NotLoaded, QueueFull, ServiceError, StartFailed, Unavailable, UnknownModel
+from qwen_service.models.catalog import Catalog, same_name, unaliased
+from qwen_service.models.installed import InstalledModel
+from qwen_service.models.machine import Machine
+
+log = logging.getLogger(__name__)
+
+FALLBACK_LINGERS = 60.0  # seconds the CPU model stays loaded after the card is back
+
+
+class ModelManager:
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        machine: Machine,
+        *,
+        on_change: Callable[[], None],
+        loaders: Loaders = loaders_for,
+        fallback_lingers: float = FALLBACK_LINGERS,
+    ) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._machine = machine
+        self._choice = ModelChoice(settings, catalog, machine)
+        self._on_change = on_change
+        self._loaders = loaders
+        self._fallback_lingers = fallback_lingers
+        self._switch = asyncio.Lock()
+        self._waiting_for_switch = 0
+        self._stand_in: asyncio.Task[None] | None = None
+        self._exchanging: asyncio.Task[ServedModel] | None = None
+        self._changed = asyncio.Event()
+        self.current: ServedModel | None = None
+        self.fallback: ServedModel | None = None
+        self.trouble = ""  # why there is no current model
+        self.fallback_trouble = ""
+        self.switching_to = ""
+        self.leaving: ServedModel | None = None  # replaced as soon as its running work has ended
+
+    async def start(self) -> None:
+        """Choose a model and begin to load it; returns at once."""
+        try:
+            chosen = await self._simulate(self._settings.simulate) if self._settings.simulate else self._choice.first()
+        except ServiceError as error:
+            self.trouble = error.message
+            log.error("no model can be served: %s", error.message)
+            return
+        self.current = self._serve(chosen)
+        if self._settings.fallback_model is not None and chosen.spec.needs_npu:
+            self._prepare_fallback(self._settings.fallback_model)
+
+    async def stop(self) -> None:
+        for task in (self._stand_in, self._exchanging):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
+        for model in (self.current, self.fallback):
+            if model is not None:
+                await model.stop()
+
+    async def obtain(self, name: str | None) -> ServedModel:
+        """The served model that a request means; switches to it where `autoload` allows.
+
+        Raises UnknownModel, NotLoaded, Unavailable, QueueFull, or why the switch failed.
+        """
+        wanted = self._means(name)
+        if wanted is self.leaving:
+            raise Loading(f"{self.leaving.name} is being replaced by {self.switching_to}")
+        if isinstance(wanted, ServedModel):
+            return self._or_fallback(wanted)
+        if not self._autoloads(wanted):
+            current = self.current.name if self.current is not None else "none"
+            raise NotLoaded(
+                f"{wanted.name} is installed, but not loaded (loaded: {current}). An administrator can switch with"
+                " POST /v1/models/load, or set `autoload: on`.",
+                param="model",
+            )
+        if self._waiting_for_switch >= self._settings.queue_size:
+            raise QueueFull(f"{self._waiting_for_switch} requests are waiting already for a model to be loaded")
+        self._waiting_for_switch += 1
+        try:
+            return await self.load(wanted.name)
+        finally:
+            self._waiting_for_switch -= 1
+
+    async def load(self, name: str) -> ServedModel:
+        """Switch: let running work end, stop the old model, start the new one; go back to the old one if that fails."""
+        target = self.installed_model(name)
+        async with self._switch:
+            old = self.current
+            if old is not None and same_name(old.name, target.name) and old.phase != "failed":
+                return old
+            self._choice.refuse_impossible(target)
+            return await self._replace(old, target)
+
+    async def reload(self) -> ServedModel:
+        """Restart the current model, after running work has ended. Raises Unavailable where there is none."""
+        async with self._switch:
+            if self.current is None:
+                raise Unavailable(self.trouble)
+            return await self._replace(self.current, self.current.installed)
+
+    def installed_model(self, name: str) -> InstalledModel:
+        """By name or alias. Raises UnknownModel."""
+        return self._choice.installed(name)
+
+    def installed(self) -> list[InstalledModel]:
+        models = self._catalog.installed()
+        if self.current is not None and self.current.name not in [model.name for model in models]:
+            models.insert(0, self.current.installed)
+        return models
+
+    def served(self, model: InstalledModel) -> ServedModel | None:
+        return next((s for s in (self.current, self.fallback) if s is not None and s.name == model.name), None)
+
+    def _means(self, name: str | None) -> ServedModel | InstalledModel:
+        wanted = unaliased(name, self._settings.model_aliases) if name else None
+        for served in (self.current, self.fallback):
+            if served is not None and (not wanted or any(same_name(wanted, known) for known in served.spec.names)):
+                return served
+        if not wanted:
+            raise Unavailable(self.trouble)
+        try:
+            return self._catalog.find_installed(wanted)
+        except UnknownModel:
+            if self._settings.unknown_model == "default" and self.current is not None:
+                return self.current
+            names = ", ".join(model.name for model in self.installed()) or "none"
+            raise UnknownModel(f"There is no model {name!r}. Models here: {names}.", param="model") from None
+
+    def _or_fallback(self, model: ServedModel) -> ServedModel:
+        stands_in = (
+            model is self.current
+            and self.fallback is not None
+            and self.fallback.engine is not None
+            and model.down_for > self._settings.fallback_after
+        )
+        return self.fallback if stands_in and self.fallback is not None else model
+
+    def _autoloads(self, model: InstalledModel) -> bool:
+        if self._settings.autoload == "auto":
+            on_card = self.current is not None and self.current.spec.needs_npu
+            return not (model.spec.needs_npu or on_card)
+        return self._settings.autoload == "on"
+
+    async def _replace(self, old: ServedModel | None, target: InstalledModel) -> ServedModel:
+        """A client that leaves while its switch is waiting for running work ends it; later on it does not."""
+        self.switching_to, self.leaving = target.name, old
+        try:
+            if old is not None:
+                await self._drain(old)
+            self._exchanging = asyncio.create_task(self._exchange(old, target), name="model switch")
+            return await to_the_end(self._exchanging)
+        finally:
+            self.switching_to, self.leaving = "", None
+
+    async def _exchange(self, old: ServedModel | None, target: InstalledModel) -> ServedModel:
+        if old is not None:
+            await old.stop()
+        new = self._serve(target)
+        self.current, self.leaving = new, None
+        await new.tried()
+        if new.phase == "ready":
+            log.info("switched to %s", new.name)
+            return new
+        reason = new.last_error
+        await new.stop()
+        if old is not None:
+            self.current = self._serve(old.installed)
+        raise StartFailed(
+            f"{target.name} could not be loaded: {reason} Went back to {old.name if old else 'no model'}."
+        )
+
+    async def _drain(self, model: ServedModel) -> None:
+        """Requests that came with the switch itself are not waited for: they use no model yet."""
+        try:
+            async with asyncio.timeout(self._settings.drain_timeout):
+                await model.unused()
+        except TimeoutError:
+            raise Loading(
+                f"{model.name} was still busy after {self._settings.drain_timeout:g} s (drain_timeout); not switched",
+                retry_after=self._settings.drain_timeout,
+            ) from None
+
+    async def _simulate(self, name: str) -> InstalledModel:
+        return await asyncio.to_thread(simulated, name, self._settings)  # it may have to fetch a tokenizer
+
+    def _serve(self, model: InstalledModel, *, is_fallback: bool = False) -> ServedModel:
+        loaders = self._loaders(model, self._settings, self._machine)
+        supervisors = tuple(Supervisor(name, load, on_change=self._note_change) for name, load in loaders.items())
+        served = ServedModel(model, supervisors, is_fallback)
+        served.start()
+        return served
+
+    def _note_change(self) -> None:
+        self._changed.set()
+        self._on_change()
+
+    def _prepare_fallback(self, name: str) -> None:
+        try:
+            model = self.installed_model(name)
+            self._refuse_fallback(model)
+        except ServiceError as error:
+            self.fallback_trouble = f"fallback_model: {error.message}"
+            log.error("%s", self.fallback_trouble)
+            return
+        self._stand_in = asyncio.create_task(self._keep_stand_in(model), name="fallback")
+
+    def _refuse_fallback(self, model: InstalledModel) -> None:
+        self._choice.refuse_impossible(model)  # with accelerator: required the CPU answers nobody
+        if model.spec.needs_npu:
+            raise Unavailable(f"{model.name} needs the card, too")
+
+    async def _keep_stand_in(self, model: InstalledModel) -> None:
+        """Load the fallback while the card is down for long, unload it when the card has been back for a while."""
+        while True:
+            self._changed.clear()
+            down = self.current.down_for if self.current is not None else 0.0
+            if down > self._settings.fallback_after and self.fallback is None:
+                log.warning("%s is down; %s stands in on the CPU", self.current and self.current.name, model.name)
+                self.fallback = self._serve(model, is_fallback=True)
+            elif not down and self.fallback is not None:
+                await self._dismiss_fallback(self.fallback)
+            patience = max(0.05, self._settings.fallback_after - down) if down and self.fallback is None else 1.0
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await self._changed.wait()
+
+    async def _dismiss_fallback(self, fallback: ServedModel) -> None:
+        await asyncio.sleep(self._fallback_lingers)
+        if self.current is not None and self.current.engine is not None:
+            await fallback.unused()
+            self.fallback = None
+            await fallback.stop()

@@ -1,0 +1,140 @@
+"""A model that is being served: one supervisor per device, and who uses it."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from qwen_service.engines.supervisor import Engine, Phase, Supervisor
+from qwen_service.errors import Loading, ServiceError, Unavailable
+from qwen_service.models.installed import InstalledModel
+from qwen_service.models.spec import ModelSpec
+
+PATIENCE_FOR_LOADING = 10.0  # seconds: a model that loads longer than this is not waited for, but refused with 503
+
+
+@dataclass(eq=False)
+class ServedModel:
+    installed: InstalledModel
+    supervisors: tuple[Supervisor, ...]
+    is_fallback: bool = False
+    users: int = field(default=0, init=False)  # requests from their arrival to their end
+    waiting_for_load: int = field(default=0, init=False)
+    _left: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+
+    @property
+    def name(self) -> str:
+        return self.installed.name
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.installed.spec
+
+    @property
+    def phase(self) -> Phase:
+        """Of the best of its engines."""
+        order: tuple[Phase, ...] = ("ready", "loading", "restarting", "failed", "stopped")
+        return min((supervisor.phase for supervisor in self.supervisors), key=order.index)
+
+    @property
+    def engine(self) -> Engine | None:
+        return next((s.engine for s in self.supervisors if s.engine is not None), None)
+
+    @property
+    def progress(self) -> str:
+        """Of the first engine that loads."""
+        return next((supervisor.progress for supervisor in self.supervisors if supervisor.progress), "")
+
+    @property
+    def last_error(self) -> str:
+        """Of the first engine that does not run."""
+        return next((s.last_error for s in self.supervisors if s.last_error and s.phase != "ready"), "")
+
+    @property
+    def tokenizer_ready(self) -> bool:
+        """Whether somebody answers a vendor's program that asks for ids. llama.cpp has its tokenizer inside."""
+        engine = self.engine
+        return engine is not None and (engine.companion is None or engine.companion.ready)
+
+    @property
+    def down_for(self) -> float:
+        """Seconds since an engine was last ready; 0 while one is."""
+        if self.engine is not None:
+            return 0.0
+        return time.monotonic() - min(supervisor.down_since for supervisor in self.supervisors)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        self.users += 1
+        try:
+            yield
+        finally:
+            self.users -= 1
+            self._left.set()
+
+    async def unused(self) -> None:
+        """Return when no request uses the model any more."""
+        while self.users:
+            self._left.clear()
+            await self._left.wait()
+
+    def start(self) -> None:
+        for supervisor in self.supervisors:
+            supervisor.start()
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(supervisor.stop() for supervisor in self.supervisors))
+
+    async def tried(self) -> None:
+        """Return when the first load has ended, well or not."""
+        await asyncio.gather(*(supervisor.tried.wait() for supervisor in self.supervisors))
+
+    def out_of_service(self) -> ServiceError | None:
+        """Why nobody needs to wait for this model; None while it runs or will run again."""
+        match self.phase:
+            case "failed":
+                return Unavailable(f"{self.name} cannot run: {self.last_error}")
+            case "stopped":
+                return Loading(f"{self.name} is not running any more", retry_after=10)
+            case _:
+                return None
+
+    async def ready(self, *, at_most: float, waiters: int) -> Engine:
+        """An engine that runs. Waits for a quick load or restart; raises Loading or Unavailable."""
+        if (engine := self.engine) is not None:
+            return engine
+        if (reason := self.out_of_service()) is not None:
+            raise reason
+        if self._loads_slowly or self.waiting_for_load >= waiters:
+            raise self._loading()
+        self.waiting_for_load += 1
+        try:
+            async with asyncio.timeout(at_most):
+                while self.engine is None and self.out_of_service() is None:
+                    await self._a_change()
+        except TimeoutError:
+            raise self._loading() from None
+        finally:
+            self.waiting_for_load -= 1
+        return await self.ready(at_most=0, waiters=0)
+
+    @property
+    def _loads_slowly(self) -> bool:
+        """A card takes minutes, also where nobody has measured it."""
+        known = self.spec.load_seconds
+        return self.spec.needs_npu if known is None else known > PATIENCE_FOR_LOADING
+
+    async def _a_change(self) -> None:
+        coming = [supervisor for supervisor in self.supervisors if supervisor.phase in ("loading", "restarting")]
+        settled = [asyncio.ensure_future(supervisor.settled()) for supervisor in coming]
+        try:
+            await asyncio.wait(settled, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for waiting in settled:
+                waiting.cancel()
+
+    def _loading(self) -> Loading:
+        how_far = f" ({self.progress})" if self.progress else ""
+        why = f" after: {self.last_error}" if self.phase == "restarting" else ""
+        return Loading(f"{self.name} is {self.phase}{how_far}{why}", retry_after=self.spec.load_seconds or 5.0)

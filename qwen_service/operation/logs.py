@@ -1,0 +1,135 @@
+"""The service's own log: text or JSON, one line per request, each line with the id of the request it belongs to.
+
+Never prompts, replies or keys; `log_prompts` is the pipeline's business.
+"""
+
+import logging
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import orjson
+
+from qwen_service.process.log_file import LogFile
+from qwen_service.request_record import RequestRecord, current_record
+
+LogFormat = Literal["text", "json"]
+ROOT = "qwen_service"
+LEVELS = ("debug", "info", "warning", "error")
+OTHER_LOGGERS = ("uvicorn", "asyncio")
+
+TOKENIZER = f"{ROOT}.tokenizer"  # the logger of runtimes/axera/bring_up.py's tokenizer servers
+access_log = logging.getLogger(f"{ROOT}.access")
+
+
+class JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if request_id := _request_id(record):
+            line["request_id"] = request_id
+        line |= getattr(record, "fields", {})
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(line, default=str).decode()
+
+
+class TextFormatter(logging.Formatter):
+    """Line breaks inside a message are kept out, so that no client can forge a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.fromtimestamp(record.created).astimezone().isoformat(sep=" ", timespec="milliseconds")
+        message = record.getMessage().replace("\r", "\\r").replace("\n", "\\n")
+        request_id = _request_id(record)
+        fields = "".join(f" {name}={value}" for name, value in getattr(record, "fields", {}).items())
+        text = f"{moment} {record.levelname:<7} {message}{fields}{f' [{request_id}]' if request_id else ''}"
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+class BoundedFileHandler(logging.Handler):
+    """Into a file that is rotated and never stops the service, not even on a full disk."""
+
+    def __init__(self, path: Path, max_bytes: int) -> None:
+        super().__init__()
+        self._file = LogFile(path, max_bytes)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._file.write(self.format(record).encode(errors="replace") + b"\n")
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def configure(
+    level: str,
+    form: LogFormat,
+    file: Path | None = None,
+    max_bytes: int = 10 * 1024 * 1024,
+    *,
+    tokenizer_file: Path | None = None,
+) -> list[logging.Handler]:
+    """Send our log and uvicorn's to stderr and to `file`, the tokenizer server's to `tokenizer_file` as well.
+
+    Returns the handlers of the first two, for who must take them away again.
+    """
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if file is not None:
+        handlers.append(BoundedFileHandler(file, max_bytes))
+    for handler in handlers:
+        handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    tokenizer_handlers = [BoundedFileHandler(tokenizer_file, max_bytes)] if tokenizer_file is not None else []
+    for handler in tokenizer_handlers:
+        handler.setFormatter(TextFormatter())
+    logging.getLogger(TOKENIZER).handlers[:] = tokenizer_handlers
+    for name in (ROOT, *OTHER_LOGGERS):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = handlers
+        logger.propagate = False
+    set_level(level)
+    return handlers
+
+
+def set_level(level: str) -> None:
+    """At any time, while requests run."""
+    logging.getLogger(ROOT).setLevel(level.upper())
+    for name in OTHER_LOGGERS:  # their debug output is about themselves
+        logging.getLogger(name).setLevel(max(logging.INFO, logging.getLogger(ROOT).level))
+
+
+def log_request(record: RequestRecord) -> None:
+    """The one line of a request that has ended."""
+    if not access_log.isEnabledFor(logging.INFO):
+        return
+    extra = {"fields": _fields(record), "request_id": record.id}
+    access_log.info("%s %s %d", record.method, record.path, record.status, extra=extra)
+
+
+def _fields(record: RequestRecord) -> dict[str, object]:
+    """Only what there is something to say about. Durations in seconds."""
+    fields: dict[str, object] = {"client": record.client, "duration": round(record.duration, 4)}
+    if record.model:
+        fields |= {
+            "model": record.model,
+            "prompt_tokens": record.prompt_tokens,
+            "cached_tokens": record.cached_tokens,
+            "completion_tokens": record.completion_tokens,
+            "queue": round(record.queue, 4),
+            "finish": record.finish or "cut",
+        }
+    if record.first_token is not None:
+        fields["ttft"] = round(record.first_token, 4)
+    optional = {"dialect": record.dialect, "trimmed": record.trimmed_messages, "error": record.error}
+    return fields | {name: value for name, value in optional.items() if value}
+
+
+def _request_id(record: logging.LogRecord) -> str:
+    given = getattr(record, "request_id", None)
+    if given is None and (current := current_record.get()) is not None:
+        given = current.id
+    return given or ""

@@ -1,0 +1,54 @@
+"""Puts one ServiceState together from the parts that run."""
+
+import time
+
+from qwen_service.card.monitor import CardMonitor
+from qwen_service.engines.manager import ModelManager
+from qwen_service.engines.served import ServedModel
+from qwen_service.operation.state import CardView, EngineState, ModelState, ServiceState
+from qwen_service.pipeline.scheduler import Scheduler
+
+
+class Overview:
+    """Called for each look. `cards` is None on a machine without any."""
+
+    def __init__(
+        self, models: ModelManager, scheduler: Scheduler, cards: CardMonitor | None, *, queue_size: int, version: str
+    ) -> None:
+        self._models = models
+        self._scheduler = scheduler
+        self._cards = cards
+        self._queue_size = queue_size
+        self._version = version
+        self._started = time.monotonic()
+
+    def __call__(self) -> ServiceState:
+        models, cards = self._models, self._cards
+        return ServiceState(
+            version=self._version,
+            uptime=time.monotonic() - self._started,
+            running=self._scheduler.running,
+            waiting=self._scheduler.waiting,
+            queue_size=self._queue_size,
+            model=_model_state(models.current),
+            fallback=_model_state(models.fallback),
+            switching_to=models.switching_to,
+            trouble=models.trouble or models.fallback_trouble,
+            cards=tuple(CardView(s.card, s.state, s.reason) for s in cards.statuses.values()) if cards else (),
+            card_fault=cards.fault if cards else "",
+        )
+
+
+def _model_state(model: ServedModel | None) -> ModelState | None:
+    if model is None:
+        return None
+    engines = tuple(EngineState(s.name, s.phase, s.progress, s.restarts, s.last_error) for s in model.supervisors)
+    rate = model.spec.prefill_rate
+    return ModelState(
+        model.name,
+        model.spec.runtime,
+        model.phase,
+        engines,
+        tokenizer_ready=model.tokenizer_ready,
+        prompt_seconds=round(100 / rate, 1) if rate else None,
+    )

@@ -1,0 +1,38 @@
+"""Tells systemd how the served model is: not ready while it loads, ready when it answers, alive as long as we turn."""
+
+import asyncio
+
+from qwen_service.engines.manager import ModelManager
+from qwen_service.operation.systemd_notify import SystemdNotifier
+
+INTERVAL = 1.0  # seconds; the watchdog of a unit is set to many of them
+PATIENCE = 60.0  # seconds that systemd is asked to wait on while a model loads
+
+
+async def report(systemd: SystemdNotifier, models: ModelManager, interval: float = INTERVAL) -> None:
+    """Runs until cancelled. A model that cannot be loaded counts as ready too: the service says why to whoever asks."""
+    ready, said = False, ""
+    while systemd.is_heard:
+        status, settled = _status(models)
+        if not ready and settled:
+            ready = True
+            systemd.ready(status)
+        elif not ready:
+            systemd.loading(status, PATIENCE)
+        elif status != said:
+            systemd.status(status)
+        systemd.alive()
+        said = status
+        await asyncio.sleep(interval)
+
+
+def _status(models: ModelManager) -> tuple[str, bool]:
+    """For people, and whether nothing is left to wait for."""
+    current = models.current
+    if current is None:
+        return models.trouble or "no model is loaded", True
+    engines = ", ".join(filter(None, (engine.progress for engine in current.supervisors)))
+    reason = current.out_of_service()
+    if reason is not None:
+        return f"{current.name}: {reason.message}", True
+    return f"{current.name}: {current.phase}" + (f", {engines}" if engines else ""), current.phase == "ready"

@@ -1,0 +1,1 @@
+"""One request from ChatRequest to Events: fitting, waiting, generating, parsing."""

@@ -1,0 +1,219 @@
+"""The pipeline: find the model, fit the conversation, wait for a turn, generate, parse, yield events."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+from qwen_service.chat import (
+    ChatRequest,
+    Event,
+    Finished,
+    Message,
+    Sampling,
+    Started,
+    TextDelta,
+    Timings,
+    ToolCall,
+    Usage,
+)
+from qwen_service.engines.manager import ModelManager
+from qwen_service.engines.served import ServedModel
+from qwen_service.engines.supervisor import Engine
+from qwen_service.errors import Unsupported
+from qwen_service.pipeline.cancellation import Cancellations
+from qwen_service.pipeline.conversation import Fitted, SessionManager
+from qwen_service.pipeline.fairness import Priorities
+from qwen_service.pipeline.scheduler import Scheduler, Turn
+from qwen_service.pipeline.structured import structured
+from qwen_service.request_record import RequestRecord, recording
+from qwen_service.runtime import Capabilities, Piece, Prefill
+from qwen_service.text.output_format import OutputFormat
+from qwen_service.text.output_parser import OutputParser
+
+log = logging.getLogger(__name__)
+
+# Sampling fields that shape the text; the others are limits or constraints with rules of their own.
+TASTE = ("temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty", "repeat_penalty")
+
+
+class ChatCompletion:
+    def __init__(
+        self,
+        models: ModelManager,
+        sessions: SessionManager,
+        scheduler: Scheduler,
+        *,
+        waiters: int,
+        patience: float,
+        priorities: Priorities | None = None,
+        cancellations: Cancellations | None = None,
+        log_prompts: bool = False,
+    ) -> None:
+        self._models = models
+        self._sessions = sessions
+        self._scheduler = scheduler
+        self._waiters = waiters
+        self._patience = patience
+        self._priorities = priorities or Priorities(())
+        self._cancellations = cancellations or Cancellations()
+        self._log_prompts = log_prompts
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
+        """Events of one reply: Started, then deltas and calls, then Finished. Raises ServiceError at any point.
+
+        Close the iterator to stop the generation and give up its place.
+        """
+        with recording() as record, self._cancellations.cancellable(record.id):
+            request = self._priorities.apply(request, record.priority, record.client)
+            began = time.monotonic()
+            model = await self._models.obtain(request.model)
+            with model.in_use():
+                engine = await model.ready(at_most=self._patience, waiters=self._waiters)
+                load = time.monotonic() - began
+                reply = structured(
+                    _with_defaults(request, model, engine),
+                    partial(self._generate, model, engine, load, request.sampling),
+                    output_format=engine.text.output_format,
+                    capabilities=engine.runtime.capabilities,
+                )
+                async with aclosing(reply) as events:
+                    async for event in events:
+                        yield event
+
+    async def _generate(
+        self, model: ServedModel, engine: Engine, load: float, asked: Sampling, request: ChatRequest
+    ) -> AsyncGenerator[Event, None]:
+        fitted = await self._sessions.fit(model, engine.text, engine.limits, request)
+        if self._log_prompts:
+            log.info("prompt: %s", fitted.prompt.request.prompt or _said(fitted.prompt.request))
+        sampling = dataclasses.replace(request.sampling, max_tokens=fitted.max_tokens)
+        parser = _parser(engine, request, fitted)
+        async with self._scheduler.turn(model, fitted.prompt) as turn:
+            reply = _Reply(recording(), load=load, queue=turn.waited)
+            yield reply.begin(_started(model, turn, asked, fitted))
+            async with aclosing(turn.engine.runtime.generate(fitted.prompt, sampling)) as pieces:
+                async for piece in pieces:
+                    for event in parser.feed(reply.add(piece)):
+                        yield reply.note(event)
+                    if parser.stopped:
+                        break
+        for event in parser.finish(reply.reason):
+            yield reply.note(event)
+        if reply.ids_are_exact and not parser.stopped:
+            self._sessions.remember(model, fitted.prompt, reply.message(), reply.token_ids)
+        yield reply.finished(fitted, parser)
+
+
+_NOTHING = Piece()
+
+
+@dataclass(slots=True)
+class _Reply:
+    """What has been generated so far, and when; what the request's record must know of it goes there."""
+
+    record: RequestRecord
+    load: float
+    queue: float
+    started: float = field(default_factory=time.monotonic)
+    first_piece: float = 0.0
+    token_count: int = 0
+    cached_tokens: int = 0
+    token_ids: list[int] = field(default_factory=list)
+    text: list[str] = field(default_factory=list)
+    calls: list[ToolCall] = field(default_factory=list)
+    reason: Literal["stop", "length"] = "stop"
+
+    def begin(self, event: Started) -> Started:
+        self.record.begin(event)
+        return event
+
+    def add(self, item: Prefill | Piece) -> Piece:
+        if isinstance(item, Prefill):
+            self.cached_tokens = item.cached_tokens
+            return _NOTHING
+        self.first_piece = self.first_piece or time.monotonic()
+        self.token_count += item.token_count
+        self.record.generated(item.token_count)
+        self.token_ids += item.token_ids
+        self.reason = item.finish_reason or self.reason
+        return item
+
+    def note(self, event: Event) -> Event:
+        if isinstance(event, TextDelta):
+            self.text.append(event.text)
+        elif isinstance(event, ToolCall):
+            self.calls.append(event)
+        return event
+
+    @property
+    def ids_are_exact(self) -> bool:
+        return len(self.token_ids) == self.token_count
+
+    def message(self) -> Message:
+        return Message("assistant", "".join(self.text), tool_calls=tuple(self.calls))
+
+    def finished(self, fitted: Fitted, parser: OutputParser) -> Finished:
+        now = time.monotonic()
+        first = self.first_piece or now
+        prompt_ids = fitted.prompt.token_ids
+        event = Finished(
+            parser.finish_reason(self.reason),
+            Usage(len(prompt_ids), self.token_count, self.cached_tokens, parser.reasoning_tokens),
+            Timings(self.load, self.queue, prefill=first - self.started, generation=now - first),
+            (*prompt_ids, *self.token_ids) if self.ids_are_exact else (),
+        )
+        self.record.end(event)
+        return event
+
+
+def _with_defaults(request: ChatRequest, model: ServedModel, engine: Engine) -> ChatRequest:
+    """The model's own defaults where the request is silent. Raises Unsupported."""
+    if request.tools and not engine.text.template.supports_tools:
+        raise Unsupported(
+            f"{model.name} does not support tools: its chat template has no place for them", param="tools"
+        )
+    if request.sampling.top_logprobs is not None and not engine.runtime.capabilities.logprobs:
+        raise Unsupported(f"{model.name} runs on an engine that reports no logprobs", param="logprobs")
+    given, defaults = request.sampling, model.spec.sampling
+    missing = {name: getattr(defaults, name) for name in TASTE if getattr(given, name) is None}
+    thinking = model.spec.thinking if request.thinking is None else request.thinking
+    return dataclasses.replace(request, sampling=dataclasses.replace(given, **missing), thinking=thinking)
+
+
+def _parser(engine: Engine, request: ChatRequest, fitted: Fitted) -> OutputParser:
+    plain = OutputFormat() if request.prompt is not None else engine.text.output_format
+    return OutputParser(
+        plain,
+        stop=request.stop,
+        tools=bool(request.tools),
+        tool_names=[tool.name for tool in request.tools],
+        parallel_tool_calls=request.parallel_tool_calls,
+        starts_in_reasoning=fitted.starts_in_reasoning,
+    )
+
+
+def _started(model: ServedModel, turn: Turn, asked: Sampling, fitted: Fitted) -> Started:
+    return Started(
+        model=model.name,
+        trimmed_messages=fitted.trimmed,
+        ignored_parameters=ignored_parameters(turn.engine.runtime.capabilities, asked),
+        served_by=f"{model.spec.runtime} (fallback)" if model.is_fallback else model.spec.runtime,
+        fallback=model.is_fallback,
+    )
+
+
+def ignored_parameters(capabilities: Capabilities, asked: Sampling) -> tuple[str, ...]:
+    """What the request set and this runtime cannot honour."""
+    names = [name for name in TASTE if getattr(asked, name) is not None and name not in capabilities.sampling]
+    if asked.logit_bias and "logit_bias" not in capabilities.sampling:
+        names.append("logit_bias")
+    return tuple(names)
+
+
+def _said(request: ChatRequest) -> list[tuple[str, str]]:
+    return [(message.role, message.content) for message in request.messages]

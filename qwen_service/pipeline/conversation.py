@@ -1,0 +1,176 @@
+"""Fit a conversation into a context, and continue what a KV cache holds.
+
+A conversation that is too long loses its oldest turns (trimming). Replies of ours go back as the ids that the engine
+generated, an empty think block included, and not as a re-tokenization of their text: only then is a continued
+conversation an extension of what the KV cache holds.
+"""
+
+import hashlib
+import json
+from array import array
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from qwen_service.chat import ChatRequest, Message, ToolCall
+from qwen_service.engines.served import ServedModel
+from qwen_service.engines.supervisor import ModelText
+from qwen_service.errors import PromptTooLong
+from qwen_service.pipeline.rendered import HOPELESS_BYTES_PER_TOKEN, Rendered, tokenized
+from qwen_service.pipeline.trimming import Cut, cuts, turns_of, without_oldest
+from qwen_service.runtime import Limits, Prompt
+from qwen_service.text.fill_in_middle import infill_prompt
+
+REMEMBERED_REPLIES = 256  # per service; four bytes for each id of prompt and reply
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """`max_tokens` is what the reply may have; `trimmed` counts the messages that were dropped."""
+
+    prompt: Prompt
+    max_tokens: int
+    trimmed: int
+    starts_in_reasoning: bool
+
+
+class _Room(NamedTuple):
+    """In tokens: what a prompt may have, and what leaves the reply the room it asked for."""
+
+    most: int
+    comfortable: int
+
+
+class SessionManager:
+    def __init__(self, *, overflow: str = "trim", default_max_tokens: int = 0) -> None:
+        self._may_trim = overflow == "trim"
+        self._default_max_tokens = default_max_tokens
+        self._replies: OrderedDict[bytes, array[int]] = OrderedDict()
+
+    async def fit(self, model: ServedModel, text: ModelText, limits: Limits, request: ChatRequest) -> Fitted:
+        """Raises PromptTooLong with the numbers, InvalidRequest where the template refuses."""
+        context = min(limits.context, request.context_size or limits.context)
+        most = min(limits.prompt, context - 1)
+        asked = request.sampling.max_tokens or self._default_max_tokens or context
+        if request.prompt is not None:
+            fitted, rendered = request, await _raw(model, text, request, most)
+        else:
+            comfortable = min(most, context - min(asked, context // 4), model.spec.prompt_budget or most)
+            fitted, rendered = await self._fit_messages(model, text, request, _Room(most, comfortable))
+        if rendered.size > most:
+            about = "about " if rendered.estimate else ""
+            raise PromptTooLong(
+                f"the prompt has {about}{rendered.size} tokens, and this model's context takes {most} ({context} with"
+                " the completion). Shorten the last message or start a new conversation.",
+                param="messages" if request.prompt is None else "prompt",
+            )
+        prompt = Prompt(tuple(rendered.ids), fitted)
+        return Fitted(
+            prompt=prompt,
+            max_tokens=min(asked, context - len(rendered.ids)),
+            trimmed=len(request.messages) - len(fitted.messages),
+            starts_in_reasoning=rendered.ending.rstrip().endswith("<think>"),
+        )
+
+    def remember(self, model: ServedModel, prompt: Prompt, reply: Message, reply_ids: Sequence[int]) -> None:
+        """A finished reply, whose ids are all known: a later request may continue it."""
+        request = prompt.request
+        if request.prompt is not None or request.continues:
+            return
+        key = _key(model, request, (*request.messages, reply))
+        self._replies[key] = array("I", (*prompt.token_ids, *reply_ids))
+        self._replies.move_to_end(key)
+        if len(self._replies) > REMEMBERED_REPLIES:
+            self._replies.popitem(last=False)
+
+    async def _fit_messages(
+        self, model: ServedModel, text: ModelText, request: ChatRequest, room: _Room
+    ) -> tuple[ChatRequest, Rendered]:
+        """As it is if it fits, else from the first cut that makes it fit: found by halving, each try is tokenized."""
+        turns = turns_of(request.messages)
+        if not (self._may_trim and request.truncate):
+            return request, await self._render(model, text, request, _Room(room.most, room.most))
+        tried: dict[Cut, tuple[ChatRequest, Rendered]] = {}
+
+        async def cut_at(cut: Cut) -> tuple[ChatRequest, Rendered]:
+            if cut not in tried:
+                shorter = replace(request, messages=without_oldest(turns, cut.turns))
+                tried[cut] = shorter, await self._render(model, text, shorter, room)
+            return tried[cut]
+
+        places = cuts(turns, room.comfortable)
+        places = [cut for cut in places if cut.bytes_left <= HOPELESS_BYTES_PER_TOKEN * room.most] or places[-1:]
+        low, high = 0, len(places) - 1
+        middle = low
+        while low < high:
+            _, rendered = await cut_at(places[middle])
+            low, high = (low, middle) if rendered.size <= room.comfortable else (middle + 1, high)
+            middle = (low + high) // 2
+        return await cut_at(places[low])
+
+    async def _render(self, model: ServedModel, text: ModelText, request: ChatRequest, room: _Room) -> Rendered:
+        if request.continues:
+            return await tokenized(text, text.template.render_open(request.messages, **_shown(request)), room.most)
+        continued = await self._continue_reply(model, text, request, room.most)
+        if continued is not None and continued.size <= room.comfortable:  # held thoughts may make it longer
+            return continued
+        return await tokenized(text, text.template.render(request.messages, **_shown(request)), room.most)
+
+    async def _continue_reply(
+        self, model: ServedModel, text: ModelText, request: ChatRequest, most: int
+    ) -> Rendered | None:
+        messages = request.messages
+        last = max((i for i, message in enumerate(messages) if message.role == "assistant"), default=None)
+        if last is None or not self._replies:
+            return None
+        held = self._replies.get(_key(model, request, messages[: last + 1]))
+        if held is None:
+            return None
+        rest = text.template.render_after(messages, last, **_shown(request))
+        if rest is None:
+            return None
+        after = await tokenized(text, rest, most)
+        if after.estimate:
+            return None
+        new = after.ids
+        if new[:1] == list(held[-1:]):  # the end-of-turn token, which some engines report with the reply
+            new = new[1:]
+        return Rendered([*held, *new], after.ending)
+
+
+def _shown(request: ChatRequest) -> dict[str, Any]:
+    """What a template shows beside the messages."""
+    return {"tools": request.tools, "thinking": request.thinking, "kwargs": request.template_kwargs}
+
+
+async def _raw(model: ServedModel, text: ModelText, request: ChatRequest, most: int) -> Rendered:
+    if isinstance(request.prompt, tuple):
+        if len(request.prompt) > most:
+            return Rendered(list(request.prompt), "")
+        return Rendered(await text.tokenizer.encode(request.prompt), "")  # it refuses what is no token
+    prompt = request.prompt or ""
+    if request.suffix is not None:
+        parts = infill_prompt(model.spec, text.template, prompt, request.suffix)
+    else:
+        parts = text.template.split_raw(prompt)
+    return await tokenized(text, parts, most)
+
+
+def _key(model: ServedModel, request: ChatRequest, messages: Sequence[Message]) -> bytes:
+    """Digest of a conversation. What a client shows, not the reasoning, identifies a reply."""
+    tools = [[tool.name, tool.description, tool.parameters] for tool in request.tools]
+    setting = [model.name, tools, request.template_kwargs]
+    digest = hashlib.blake2b(json.dumps(setting, sort_keys=True, default=dict).encode(), digest_size=16)
+    for message in messages:
+        calls = [[call.name, _canonical(call)] for call in message.tool_calls]
+        entry = [message.role, message.content.strip(), calls, message.tool_call_id, message.name]
+        digest.update(json.dumps(entry).encode())
+    return digest.digest()
+
+
+def _canonical(call: ToolCall) -> str:
+    try:
+        return json.dumps(json.loads(call.arguments), sort_keys=True)
+    except ValueError:
+        return call.arguments

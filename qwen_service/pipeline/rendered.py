@@ -1,0 +1,52 @@
+"""A rendered prompt, tokenized; or estimated, where it is so long that counting its tokens would take seconds."""
+
+from dataclasses import dataclass
+
+from qwen_service.engines.supervisor import ModelText
+from qwen_service.runtime import PromptParts
+
+HOPELESS_BYTES_PER_TOKEN = 16  # text this long is not tokenized to learn that it does not fit; usual are 2 to 5
+_CHEAP = 100_000  # characters; tokenized in about 0.1 s, whatever they are
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """`ending` is its last text; `estimate` the number of tokens of what was not counted, and has no ids."""
+
+    ids: list[int]
+    ending: str
+    estimate: int = 0
+
+    @property
+    def size(self) -> int:
+        return self.estimate or len(self.ids)
+
+
+async def tokenized(text: ModelText, parts: PromptParts, most: int) -> Rendered:
+    """`most` is how many tokens fit. A core shall not work for seconds to learn how far beyond it 4 MB of text are."""
+    size, enough = _characters(parts), HOPELESS_BYTES_PER_TOKEN * most
+    if size > max(_CHEAP, 4 * enough):
+        beginning = _beginning(parts, enough)
+        tokens = len(await text.tokenizer.encode(beginning))
+        if tokens > 2 * most:  # so far beyond it that how the beginning is cut off cannot matter
+            return Rendered([], _ending(text, parts), estimate=round(tokens * size // _characters(beginning), -3))
+    return Rendered(await text.tokenizer.encode(parts), _ending(text, parts))
+
+
+def _ending(text: ModelText, parts: PromptParts) -> str:
+    """The last text of a prompt, special tokens spelled out: it tells whether the reply starts inside <think>."""
+    return text.template.spell(parts[-4:])[-64:]
+
+
+def _characters(parts: PromptParts) -> int:
+    return sum(len(part) for part in parts if isinstance(part, str))
+
+
+def _beginning(parts: PromptParts, characters: int) -> PromptParts:
+    beginning: list[str | int] = []
+    for part in parts:
+        if characters <= 0:
+            break
+        beginning.append(part[:characters] if isinstance(part, str) else part)
+        characters -= len(part) if isinstance(part, str) else 0
+    return beginning

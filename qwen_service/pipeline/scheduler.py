@@ -1,0 +1,172 @@
+"""Whose turn it is: one bounded line in front of all slots, in the order that fairness.py tells."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from qwen_service.chat import ChatRequest
+from qwen_service.engines.served import ServedModel
+from qwen_service.engines.supervisor import Engine, Supervisor
+from qwen_service.errors import Died, ProtocolError, QueueFull, QueueTimeout, ServiceError, Stalled
+from qwen_service.pipeline.fairness import FairOrder, surplus
+from qwen_service.runtime import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The right to generate once on `engine`. `waited` is in seconds."""
+
+    engine: Engine
+    waited: float
+
+
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    model: ServedModel
+    prompt: Prompt
+    granted: asyncio.Future[Supervisor]
+    since: float = field(default_factory=time.monotonic)
+
+    @property
+    def request(self) -> ChatRequest:
+        return self.prompt.request
+
+
+class Scheduler:
+    """`hold` tells why an engine gets no new work now (its card is hot), or "" when nothing speaks against it."""
+
+    def __init__(self, *, queue_size: int, queue_timeout: float, hold: Callable[[Engine], str] = lambda _: "") -> None:
+        self._queue_size = queue_size
+        self._queue_timeout = queue_timeout
+        self._hold = hold
+        self._order = FairOrder()
+        self._waiting: list[_Waiter] = []  # as they came
+        self._running: dict[Supervisor, int] = {}
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        return sum(self._running.values())
+
+    @asynccontextmanager
+    async def turn(self, model: ServedModel, prompt: Prompt) -> AsyncIterator[Turn]:
+        """Wait for a slot and hold it. Raises QueueFull, QueueTimeout, or what became of the model."""
+        started = time.monotonic()
+        supervisor = await self._acquire(model, prompt)
+        try:
+            engine = supervisor.engine
+            if engine is None:  # it died between the grant and now
+                raise Died(f"{model.name} stopped before the reply began: {supervisor.last_error}")
+            try:
+                yield Turn(engine, time.monotonic() - started)
+            except (Died, Stalled, ProtocolError) as failure:
+                supervisor.report(engine, failure)
+                raise
+        finally:
+            self._release(supervisor)
+
+    def dispatch(self) -> None:
+        """Grant what can be granted. Called whenever a slot, an engine or a model changes."""
+        while any(self._settle(waiter) for waiter in self._order.sorted(self._waiting)):
+            pass
+
+    def _settle(self, waiter: _Waiter) -> bool:
+        """Whether the line has changed: each turn given changes who is next."""
+        if waiter.granted.done():  # its client has just left
+            return False
+        if (reason := waiter.model.out_of_service()) is not None:
+            self._refuse(waiter, reason)
+            return True
+        if (place := self._best_place(waiter)) is None:
+            return False
+        self._waiting.remove(waiter)
+        self._running[place] = self._running.get(place, 0) + 1
+        self._order.note_turn(waiter.request)
+        waiter.granted.set_result(place)
+        return True
+
+    def _refuse(self, waiter: _Waiter, reason: ServiceError) -> None:
+        self._waiting.remove(waiter)
+        waiter.granted.set_exception(reason)
+
+    async def _acquire(self, model: ServedModel, prompt: Prompt) -> Supervisor:
+        waiter = _Waiter(model, prompt, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiter)
+        try:
+            self.dispatch()
+            self._bound()
+            return await self._wait(waiter)
+        except BaseException:
+            self._give_back(waiter)
+            raise
+
+    def _bound(self) -> None:
+        present = [waiter for waiter in self._waiting if not waiter.granted.done()]  # the others have just left
+        if len(present) > self._queue_size:
+            self._refuse(surplus(present), self._queue_full())
+
+    def _queue_full(self) -> QueueFull:
+        return QueueFull(
+            f"{self._queue_size} requests are waiting already (queue_size); try again later",
+            retry_after=self._retry_after(),
+        )
+
+    async def _wait(self, waiter: _Waiter) -> Supervisor:
+        try:
+            async with asyncio.timeout(self._queue_timeout):
+                return await waiter.granted
+        except TimeoutError:
+            why = self._held_back(waiter.model) or "all slots were busy"
+            raise QueueTimeout(
+                f"No turn within {self._queue_timeout:g} s (queue_timeout): {why}", retry_after=self._retry_after()
+            ) from None
+
+    def _held_back(self, model: ServedModel) -> str:
+        """The reasons, where engines are; the others were busy all the time."""
+        running = [supervisor.engine for supervisor in model.supervisors if supervisor.engine is not None]
+        return " ".join(filter(None, map(self._hold, running)))
+
+    def _give_back(self, waiter: _Waiter) -> None:
+        """A client leaves the line; a slot granted in that very moment must not be lost."""
+        if waiter in self._waiting:
+            self._waiting.remove(waiter)
+        granted = waiter.granted
+        if granted.done() and not granted.cancelled() and granted.exception() is None:
+            self._release(granted.result())
+
+    def _release(self, supervisor: Supervisor) -> None:
+        supervisor.last_turn = time.monotonic()
+        self._running[supervisor] -= 1
+        if not self._running[supervisor]:
+            del self._running[supervisor]
+        self.dispatch()
+
+    def _best_place(self, waiter: _Waiter) -> Supervisor | None:
+        """Of the engines with a free slot: the one whose KV cache holds most of the prompt, then the idlest.
+
+        A card holds one conversation: where nothing can be reused, the one that rested longest is given up. One that
+        works holds what it works on; no other conversation gains by waiting for it.
+        """
+        free = [
+            supervisor
+            for supervisor in waiter.model.supervisors
+            if (engine := supervisor.engine) is not None
+            and self._running.get(supervisor, 0) < engine.limits.slots
+            and not self._hold(engine)
+        ]
+
+        def merit(supervisor: Supervisor) -> tuple[int, int, float]:
+            reusable = supervisor.engine.runtime.reusable_tokens(waiter.prompt) if supervisor.engine else 0
+            return reusable, -self._running.get(supervisor, 0), -supervisor.last_turn
+
+        return max(free, key=merit, default=None)
+
+    def _retry_after(self) -> float:
+        """Seconds: about what a place in the line has cost lately, within reason."""
+        oldest = self._waiting[0].since if self._waiting else time.monotonic()
+        return min(60.0, max(1.0, time.monotonic() - oldest))

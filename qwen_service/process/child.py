@@ -1,0 +1,274 @@
+"""The only subprocess code of the service.
+
+A ChildProcess has its own session and process group and dies with the service, even when that is killed with -9.
+Its output is bytes, drained for ever: given to `on_output`, kept as a bounded `tail`, written to a bounded log.
+It is ended politely, then by SIGTERM, then by SIGKILL to the whole group. It is reaped in one place, on the loop's
+own thread and after its group has been killed, so no signal can ever reach a process that merely got the same pid.
+"""
+
+import asyncio
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+
+from qwen_service.process import launch
+from qwen_service.process.log_file import LogFile
+
+logger = logging.getLogger(__name__)
+
+TAIL_BYTES = 64 * 1024
+LAST_WORDS = 1.0  # seconds for the output of a dead process to end; something that left its group may hold it
+KILL_PATIENCE = 2.0  # seconds after SIGKILL before a process counts as stuck in the kernel
+
+
+class ChildProcess(asyncio.Protocol):
+    """Made by `start` only; to be stopped by whoever started it."""
+
+    def __init__(self, name: str, log: LogFile | None, on_output: Callable[[bytes], None] | None) -> None:
+        self.name = name
+        self._log = log
+        self._on_output = on_output
+        self._tail = b""
+        self._output_ended = False
+        self._loop = asyncio.get_running_loop()
+        self._exit: asyncio.Future[int] = self._loop.create_future()
+        self._stopping: asyncio.Task[None] | None = None
+        self._pid_file: Path | None = None
+        self._input: asyncio.WriteTransport | None = None
+        self._output: asyncio.ReadTransport
+        self._popen: subprocess.Popen[bytes]
+
+    @classmethod
+    async def start(
+        cls,
+        argv: Sequence[str],
+        *,
+        name: str,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        log_path: Path | None = None,
+        pid_file: Path | None = None,
+        on_output: Callable[[bytes], None] | None = None,
+        stdin: bool = False,
+    ) -> "ChildProcess":
+        """`env` replaces the whole environment. Raises OSError when there is no such program.
+
+        Call it on a thread that lives as long as the child shall: the kernel kills the child with that thread.
+        """
+        program = find_program(argv[0], cwd, env)
+        child = cls(name, LogFile(log_path) if log_path else None, on_output)
+        with ExitStack() as its_ends:
+            output = await child._connect_output(its_ends)
+            input_ = await child._connect_input(its_ends) if stdin else subprocess.DEVNULL
+            child._spawn([program, *argv[1:]], cwd, env, output, input_)  # nothing is awaited from here on
+        child._write_pid_file(pid_file)
+        return child
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """Negative: the number of the signal that ended it. None: it runs."""
+        return self._popen.returncode
+
+    @property
+    def tail(self) -> str:
+        """The last 64 KiB that it wrote."""
+        return self._tail.decode(errors="replace")
+
+    async def wait(self) -> int:
+        """Return its code when it has ended and all its output has been read."""
+        return await asyncio.shield(self._exit)
+
+    async def ends_within(self, seconds: float) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.wait()
+        return self._exit.done()
+
+    def write(self, data: bytes) -> None:
+        """To its stdin. What it does not live to read is lost; `wait` tells."""
+        if self._input is None:
+            raise ValueError(f"{self.name} was started without stdin")
+        if not self._input.is_closing():
+            self._input.write(data)
+
+    def close_stdin(self) -> None:
+        if self._input is not None:
+            self._input.close()
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """To the whole group; nothing happens when it has ended."""
+        if self.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+
+    async def stop(self, polite: Callable[[], Awaitable[object]] | None = None, grace: float = 5.0) -> None:
+        """Ask `polite`ly, then by SIGTERM, each with `grace` seconds, then SIGKILL the group. Idempotent.
+
+        A caller that is cancelled does not interrupt the stopping; an OSError of `polite` ends the politeness only.
+        """
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop(polite, grace))
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self, polite: Callable[[], Awaitable[object]] | None, grace: float) -> None:
+        try:
+            if polite is not None and self.returncode is None:
+                with suppress(OSError):  # nobody listens any more, or not in time
+                    async with asyncio.timeout(grace):
+                        await polite()
+                        await self.wait()
+            self.send_signal(signal.SIGTERM)
+            await self.ends_within(grace)
+        finally:
+            self.send_signal(signal.SIGKILL)
+        if not await self.ends_within(KILL_PATIENCE):  # it is reaped whenever the kernel lets go of it
+            logger.error("%s (process %d) does not end even by SIGKILL", self.name, self.pid)
+
+    async def _connect_output(self, its_ends: ExitStack) -> int:
+        ours, its = os.pipe()
+        its_ends.callback(os.close, its)
+        self._output, _ = await self._loop.connect_read_pipe(lambda: self, FileIO(ours))
+        return its
+
+    async def _connect_input(self, its_ends: ExitStack) -> int:
+        its, ours = os.pipe()
+        its_ends.callback(os.close, its)
+        self._input, _ = await self._loop.connect_write_pipe(asyncio.BaseProtocol, FileIO(ours, "w"))
+        return its
+
+    def _spawn(
+        self, argv: list[str], cwd: Path | None, env: Mapping[str, str] | None, output: int, input_: int
+    ) -> None:
+        launcher = [sys.executable, "-I", "-S", launch.__file__, str(os.getpid())]
+        try:
+            self._popen = subprocess.Popen(
+                [*launcher, *argv],
+                cwd=cwd,
+                env=env,
+                stdin=input_,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError:
+            self._output.close()
+            self.close_stdin()
+            raise
+        self._watch()
+
+    def _write_pid_file(self, path: Path | None) -> None:
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f"{path.name}.{self.pid}")
+        draft.write_text(f"{self.pid}\n")
+        draft.replace(path)
+        self._pid_file = path
+
+    def _watch(self) -> None:
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except (AttributeError, OSError):  # macOS; a container whose seccomp profile forbids it
+            threading.Thread(target=self._wait_in_thread, daemon=True).start()
+        else:
+            self._loop.add_reader(descriptor, self._on_exit, descriptor)
+
+    def _wait_in_thread(self) -> None:
+        self._popen.wait()
+        with suppress(RuntimeError):  # the loop was closed meanwhile
+            self._loop.call_soon_threadsafe(self._reap)
+
+    def _on_exit(self, descriptor: int) -> None:
+        self._loop.remove_reader(descriptor)
+        os.close(descriptor)
+        self._reap()
+
+    def _reap(self) -> None:
+        with suppress(ProcessLookupError, PermissionError):  # macOS: "not permitted" for a group of zombies
+            os.killpg(self.pid, signal.SIGKILL)  # what it left behind; the zombie still holds the group's number
+        self._popen.wait()
+        self.close_stdin()
+        self._last_words = self._loop.call_later(LAST_WORDS, self._output.close)
+        self._end_if_over()
+
+    def data_received(self, data: bytes) -> None:
+        self._tail = (self._tail + data)[-TAIL_BYTES:]
+        if self._log is not None:
+            self._log.write(data)
+        if self._on_output is not None:
+            self._on_output(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
+        self._output_ended = True
+        self._end_if_over()
+
+    def _end_if_over(self) -> None:
+        if self.returncode is None or not self._output_ended:
+            return
+        self._last_words.cancel()
+        if self._log is not None:
+            self._log.close()
+        if self._pid_file is not None:
+            self._pid_file.unlink(missing_ok=True)
+        self._exit.set_result(self.returncode)
+
+
+def find_program(program: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
+    """Its path as the child would find it: by PATH, or by `cwd` when it has a slash."""
+    path = str((cwd or Path()) / program) if os.sep in program else program
+    found = shutil.which(path, path=(os.environ if env is None else env).get("PATH"))
+    if found is None and os.path.isfile(path):
+        raise PermissionError(f"{path} is not executable (chmod +x)")
+    if found is None:
+        raise FileNotFoundError(f"there is no program {program}")
+    return os.path.abspath(found)
+
+
+def explain_exit(returncode: int) -> str:
+    """For people: what the number means that a process ended with."""
+    if returncode == 0:
+        return "it ended by itself, without an error"
+    if returncode > 0:
+        return f"it ended with exit code {returncode}"
+    name = signal.Signals(-returncode).name if -returncode in set(signal.Signals) else f"signal {-returncode}"
+    if -returncode == signal.SIGKILL:
+        return "it was killed (SIGKILL); if nobody did, the kernel did because memory ran out"
+    if -returncode in {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}:
+        return f"it crashed ({name})"
+    return f"it was ended by {name}"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    returncode: int
+    output: str  # stdout and stderr, the last 64 KiB
+
+
+async def run_tool(argv: Sequence[str], timeout: float, input: bytes = b"") -> ToolResult:
+    """Run a short program to its end. Raises OSError (no such program), or TimeoutError after killing it.
+
+    Takes `timeout` and half a second at most, even for a program stuck in a driver: that is reaped when it comes back.
+    """
+    tool = await ChildProcess.start(argv, name=argv[0], stdin=bool(input))
+    try:
+        if input:
+            tool.write(input)
+            tool.close_stdin()
+        async with asyncio.timeout(timeout):
+            return ToolResult(await tool.wait(), tool.tail)
+    finally:
+        tool.send_signal(signal.SIGKILL)
+        await tool.ends_within(0.5)

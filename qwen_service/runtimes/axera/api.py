@@ -1,0 +1,130 @@
+"""Runtime of main_api_ax650 and main_api_axcl_*: Qwen3-4B on an Axera NPU, exact multi-turn with KV reuse.
+
+The program asks our tokenizer server for the ids of every prompt and hands it every id it generates. So a prompt
+travels as a key, a reply arrives on a token channel, and what the KV cache holds is known id for id: a prompt that
+continues it is prefilled from there, any other after a reset. After a stop, an error or a doubt the next prompt resets.
+"""
+
+from collections.abc import AsyncGenerator
+
+from qwen_service.chat import Sampling
+from qwen_service.errors import PromptTooLong, ProtocolError, RuntimeFailure, Stalled
+from qwen_service.runtime import Capabilities, Limits, LoadProgress, Piece, Prefill, Prompt, Runtime
+from qwen_service.runtimes.axera.api_client import EngineBusy
+from qwen_service.runtimes.axera.api_engine import AxApiEngine, Work
+from qwen_service.runtimes.axera.api_reply import AxApiReply
+from qwen_service.runtimes.axera.channel import Idle
+from qwen_service.runtimes.axera.kv_cache import Ids, KvCache, Plan
+from qwen_service.runtimes.axera.program import AxeraProgram
+from qwen_service.runtimes.axera.tokenizer_server import TokenizerServer
+from qwen_service.text.tokenizer import LocalTokenizer
+
+LIMITS = Limits(context=2559, prompt=2048)  # of the published builds of Qwen3-4B
+OPENING = "<|im_start|>"  # of every conversation with Qwen
+REFUSAL = "SetKVCache failed"  # its limits are lower than the ones that we know
+ATTEMPTS = 3  # at an engine that somebody else uses, too
+
+
+class AxApi(Runtime):
+    capabilities = Capabilities(
+        sampling=frozenset({"max_tokens", "temperature", "top_p", "top_k", "repeat_penalty"}), kv_reuse=True
+    )
+
+    def __init__(
+        self,
+        program: AxeraProgram,
+        tokenizer: LocalTokenizer,
+        server: TokenizerServer,
+        *,
+        expected: Limits = LIMITS,
+        opening: Ids = (),
+    ) -> None:
+        """`server` is running and may serve other programs, too. `expected` holds where the program reports no limits.
+
+        `opening`: how conversations begin (a system prompt, say); it is prefilled at the start, so that the first
+        one is a continuation already.
+        """
+        self._tokenizer = tokenizer
+        self._server = server
+        self._strangers = server.strangers
+        self._engine = AxApiEngine(program, server)
+        self._limits = expected
+        self._kv = KvCache(expected.prompt)
+        self._opening = opening or (tokenizer.special_ids.get(OPENING, 0),)
+
+    async def start(self, progress: LoadProgress) -> Limits:
+        reported = await self._engine.start(progress, self._opening)
+        self._limits = Limits(
+            context=reported.get("max_token_len", self._limits.context),
+            prompt=reported.get("prefill_max_token_num", self._limits.prompt),
+        )
+        self._kv = KvCache(self._limits.prompt)
+        self._kv.hold(self._opening)
+        self._strangers = self._server.strangers
+        return self._limits
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Prefill | Piece, None]:
+        ids = prompt.token_ids
+        room = self._limits.context - len(ids)
+        budget = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
+        reply = AxApiReply(self._tokenizer.decoder(), eos_id=self._tokenizer.eos_id, budget=budget)
+        work, plan = await self._begin(ids, sampling)
+        try:
+            yield Prefill(len(ids), plan.cached, plan.cached + len(plan.reset))
+            while not reply.ended:
+                if (piece := await self._next_piece(work, reply)) is not None:
+                    yield piece
+        finally:
+            await self._engine.finish(work, stop=not reply.whole)
+            if reply.whole and not self._engine.failure.done():
+                self._kv.hold((*ids, *reply.ids))
+
+    async def failed(self) -> RuntimeFailure:
+        return await self._engine.failed()
+
+    async def stop(self) -> None:
+        await self._engine.stop()
+
+    def reusable_tokens(self, prompt: Prompt) -> int:
+        self._doubt_strangers()
+        return self._kv.reusable(prompt.token_ids)
+
+    async def _begin(self, ids: Ids, sampling: Sampling) -> tuple[Work, Plan]:
+        for _ in range(ATTEMPTS):
+            self._doubt_strangers()
+            plan = self._kv.plan(ids)
+            self._kv.doubt()
+            try:
+                if plan.reset:
+                    await self._engine.reset(plan.reset)
+                work = await self._engine.generate(ids, plan.diff, sampling)
+            except EngineBusy:
+                await self._engine.until_idle()
+                continue
+            if await self._runs_as_planned(work):
+                return work, plan
+        raise Stalled("Somebody else keeps the runtime busy. Can others reach its port?")
+
+    async def _runs_as_planned(self, work: Work) -> bool:
+        """False, and it is over: somebody else's work was queued just before, so the cache held that, too."""
+        undisturbed = False
+        try:
+            await self._engine.next(work)  # it has fetched its prompt
+            undisturbed = self._server.strangers == self._strangers
+        finally:
+            if not undisturbed:
+                await self._engine.finish(work)
+        return undisturbed
+
+    def _doubt_strangers(self) -> None:
+        if self._server.strangers != self._strangers:
+            self._strangers = self._server.strangers
+            self._kv.doubt()
+
+    async def _next_piece(self, work: Work, reply: AxApiReply) -> Piece | None:
+        event = await self._engine.next(work)
+        if isinstance(event, Idle) and not reply.ids:
+            if REFUSAL in work.said:  # it lives on, and takes the next prompt after a reset
+                raise PromptTooLong(f"The engine has no room for this prompt. It says: {work.said}", param="messages")
+            raise ProtocolError(f"The runtime gave no reply. It says: {work.said or 'nothing'}")
+        return reply.feed(event)

@@ -1,0 +1,231 @@
+"""main_api_* as something that takes one piece of work at a time: reset, or generate. It knows nothing of replies.
+
+A piece of work is queued by an HTTP call that returns at once. It has begun when the program asks our tokenizer
+server for its ids, and is over when the program says that it is done. Before it has begun, "done" means nothing and
+a stop is lost. Nothing else is asked of the program until it is over, even when the one who wanted it has left.
+"""
+
+import asyncio
+import signal
+from collections.abc import Coroutine, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from qwen_service.chat import Sampling
+from qwen_service.errors import ProtocolError, RuntimeFailure, Stalled, StartFailed
+from qwen_service.process.child import ChildProcess
+from qwen_service.runtime import LoadProgress
+from qwen_service.runtimes.axera.api_client import AxApiClient, EngineBusy
+from qwen_service.runtimes.axera.channel import ChannelEvent, Encoded, Idle, Lost, ResetCalled, TokenChannel
+from qwen_service.runtimes.axera.kv_cache import Ids
+from qwen_service.runtimes.axera.program import AxeraProcess, AxeraProgram, listens, refuse_taken_port
+from qwen_service.runtimes.axera.tokenizer_server import TokenizerServer
+
+READY = "Server running on port"
+POLL = 0.25  # seconds between looks at a program that says nothing; it decodes a batch of tokens in 0.7 s
+LISTENS = 5.0  # seconds from its ready line until it listens
+SETTLE = 0.02  # seconds between looks at a program that is about to be idle; it stops within a step of 0.25 s
+LAST_WORDS = 2.0  # seconds: a program that hangs up may be dying
+
+T = TypeVar("T")
+
+
+@dataclass(eq=False, slots=True)
+class Work:
+    channel: TokenChannel
+    queued: bool = False
+    begun: bool = False
+    said: str = ""  # words of the program's own, such as a refusal
+
+
+class AxApiEngine:
+    """`failure` is set once, when it can no longer be used; every call then raises it."""
+
+    def __init__(self, program: AxeraProgram, server: TokenizerServer) -> None:
+        self._server = server
+        self._port = program.port
+        self._patience = program.stall_timeout
+        self._client = AxApiClient(program.port)
+        self._process = AxeraProcess(program)
+        self._work: Work | None = None
+        self._unfinished: asyncio.Task[None] | None = None
+        self.failure = self._process.failure
+        self.failure.add_done_callback(self._tell_work)
+
+    async def start(self, progress: LoadProgress, opening: Ids) -> Mapping[str, int]:
+        """Load, and prefill `opening`: until a first reset the program has no state. Returns the numbers it reported."""
+        try:
+            await self._load(progress, opening)
+            await self._first_prefill(opening)
+        except BaseException:
+            await self.stop()
+            raise
+        return self._process.log.numbers
+
+    async def stop(self) -> None:
+        await self._process.end(self._ask_to_end)
+        await self._client.close()
+
+    async def reset(self, ids: Ids) -> None:
+        """Make `ids` all that the KV cache holds. EngineBusy when work runs that is not ours."""
+        await self._to_its_end(self._reset(ids))
+
+    async def generate(self, prompt: Ids, diff: Ids, sampling: Sampling) -> Work:
+        """Queue it; next() tells how it goes, finish() must follow. EngineBusy when work runs that is not ours."""
+        work = self._new_work(self._server.prompt(prompt, diff))
+        try:
+            await self._to_its_end(self._queue(work, self._client.generate(work.channel.key, sampling)))
+        except BaseException:
+            await self.finish(work)
+            raise
+        return work
+
+    async def next(self, work: Work) -> ChannelEvent:
+        """What the program does next; Idle is the last. Raises a RuntimeFailure."""
+        return await self._in_time(self._next(work), "The NPU has given no sign of life for")
+
+    async def finish(self, work: Work, *, stop: bool = True) -> None:
+        """Return when the program is idle, or has failed; with `stop` it leaves undone what it has not done by now."""
+        await self._to_its_end(self._finish(work, stop=stop))
+
+    async def failed(self) -> RuntimeFailure:
+        return await asyncio.shield(self.failure)
+
+    async def until_idle(self) -> None:
+        """For work that is not ours."""
+        work = Work(self._server.prompt(()), queued=True)
+        with work.channel:
+            await self._in_time(self._until_done(work), "The runtime has been busy with work that is not ours for")
+
+    def _new_work(self, channel: TokenChannel) -> Work:
+        self._work = Work(channel)
+        if self.failure.done():
+            self._tell_work(self.failure)
+        return self._work
+
+    def _tell_work(self, failure: asyncio.Future[RuntimeFailure]) -> None:
+        if self._work is not None:
+            self._work.channel.post(Lost(failure.result()))
+
+    async def _to_its_end(self, step: Coroutine[Any, Any, None]) -> None:
+        """Run a step after the one before, and to its end even when the caller is cancelled: the caller waits."""
+        task = asyncio.create_task(self._after(self._unfinished, step))
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())  # somebody may have left
+        self._unfinished = task
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait({task})
+            raise
+
+    async def _after(self, before: asyncio.Task[None] | None, step: Coroutine[Any, Any, None]) -> None:
+        if before is not None:
+            await asyncio.wait({before})
+        await step
+
+    async def _reset(self, ids: Ids) -> None:
+        work = self._new_work(self._server.reset(ids))
+        with work.channel:
+            await self._queue(work, self._client.reset(work.channel.key))
+            await self.next(work)
+            await self._in_time(self._until_done(work), "The NPU has given no sign of life for")
+
+    async def _queue(self, work: Work, call: Coroutine[Any, Any, None]) -> None:
+        await self._ask(call)
+        work.queued = True
+
+    async def _next(self, work: Work) -> ChannelEvent:
+        while True:
+            try:
+                async with asyncio.timeout(POLL):
+                    event = await work.channel.next()
+            except TimeoutError:
+                if work.begun and await self._is_done(work):
+                    work.channel.post(Idle())  # behind what has been posted meanwhile
+                continue
+            if isinstance(event, Lost):
+                raise event.error
+            work.begun = work.begun or isinstance(event, Encoded | ResetCalled)
+            return event
+
+    async def _finish(self, work: Work, *, stop: bool) -> None:
+        with work.channel:
+            try:
+                await self._in_time(self._come_to_rest(work, stop=stop), "The runtime has not stopped for")
+            except RuntimeFailure as failure:
+                self._process.fail(failure)
+
+    async def _come_to_rest(self, work: Work, *, stop: bool) -> None:
+        while work.queued and not work.begun:
+            await self._next(work)
+        await self._until_done(work, stop=stop)
+
+    async def _until_done(self, work: Work, *, stop: bool = False) -> None:
+        while work.queued and not await self._is_done(work):
+            if stop:  # once may not be enough
+                await self._ask(self._client.stop())
+            await asyncio.sleep(SETTLE)
+        work.queued = False
+
+    async def _in_time(self, step: Coroutine[Any, Any, T], complaint: str) -> T:
+        try:
+            async with asyncio.timeout(self._patience):
+                return await step
+        except TimeoutError:
+            raise self._process.fail(Stalled(f"{complaint} {self._patience:g} s.")) from None
+
+    async def _is_done(self, work: Work) -> bool:
+        provided = await self._ask(self._client.provider())
+        work.said += provided.text
+        return provided.done
+
+    async def _load(self, progress: LoadProgress, opening: Ids) -> None:
+        await refuse_taken_port(self._port)
+        with self._server.reset(opening) as channel:
+            values = {"tokenizer_url": self._server.url, "system_prompt": channel.key, "port": str(self._port)}
+            await self._process.launch(values, progress, ready_text=READY)
+            await self._process.until(lambda: self._is_up(channel))
+            await self._process.expect_reset(channel)
+        await self._expect_port()
+
+    async def _first_prefill(self, opening: Ids) -> None:
+        try:
+            await self.reset(opening)
+        except EngineBusy:
+            raise StartFailed(f"It came up, but somebody else was already using its port {self._port}.") from None
+        except RuntimeFailure as failure:
+            raise StartFailed(f"It came up, but failed its first prefill: {failure.message}") from failure
+
+    async def _is_up(self, channel: TokenChannel) -> bool:
+        """By its word or by its deeds: stdout is block-buffered, so the word may never come."""
+        return self._process.log.ready or (channel.heard and await listens(self._port))
+
+    async def _expect_port(self) -> None:
+        """It says that it is ready, and listens after that."""
+        try:
+            async with asyncio.timeout(LISTENS):
+                while not (self.failure.done() or await listens(self._port)):  # noqa: ASYNC110 - only the port can tell
+                    await asyncio.sleep(SETTLE)
+        except TimeoutError:
+            message = f"It is up, but does not listen on port {self._port}. Is runtime_port the one that it takes?"
+            raise StartFailed(message) from None
+
+    async def _ask_to_end(self, child: ChildProcess) -> None:
+        """SIGINT ends it, but only once it is idle."""
+        with suppress(RuntimeFailure):
+            await self._client.stop()
+            while not (await self._client.provider()).done:
+                await asyncio.sleep(SETTLE)
+                await self._client.stop()
+        child.send_signal(signal.SIGINT)
+
+    async def _ask(self, call: Coroutine[Any, Any, T]) -> T:
+        if self.failure.done():
+            call.close()
+            raise self.failure.result()
+        try:
+            return await call
+        except ProtocolError as error:
+            await self._process.ends_within(LAST_WORDS)  # a death explains more than a closed connection
+            raise self._process.fail(error) from error

@@ -1,0 +1,120 @@
+"""Bring up a card's model: its tokenizer, our tokenizer server, the vendor's program; in this order, and back."""
+
+import logging
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+from qwen_service.card.faults import CardFault
+from qwen_service.card.recovery import card_recovery, prepare_cards, reboot_may_help
+from qwen_service.chat import Message
+from qwen_service.config import Settings
+from qwen_service.engines.supervisor import BringUp, Engine, ModelText
+from qwen_service.errors import InvalidRequest, StartFailed
+from qwen_service.models.installed import InstalledModel
+from qwen_service.models.machine import Machine
+from qwen_service.runtime import Limits, LoadProgress, Runtime
+from qwen_service.runtimes.axera.build_flags import fixed_card, fixed_port
+from qwen_service.runtimes.axera.card_text import CardText
+from qwen_service.runtimes.axera.program import AxeraProgram
+from qwen_service.runtimes.axera.repl import AxRepl
+from qwen_service.runtimes.axera.repl_process import ReplProgram
+from qwen_service.runtimes.axera.tokenizer_server import TokenizerServer
+from qwen_service.text.output_format import OutputFormat
+from qwen_service.text.template import ChatTemplate
+from qwen_service.text.tokenizer import LocalTokenizer
+
+log = logging.getLogger(__name__)
+
+AX_API = "qwen_service.runtimes.axera.api"  # imported when needed: its HTTP client takes 4 MB, the REPL needs none
+SYSTEM_PROMPT = "You are a helpful assistant."  # on the command line only; conversations bring their own
+
+
+def loaders(model: InstalledModel, settings: Settings, machine: Machine) -> dict[str, BringUp]:
+    """One per card."""
+    devices = tuple(dict.fromkeys(settings.devices))
+    text = CardText(model)
+    return {
+        model.name if len(devices) == 1 else f"{model.name} on card {device}": CardLoader(
+            model, text, settings, machine, index=index, device=device
+        )
+        for index, device in enumerate(devices)
+    }
+
+
+class CardLoader:
+    """Loads one model onto one card, as often as needed. `index` counts the cards in use, `device` is its number."""
+
+    def __init__(
+        self, model: InstalledModel, text: CardText, settings: Settings, machine: Machine, *, index: int, device: int
+    ) -> None:
+        self._model = model
+        self._text = text
+        self._settings = settings
+        self._machine = machine
+        self._index = index
+        self._device = device
+        self._recovery = card_recovery(settings, machine)
+
+    async def __call__(self, progress: LoadProgress) -> Engine:
+        if reason := fixed_card(self._model, self._machine, index=self._index, device=self._device):
+            raise StartFailed(reason, permanent=True)
+        if self._index == 0 and (doubt := fixed_port(self._model, self._settings, self._machine)):
+            log.warning("%s", doubt)
+        tokenizer, template = await self._text.read(progress)
+        await prepare_cards(self._recovery, (self._device,), self._model.spec.card_memory_kib or 0, progress)
+        async with AsyncExitStack() as undo:
+            server = TokenizerServer(
+                tokenizer,
+                port=self._settings.tokenizer_port + self._index if self._settings.tokenizer_port else 0,
+                log=logging.getLogger("qwen_service.text.tokenizer"),
+                render=partial(_render, template),
+            )
+            await server.start()
+            undo.push_async_callback(server.stop)
+            runtime = self._runtime(tokenizer, server)
+            undo.push_async_callback(runtime.stop)
+            with reboot_may_help(self._recovery, (self._device,)):
+                limits = await runtime.start(progress)
+            text = ModelText(tokenizer, template, OutputFormat.of_template(template.source))
+            undo.pop_all()  # from here on they are the engine's
+            return Engine(runtime, limits, text, companion=server, devices=(self._device,))
+
+    def _runtime(self, tokenizer: LocalTokenizer, server: TokenizerServer) -> Runtime:
+        spec = self._model.spec
+        common: dict[str, Any] = {
+            "command": self._command,
+            "folder": self._model.folder.absolute(),
+            "log_path": self._settings.log_folder / self._file("model", "log"),
+            "pid_file": self._settings.state_folder / self._file(spec.runtime, "pid"),
+            "stall_timeout": self._settings.stall_timeout,
+            "on_card_fault": self._note,
+        }
+        if spec.runtime == "ax_repl":
+            program = ReplProgram(post_config=spec.post_config, **common)
+            return AxRepl(program, tokenizer, server, context=spec.context or 1024)
+        expected = Limits(context=spec.context or 2559, prompt=spec.prompt_limit or 2048)
+        api = AxeraProgram(port=self._settings.runtime_port + self._index, **common)
+        return cast(Runtime, import_module(AX_API).AxApi(api, tokenizer, server, expected=expected))
+
+    def _note(self, fault: CardFault) -> None:
+        if self._recovery is not None:
+            self._recovery.note(self._device, fault)
+
+    def _command(self, values: Mapping[str, str]) -> list[str]:
+        known = {"system_prompt": SYSTEM_PROMPT, "devices": str(self._device), **values}
+        return self._model.command(self._machine, known)
+
+    def _file(self, stem: str, suffix: str) -> Path:
+        return Path(f"{stem}.{suffix}" if self._index == 0 else f"{stem}-{self._device}.{suffix}")
+
+
+def _render(template: ChatTemplate, messages: list[dict[str, Any]], source: str | None) -> str:
+    """POST /chat_template of the tokenizer server, for people. No template but the model's own is ever run."""
+    if source not in (None, "", "default", template.source):
+        raise InvalidRequest("template: only the model's own is run; leave it out")
+    asked = [Message(entry.get("role", "user"), str(entry.get("content") or "")) for entry in messages]
+    return template.spell(template.render(asked))

@@ -1,0 +1,87 @@
+"""The files that a vendor's program needs: the run bit it lacks upstream, its sampling, and what is wrong with others."""
+
+import json
+import logging
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from qwen_service.errors import StartFailed
+from qwen_service.models.installed import is_lfs_pointer
+
+logger = logging.getLogger(__name__)
+
+FETCH = "`qwen-service pull` fetches it again."
+SAMPLING = "post_config.json"  # in the model's folder
+SAMPLING_KEYS = frozenset({
+    "enable_temperature", "temperature", "enable_repetition_penalty", "repetition_penalty", "penalty_window",
+    "enable_top_p_sampling", "top_p", "enable_top_k_sampling", "top_k",
+})  # fmt: skip
+
+
+def mend_program(path: Path) -> None:
+    """Give it the run bit. StartFailed when it is not there, is a git-lfs pointer, or cannot be mended."""
+    if not path.is_file():
+        raise StartFailed(f"There is no program {path}. {FETCH}", permanent=True)
+    if is_lfs_pointer(path):
+        raise StartFailed(f"{path} is a git-lfs pointer, not the program itself. {FETCH}", permanent=True)
+    mode = path.stat().st_mode
+    if mode & stat.S_IXUSR:
+        return
+    try:
+        path.chmod(mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+    except PermissionError as error:
+        raise StartFailed(
+            f"{path} has no run bit, and this user may not set it: sudo chmod +x {path}", permanent=True
+        ) from error
+    logger.info("%s had no run bit; it has one now", path)
+
+
+def write_post_config(folder: Path, config: Mapping[str, bool | int | float]) -> None:
+    """post_config.json, which the program reads once at its start; an incomplete one would crash it."""
+    path = folder / SAMPLING
+    text = json.dumps(dict(config), indent=2) + "\n"
+    if not config or (path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text):
+        return
+    try:
+        draft = folder / f"{SAMPLING}.new"
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        # A model folder that is read-only on purpose has the vendor's own file.
+        logger.warning("%s cannot be written (%s): the model samples as the vendor set it", path, error.strerror)
+
+
+def unusable_files(argv: Sequence[str], folder: Path) -> str | None:
+    """Why the files that the command line names cannot be loaded; None when nothing is seen to be wrong with them."""
+    for path in (folder / name for name in _named_files(argv)):
+        if not path.is_file():
+            return f"The model's file {path} is missing. {FETCH}"
+        if is_lfs_pointer(path):
+            return f"{path} is a git-lfs pointer, not the file itself. {FETCH}"
+    return None
+
+
+def unusable_sampling(folder: Path) -> str | None:
+    """Why the program aborts on its sampling, without a word; None when that is whole, or not there (then it is greedy)."""
+    path = folder / SAMPLING
+    if not path.is_file():
+        return None
+    try:
+        config = json.loads(path.read_bytes())
+    except ValueError as error:
+        return f"{path} is not JSON: {error}. Mend it, or delete it."
+    missing = sorted(SAMPLING_KEYS.difference(config if isinstance(config, dict) else ()))
+    return f"{path} lacks {', '.join(missing)}. Mend it, or delete it." if missing else None
+
+
+def _named_files(argv: Sequence[str]) -> Iterator[str]:
+    """Layers are named by a template with %d, and counted by --axmodel_num."""
+    options = dict(zip(argv[1::2], argv[2::2], strict=False))
+    for value in options.values():
+        if not value.endswith((".axmodel", ".bin")):
+            continue
+        if "%d" in value:
+            yield from (value.replace("%d", str(layer)) for layer in range(int(options.get("--axmodel_num", "1"))))
+        else:
+            yield value

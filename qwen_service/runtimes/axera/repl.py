@@ -1,0 +1,163 @@
+"""Runtime of main_axcl_* and main_ax650 of Qwen2.5: a REPL that is given a key per line and asks us for the rest.
+
+A prompt travels as a key on stdin, which the program hands to our tokenizer server for ids; a reply arrives as the
+ids that it has decoded there. The prompt is fed token by token, as slowly as a reply is written. A reply is stopped by
+SIGINT, repeated until the program waits again, since one that comes too early is lost.
+
+The context builds (Qwen3) keep their KV cache from prompt to prompt and are given what is new only. They have no way
+back: a prompt that does not continue what they hold starts a new process, which takes as long as loading does.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
+
+from qwen_service.chat import Sampling
+from qwen_service.errors import ProtocolError, RuntimeFailure, Stalled, StartFailed
+from qwen_service.runtime import Capabilities, Limits, LoadProgress, Piece, Prefill, Prompt, Runtime
+from qwen_service.runtimes.axera.channel import ChannelEvent, Decoded, Encoded, Idle, Lost, TokenChannel
+from qwen_service.runtimes.axera.kv_cache import Ids, KvCache, Plan
+from qwen_service.runtimes.axera.repl_process import ReplProcess, ReplProgram
+from qwen_service.runtimes.axera.repl_reply import ReplReply
+from qwen_service.runtimes.axera.tokenizer_server import TokenizerServer
+from qwen_service.text.tokenizer import LocalTokenizer
+
+CONTEXT = 1024  # tokens; of the published build, where the program does not report it
+SLOWEST_PROMPT = 10.0  # tokens per second; a card feeds about 15
+INTERRUPT_EVERY = 0.02  # seconds
+CONTEXT_FLAG = "--url_tokenizer_model"  # known to the context builds only
+END_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|im_start|>")
+
+SAMPLING = frozenset({"max_tokens"})  # the rest is fixed when the program starts
+
+
+class AxRepl(Runtime):
+    """`server` runs, and serves this program only: calls of the plain dialect do not say whose they are."""
+
+    def __init__(
+        self, program: ReplProgram, tokenizer: LocalTokenizer, server: TokenizerServer, *, context: int = CONTEXT
+    ) -> None:
+        self._program = program
+        self._tokenizer = tokenizer
+        self._server = server
+        self._limits = Limits(context=context, prompt=context - 1)
+        self._process = ReplProcess(program)
+        self._resting: asyncio.Task[None] | None = None
+        ends = {tokenizer.special_ids.get(token) for token in END_TOKENS} | {tokenizer.eos_id}
+        self._end_ids = frozenset(id_ for id_ in ends if id_ is not None)
+        keeps_context = CONTEXT_FLAG in program.command({"tokenizer_url": server.url, "system_prompt": ""})
+        self._kv = KvCache(context) if keeps_context else None
+        self.capabilities = Capabilities(sampling=SAMPLING, kv_reuse=keeps_context)
+
+    async def start(self, progress: LoadProgress) -> Limits:
+        opening = (self._tokenizer.special_ids.get("<|im_start|>", 0),)  # how every conversation begins
+        try:
+            reported = await self._load(opening, progress)
+        except BaseException:
+            await self.stop()
+            raise
+        context = reported.get("max_token_len", self._limits.context)
+        self._limits = Limits(context=context, prompt=reported.get("prefill_max_token_num", context - 1))
+        if self._kv is not None:
+            self._kv = KvCache(self._limits.prompt)
+            self._kv.hold(opening)
+        return self._limits
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Prefill | Piece, None]:
+        await self._at_rest()
+        ids = prompt.token_ids
+        plan = await self._prepare(ids)
+        room = self._limits.context - len(ids)
+        reply = ReplReply(self._tokenizer.decoder(), end_ids=self._end_ids, max_tokens=sampling.max_tokens, room=room)
+        channel = self._server.prompt(ids, plan.diff)
+        self._process.submit(channel)
+        try:
+            while not reply.ended:
+                fed = 0 if reply.ids else len(plan.diff) / SLOWEST_PROMPT
+                event = await self._next(channel, self._program.stall_timeout + fed)
+                if isinstance(event, Encoded):
+                    yield Prefill(len(ids), plan.cached, plan.cached)
+                elif (piece := self._piece(event, reply)) is not None:
+                    yield piece
+        finally:
+            self._resting = asyncio.create_task(self._come_to_rest(channel, reply))
+            await asyncio.shield(self._resting)
+            if self._kv is not None and reply.complete and not self._process.failure.done():
+                self._kv.hold((*ids, *reply.ids))
+
+    async def failed(self) -> RuntimeFailure:
+        while True:
+            process = self._process
+            failure = await asyncio.shield(process.failure)
+            if process is self._process:  # else it was replaced on purpose
+                return failure
+
+    async def stop(self) -> None:
+        await self._process.stop()
+
+    def reusable_tokens(self, prompt: Prompt) -> int:
+        return self._kv.reusable(prompt.token_ids) if self._kv is not None else 0
+
+    async def _load(self, opening: Ids, progress: LoadProgress) -> Mapping[str, int]:
+        with self._server.reset(opening) as channel:
+            values = {"tokenizer_url": self._server.url, "system_prompt": channel.key}
+            reported = await self._process.start(values, progress)
+            if self._kv is not None:
+                await self._process.expect_reset(channel)
+        return reported
+
+    async def _prepare(self, ids: Ids) -> Plan:
+        """A context build cannot forget: what does not continue what it holds needs a new process."""
+        if self._kv is None:
+            return Plan((), ids, 0)
+        plan = self._kv.plan(ids)
+        self._kv.doubt()
+        if plan.reset:
+            old, self._process = self._process, ReplProcess(self._program)
+            await old.stop()
+            try:
+                await self._load(plan.reset, lambda _: None)
+            except StartFailed as failure:
+                raise self._process.fail(failure) from None
+        return plan
+
+    async def _at_rest(self) -> None:
+        if self._resting is not None:
+            await asyncio.shield(self._resting)
+        if self._process.failure.done():
+            raise self._process.failure.result()
+
+    def _piece(self, event: ChannelEvent, reply: ReplReply) -> Piece | None:
+        try:
+            match event:
+                case Decoded(call):
+                    return reply.feed(call)
+                case Idle():
+                    return reply.finish()
+                case Lost(error):
+                    raise error
+                case _:
+                    return None
+        except ProtocolError as failure:
+            raise self._process.fail(failure) from None
+
+    async def _next(self, channel: TokenChannel, patience: float) -> ChannelEvent:
+        try:
+            async with asyncio.timeout(patience):
+                return await channel.next()
+        except TimeoutError:
+            raise self._process.fail(Stalled(f"The NPU has given no sign of life for {patience:.0f} s.")) from None
+
+    async def _come_to_rest(self, channel: TokenChannel, reply: ReplReply) -> None:
+        """Return when the program waits for a prompt again, or is lost."""
+        with channel:
+            try:
+                async with asyncio.timeout(self._program.stop_timeout):
+                    while not (self._process.idle or self._process.failure.done()):
+                        if not reply.over:
+                            self._process.interrupt()
+                        with suppress(TimeoutError):
+                            async with asyncio.timeout(INTERRUPT_EVERY):
+                                await channel.next()
+            except TimeoutError:
+                self._process.fail(Stalled(f"The runtime does not stop within {self._program.stop_timeout:g} s."))

@@ -1,0 +1,146 @@
+"""The HTTP tokenizer that the vendor's programs ask for ids, and through which we drive them.
+
+Its own thread and loop, since the programs wait one second for an answer and then crash: no other work may delay it.
+Should the loop fail, it is started anew on the same listening socket; channels and uids survive that.
+"""
+
+import asyncio
+import contextlib
+import logging
+import socket
+import threading
+from collections.abc import Sequence
+
+import uvloop
+
+from qwen_service.errors import StartFailed
+from qwen_service.runtimes.axera.channel import TokenChannel
+from qwen_service.runtimes.axera.tokenizer_http import Connection
+from qwen_service.runtimes.axera.tokenizer_routes import RenderPrompt, TokenizerRoutes
+from qwen_service.text.tokenizer import LocalTokenizer
+
+BACKLOG = 128
+START_TIMEOUT = 5.0  # seconds
+RESTART_PAUSE = 0.05  # seconds, well below the one second of the clients
+
+
+class TokenizerServer:
+    """Used from the main loop. Several programs of the uid dialect may share one; of the plain dialect, one each."""
+
+    def __init__(
+        self,
+        tokenizer: LocalTokenizer,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 12345,
+        log: logging.Logger,
+        render: RenderPrompt | None = None,
+    ) -> None:
+        self._routes = TokenizerRoutes(tokenizer, log, render)
+        self._address = (host, port)
+        self._log = log
+        self._socket: socket.socket | None = None
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._end: asyncio.Event
+        self._ready = threading.Event()
+        self._stopping = threading.Event()
+        self.restarts = 0
+
+    @property
+    def ready(self) -> bool:
+        return self._ready.is_set()
+
+    @property
+    def port(self) -> int:
+        """The real one, also when 0 was asked for."""
+        return int(self._socket.getsockname()[1]) if self._socket else self._address[1]
+
+    @property
+    def open_prompts(self) -> int:
+        return self._routes.open_prompts
+
+    @property
+    def url(self) -> str:
+        """For the program's command line; a trailing slash would crash it."""
+        return f"http://{self._address[0]}:{self.port}"
+
+    @property
+    def strangers(self) -> int:
+        """Grows when a program works on what was not registered here: somebody else talks to it."""
+        return self._routes.strangers
+
+    def prompt(self, token_ids: Sequence[int], diff: Sequence[int] | None = None) -> TokenChannel:
+        """Register a generation. `diff`: the ids to prefill after what the program's KV cache holds (uid dialect)."""
+        return self._routes.open_prompt(tuple(token_ids), tuple(token_ids if diff is None else diff))
+
+    def reset(self, token_ids: Sequence[int]) -> TokenChannel:
+        """Register the ids of a system prompt; the key is to be the program's `system_prompt`."""
+        return self._routes.open_reset(tuple(token_ids))
+
+    async def start(self) -> None:
+        """Return when it answers. StartFailed(permanent=True) when somebody else has the port."""
+        self._socket = self._bind()
+        self._thread = threading.Thread(target=self._run, name="tokenizer", daemon=True)
+        self._thread.start()
+        if not await asyncio.to_thread(self._ready.wait, START_TIMEOUT):
+            await self.stop()
+            raise StartFailed(f"The tokenizer server did not come up within {START_TIMEOUT:.0f} s.")
+        self._log.info("the tokenizer listens on %s", self.url)
+
+    async def stop(self) -> None:
+        self._stopping.set()
+        if self._loop is not None and self._ready.is_set():
+            with contextlib.suppress(RuntimeError):  # it has just ended by itself
+                self._loop.call_soon_threadsafe(self._end.set)
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+            self._thread = None
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _bind(self) -> socket.socket:
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(self._address)
+            listener.listen(BACKLOG)
+        except OSError as error:
+            listener.close()
+            host, port = self._address
+            raise StartFailed(
+                f"The tokenizer server cannot listen on {host}:{port}: {error.strerror}. Stop the other program there"
+                f" (the vendor's own tokenizer script, perhaps; `ss -ltnp sport = :{port}` names it), or set another"
+                " tokenizer port.",
+                permanent=True,
+            ) from error
+        return listener
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                    runner.run(self._serve())
+            except Exception:  # whatever it is: a program would crash for want of an answer
+                if not self._stopping.wait(RESTART_PAUSE):
+                    self.restarts += 1
+                    self._log.exception("the tokenizer's loop failed and is started again")
+
+    async def _serve(self) -> None:
+        assert self._socket is not None
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        connections: set[Connection] = set()
+        server = await self._loop.create_server(
+            lambda: Connection(self._routes.answer, connections), sock=self._socket.dup(), backlog=BACKLOG
+        )
+        try:
+            self._ready.set()
+            if not self._stopping.is_set():  # else stop() came too early to see this loop
+                await self._end.wait()
+        finally:
+            self._ready.clear()
+            server.close()
+            for connection in connections:
+                connection.abort()
+            await server.wait_closed()

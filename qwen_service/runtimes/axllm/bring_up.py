@@ -1,0 +1,98 @@
+"""Bring up a model folder of `axllm serve`, or join a server that runs already."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from qwen_service.card.faults import CardFault
+from qwen_service.card.recovery import CardRecovery, card_recovery, prepare_cards, reboot_may_help
+from qwen_service.config import Settings
+from qwen_service.engines.supervisor import BringUp, Engine, ModelText
+from qwen_service.errors import InstallError, StartFailed
+from qwen_service.models.installed import InstalledModel, pointer_advice
+from qwen_service.models.machine import Machine
+from qwen_service.runtime import Limits, LoadProgress
+from qwen_service.runtimes.axera.build_flags import fixed_port
+from qwen_service.runtimes.axera.program import AxeraProgram
+from qwen_service.runtimes.axllm.rough_tokenizer import ROUGH_TEMPLATE, RoughTokenizer
+from qwen_service.runtimes.axllm.runtime import LIMITS, AxLlm
+from qwen_service.text.output_format import OutputFormat
+from qwen_service.text.template import ChatTemplate
+from qwen_service.text.tokenizer import LocalTokenizer
+
+log = logging.getLogger(__name__)
+
+QWEN_TAGS = OutputFormat(("<think>", "</think>"), ("<tool_call>", "</tool_call>"))
+
+
+def loaders(model: InstalledModel, settings: Settings, machine: Machine) -> dict[str, BringUp]:
+    """One: the program itself spreads over the cards of `devices`."""
+    return {model.name: AxLlmLoader(model, settings, machine, card_recovery(settings, machine))}
+
+
+@dataclass(frozen=True)
+class AxLlmLoader:
+    model: InstalledModel
+    settings: Settings
+    machine: Machine
+    recovery: CardRecovery | None
+
+    async def __call__(self, progress: LoadProgress) -> Engine:
+        if pointers := self.model.lfs_pointers():
+            raise StartFailed(pointer_advice(pointers), permanent=True)
+        if doubt := fixed_port(self.model, self.settings, self.machine):
+            log.warning("%s", doubt)
+        tokenizer = await asyncio.to_thread(self._tokenizer)
+        spec, settings = self.model.spec, self.settings
+        if not settings.runtime_join:
+            await prepare_cards(self.recovery, settings.devices, self._memory_per_card(), progress)
+        program = AxeraProgram(
+            command=self._command,
+            folder=self.model.folder.absolute(),
+            env={**os.environ, "AXLLM_DEVICES": ",".join(map(str, settings.devices))},
+            port=settings.runtime_port,
+            log_path=settings.log_folder / "model.log",
+            pid_file=settings.state_folder / "axllm.pid",
+            stall_timeout=settings.stall_timeout,
+            on_card_fault=self._note,
+        )
+        expected = Limits(spec.context or LIMITS.context, spec.prompt_limit or LIMITS.prompt)
+        runtime = AxLlm(program, tokenizer, expected=expected, join=settings.runtime_join)
+        with reboot_may_help(self.recovery, settings.devices):
+            limits = await runtime.start(progress)
+        return Engine(runtime, limits, _text(tokenizer), devices=settings.devices)
+
+    def _note(self, fault: CardFault) -> None:
+        """It does not say which card it means."""
+        if self.recovery is not None:
+            for device in self.settings.devices:
+                self.recovery.note(device, fault)
+
+    def _memory_per_card(self) -> int:
+        """KiB, at least: where nobody has measured it, the weights."""
+        weights = sum(path.stat().st_size for path in self.model.folder.glob("*.axmodel")) // 1024
+        return self.model.spec.card_memory_kib or weights // len(self.settings.devices)
+
+    def _tokenizer(self) -> LocalTokenizer | None:
+        named = self.model.tokenizer_file
+        found = named or next(iter(sorted(self.model.folder.glob("**/tokenizer.json"))), None)
+        if found is None or not found.with_name("tokenizer_config.json").is_file():
+            return None
+        try:
+            return LocalTokenizer(found.parent)
+        except InstallError as error:
+            raise StartFailed(error.message, permanent=True) from error
+
+    def _command(self, values: Mapping[str, str]) -> list[str]:
+        devices = ",".join(map(str, self.settings.devices))
+        return self.model.command(self.machine, {"devices": devices, **values})
+
+
+def _text(tokenizer: LocalTokenizer | None) -> ModelText:
+    """axllm renders and tokenizes by itself; we only have to know how long a conversation is."""
+    if tokenizer is None:
+        return ModelText(RoughTokenizer(), ChatTemplate(ROUGH_TEMPLATE, {}), QWEN_TAGS)
+    template = ChatTemplate(tokenizer.chat_template, tokenizer.special_ids)
+    return ModelText(tokenizer, template, OutputFormat.of_template(template.source))

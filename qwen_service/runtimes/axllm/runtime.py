@@ -1,0 +1,163 @@
+"""Runtime of `axllm serve DIR`, started here or joined: an OpenAI-like server that can do one request at a time.
+
+What it gets wrong is put right here. Overlapping requests mix their streams, and a client that leaves does not stop
+the NPU: so the next request waits until all of the last stream has been read, also when nobody wants it any more.
+Limits, counts and finish reasons are ours. Its text, think block inline, goes up as the model wrote it.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from qwen_service.chat import Sampling
+from qwen_service.errors import Died, PromptTooLong, RuntimeFailure, Stalled, StartFailed, Unsupported
+from qwen_service.runtime import Capabilities, Limits, LoadProgress, Piece, Prefill, Prompt, Runtime
+from qwen_service.runtimes.axera.program import AxeraProcess, AxeraProgram, refuse_taken_port
+from qwen_service.runtimes.axllm.client import AxLlmClient, HungUp
+from qwen_service.runtimes.axllm.reply import AxLlmReply
+from qwen_service.runtimes.axllm.wire import AxLlmStream, request_body
+from qwen_service.text.tokenizer import LocalTokenizer
+
+LIMITS = Limits(context=2048, prompt=1024)  # where neither its log nor the model's manifest says
+LAST_WORDS = 2.0  # seconds: a program that hangs up may be dying
+LOOK_EVERY = 10.0  # seconds between looks at a server that somebody else has started
+LOOKS = 3  # in vain, until it counts as gone
+
+Texts = asyncio.Queue[str | None]  # None: the stream is over
+
+
+class AxLlm(Runtime):
+    capabilities = Capabilities(sampling=frozenset({"max_tokens", "temperature", "top_p", "top_k"}))
+
+    def __init__(
+        self,
+        program: AxeraProgram,
+        tokenizer: LocalTokenizer | None = None,
+        *,
+        expected: Limits = LIMITS,
+        join: bool = False,
+    ) -> None:
+        """`tokenizer`: of the model's folder, where it has one. `join`: a server runs on program.port already."""
+        self._program = program
+        self._tokenizer = tokenizer
+        self._limits = expected
+        self._join = join
+        self._client = AxLlmClient(program.port)
+        self._process = AxeraProcess(program)
+        self._model = ""
+        self._reading: asyncio.Task[bool] | None = None
+        self._looking: asyncio.Task[None] | None = None
+
+    async def start(self, progress: LoadProgress) -> Limits:
+        try:
+            await self._find(progress)
+        except BaseException:
+            await self.stop()
+            raise
+        reported = self._process.log.numbers
+        self._limits = Limits(
+            context=reported.get("max_token_len", self._limits.context),
+            prompt=reported.get("prefill_max_token_num", self._limits.prompt),
+        )
+        return self._limits
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Prefill | Piece, None]:
+        max_tokens = self._room(prompt, sampling)
+        await self._at_rest()
+        texts: Texts = asyncio.Queue()
+        body = request_body(self._model, prompt.request, sampling, max_tokens)
+        reading = self._reading = asyncio.create_task(self._read(body, texts))
+        reading.add_done_callback(lambda task: task.cancelled() or task.exception())  # its reader may have left
+        reply = AxLlmReply(self._tokenizer, max_tokens)
+        try:
+            while not reply.ended and (text := await texts.get()) is not None:
+                if (piece := reply.feed(text)) is not None:
+                    yield piece
+            if not reply.ended:
+                yield reply.finish(cut=not await _outcome(reading))
+        finally:
+            await asyncio.wait({reading})
+
+    async def failed(self) -> RuntimeFailure:
+        return await asyncio.shield(self._process.failure)
+
+    async def stop(self) -> None:
+        await self._process.end()
+        for task in (self._looking, self._reading):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
+        await self._client.close()
+
+    async def _find(self, progress: LoadProgress) -> None:
+        if self._join:
+            if not await self._answers():
+                raise StartFailed(f"No axllm with a model answers on port {self._program.port}. Is it started?")
+            self._looking = asyncio.create_task(self._look())
+        else:
+            await refuse_taken_port(self._program.port)
+            await self._process.launch({"port": str(self._program.port)}, progress)
+            await self._process.until(self._answers)
+
+    async def _answers(self) -> bool:
+        self._model = await self._client.model() or self._model
+        return bool(self._model)
+
+    async def _look(self) -> None:
+        missed = 0
+        while missed < LOOKS:
+            await asyncio.sleep(LOOK_EVERY)
+            missed = 0 if await self._client.model() else missed + 1
+        self._process.fail(Died(f"The axllm on port {self._program.port} no longer answers."))
+
+    def _room(self, prompt: Prompt, sampling: Sampling) -> int:
+        """Tokens the reply may have; axllm is never left without a bound."""
+        if prompt.request.prompt is not None:
+            raise Unsupported("axllm takes conversations only, no prompts as they are.", param="prompt")
+        if prompt.request.continues:
+            raise Unsupported(
+                "axllm takes whole messages only, none to go on with: end with the user's.", param="messages"
+            )
+        room = self._limits.context - len(prompt.token_ids)
+        if room < 1:
+            raise PromptTooLong(f"The prompt has {len(prompt.token_ids)} tokens of {self._limits.context}.")
+        return room if sampling.max_tokens is None else min(sampling.max_tokens, room)
+
+    async def _at_rest(self) -> None:
+        if self._reading is not None:
+            await asyncio.wait({self._reading})
+        if self._process.failure.done():
+            raise self._process.failure.result()
+
+    async def _read(self, body: dict[str, Any], texts: Texts) -> bool:
+        """All of one stream, wanted or not. True: the model came to its end; false: axllm's time limit."""
+        stream = AxLlmStream()
+        patience = self._program.stall_timeout
+        loop = asyncio.get_running_loop()
+        try:
+            async with (
+                asyncio.timeout(patience) as deadline,
+                aclosing(self._client.chat(body, patience=patience / 2)) as chat,
+            ):
+                async for data in chat:
+                    deadline.reschedule(loop.time() + patience)
+                    texts.put_nowait(stream.feed(data))
+            if not stream.ended:
+                raise HungUp("axllm's stream broke off.")
+        except TimeoutError:
+            raise self._process.fail(Stalled(f"axllm has given no sign of life for {patience:g} s.")) from None
+        except HungUp:
+            if await self._process.ends_within(LAST_WORDS):  # a death explains more
+                raise self._process.failure.result() from None
+            raise
+        finally:
+            texts.put_nowait(None)
+        return stream.finished
+
+
+async def _outcome(reading: asyncio.Task[bool]) -> bool:
+    await asyncio.wait({reading})
+    if reading.cancelled():
+        raise Died("axllm was stopped.")
+    return reading.result()

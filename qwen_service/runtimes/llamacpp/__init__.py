@@ -1,0 +1,1 @@
+"""llama.cpp on the CPU, as a process of its own."""

@@ -1,0 +1,194 @@
+"""llama.cpp on the CPU, in a process of its own: our worker, or the user's `llama-server` in its place.
+
+Several generations run at a time, one per slot; what a slot holds of former prompts the engine reuses by itself.
+A LlamaCpp is also the Tokenizer of the model's vocabulary, and knows its chat template.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from qwen_service.chat import Sampling
+from qwen_service.errors import ProtocolError, RuntimeFailure, ServiceError, Stalled
+from qwen_service.runtime import Limits, LoadProgress, Piece, Prefill, Prompt, PromptParts, Runtime
+from qwen_service.runtimes.llamacpp import wire
+from qwen_service.runtimes.llamacpp.process import LlamaProcess, check_gguf
+from qwen_service.runtimes.llamacpp.tokenizer import LlamaTokenizer
+from qwen_service.runtimes.llamacpp.unix_http import HttpError, UnixHttp
+
+LAST_WORDS = 1.0  # seconds for a process that closed its connections to end
+STEP = 0.01  # seconds between two looks at the slots
+
+
+class LlamaCpp(Runtime):
+    """`context_per_slot` 0: the model's own maximum, divided among the slots. `threads` None: one less than cores."""
+
+    capabilities = wire.CAPABILITIES
+
+    def __init__(
+        self,
+        *,
+        model_path: Path,
+        state_dir: Path,
+        slots: int = 4,
+        context_per_slot: int = 2048,
+        threads: int | None = None,
+        llama_server: Path | None = None,
+        log_path: Path | None = None,
+        stall_timeout: float = 60.0,
+        batch_size: int = 128,
+        cache_ram_mib: int = 256,
+    ) -> None:
+        self._model_path = model_path
+        self._state_dir = state_dir
+        self._llama_server = llama_server
+        if llama_server is not None:  # usually without llguidance; some versions crash when they meet its grammars
+            self.capabilities = replace(wire.CAPABILITIES, grammars=False)
+        self._log_path = log_path
+        self._stall_timeout = stall_timeout
+        self._options = {
+            "--parallel": slots,
+            "--ctx-size": slots * context_per_slot,
+            "--batch-size": batch_size,
+            "--ubatch-size": batch_size,
+            "--threads": threads or max(1, (os.cpu_count() or 1) - 1),
+            "--cache-ram": cache_ram_mib,
+        }
+        self._generating = 0
+        self._process: LlamaProcess | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._failure: asyncio.Future[RuntimeFailure]
+        self._http: UnixHttp
+        self._tokenizer: LlamaTokenizer
+        self.chat_template = ""
+        self.bos_token = ""
+        self.eos_token = ""
+        self.vocab_size = 0
+        self.train_context = 0  # tokens the model was trained for
+        self.model_size = 0  # bytes of its weights
+        self.parameters = 0
+
+    async def start(self, progress: LoadProgress) -> Limits:
+        size = check_gguf(self._model_path)
+        progress(f"loading {self._model_path.name} ({size / 1e6:.0f} MB)")
+        self._failure = asyncio.get_running_loop().create_future()
+        self._process = await LlamaProcess.start(
+            llama_server=self._llama_server,
+            model_path=self._model_path,
+            options=self._options,
+            state_dir=self._state_dir,
+            log_path=self._log_path,
+        )
+        self._http = self._process.http
+        self._watcher = asyncio.create_task(self._watch(self._process))
+        try:
+            return await self._read_properties()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Prefill | Piece, None]:
+        reader = wire.CompletionReader(sampling.top_logprobs)
+        body = wire.completion_body(prompt.token_ids, sampling)
+        self._generating += 1
+        try:
+            with closing(await self._http.events("/completion", body, self._stall_timeout)) as stream:
+                while events := await stream.read():
+                    for event in events:
+                        yield reader.feed(event)
+            if not reader.finished:
+                raise ProtocolError("the engine ended its stream without a finish reason")
+        except (HttpError, OSError) as error:
+            raise await self._meaning(error) from error
+        finally:
+            self._generating -= 1
+            if not reader.finished:
+                await self._until_slot_is_free()
+
+    async def failed(self) -> RuntimeFailure:
+        return await asyncio.shield(self._failure)
+
+    async def stop(self) -> None:
+        if self._process is not None:
+            await self._process.stop()
+
+    async def encode(self, parts: PromptParts) -> list[int]:
+        return await self._tokenizer.encode(parts)
+
+    async def decode(self, token_ids: Sequence[int]) -> str:
+        return await self._tokenizer.decode(token_ids)
+
+    async def special_ids(self, names: Iterable[str]) -> dict[str, int]:
+        """The ids of those names that are one token each; no text becomes one of them from now on."""
+        return await self._tokenizer.special_ids(names)
+
+    async def _watch(self, process: LlamaProcess) -> None:
+        self._fail(await process.ended())
+
+    async def _read_properties(self) -> Limits:
+        properties = await self._get("/props")
+        meta = (await self._get("/v1/models"))["data"][0]["meta"]
+        self.chat_template = properties.get("chat_template", "")
+        self.bos_token = properties.get("bos_token", "")
+        self.eos_token = properties.get("eos_token", "")
+        self.vocab_size = meta["n_vocab"]
+        self._tokenizer = LlamaTokenizer(self._post, self.vocab_size)
+        self.train_context = meta["n_ctx_train"]
+        self.model_size = meta["size"]
+        self.parameters = meta["n_params"]
+        context = properties["default_generation_settings"]["n_ctx"]
+        return Limits(context=context, prompt=context - 1, slots=properties["total_slots"])
+
+    async def _get(self, path: str) -> Any:
+        try:
+            return await self._http.get(path, self._stall_timeout)
+        except (HttpError, OSError) as error:
+            raise await self._meaning(error) from error
+
+    async def _post(self, path: str, body: Any) -> Any:
+        try:
+            return await self._http.post(path, body, self._stall_timeout)
+        except (HttpError, OSError) as error:
+            raise await self._meaning(error) from error
+
+    async def _meaning(self, error: HttpError | OSError) -> ServiceError:
+        """What went wrong, in the service's terms."""
+        if isinstance(error, HttpError):
+            return wire.refusal(error.status, error_object(error.body))
+        if isinstance(error, TimeoutError):
+            return self._fail(Stalled(f"llama.cpp gave no sign of life for {self._stall_timeout:.0f} s"))
+        done, _ = await asyncio.wait([self._failure], timeout=LAST_WORDS)
+        return done.pop().result() if done else ProtocolError(f"the connection to llama.cpp broke: {error}")
+
+    async def _until_slot_is_free(self) -> None:
+        """The engine notices a closed connection at its next step: a token, or a batch of the prompt."""
+        try:
+            async with asyncio.timeout(self._stall_timeout):
+                while await self._busy_slots() > self._generating:  # noqa: ASYNC110  # nobody tells, one must ask
+                    await asyncio.sleep(STEP)
+        except TimeoutError:
+            self._fail(Stalled(f"llama.cpp did not stop a generation within {self._stall_timeout:.0f} s"))
+        except (OSError, HttpError):
+            return  # it is lost: failed() tells
+
+    async def _busy_slots(self) -> int:
+        slots = await self._http.get("/slots", self._stall_timeout)
+        return sum(slot["is_processing"] for slot in slots)
+
+    def _fail(self, failure: RuntimeFailure) -> RuntimeFailure:
+        if not self._failure.done():
+            self._failure.set_result(failure)
+        return failure
+
+
+def error_object(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)["error"]
+    except (ValueError, KeyError, TypeError):
+        return body.decode(errors="replace")

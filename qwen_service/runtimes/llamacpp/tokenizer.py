@@ -1,0 +1,97 @@
+"""Text to ids and back by the engine's own vocabulary, over its socket.
+
+Text never becomes a special token: llama.cpp is told not to look for them, and where it looks all the same (the tags
+that Qwen calls tools with are found in any text) the text is cut, since texts are tokenized one by one.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import pairwise, takewhile
+from typing import Any
+
+from qwen_service.errors import InvalidRequest
+from qwen_service.runtime import PromptParts
+from qwen_service.runtimes.llamacpp.token_cache import TokenCache
+
+BORDER = -1  # no token has this id
+
+
+class LlamaTokenizer:
+    """`post` sends a body to a route and returns the answer."""
+
+    def __init__(self, post: Callable[[str, Any], Awaitable[Any]], vocab_size: int) -> None:
+        self._post = post
+        self._vocab_size = vocab_size
+        self._cache = TokenCache()
+        self._parsed_in_text: re.Pattern[str] | None = None
+
+    async def encode(self, parts: PromptParts) -> list[int]:
+        content = cut_apart(join_texts(parts), self._parsed_in_text)
+        texts = dict.fromkeys(part for part in content if isinstance(part, str))
+        known = self._cache.known(texts)
+        if unknown := [text for text in texts if text not in known]:
+            new = await self._tokenize_each(unknown)
+            self._cache.put(new)
+            known |= new
+        return [token for part in content for token in (known[part] if isinstance(part, str) else (part,))]
+
+    async def decode(self, token_ids: Sequence[int]) -> str:
+        for token_id in token_ids:
+            if not 0 <= token_id < self._vocab_size:
+                raise InvalidRequest(f"there is no token {token_id}: the vocabulary ends at {self._vocab_size - 1}")
+        answer = await self._post("/detokenize", {"tokens": token_ids})
+        return str(answer["content"])
+
+    async def special_ids(self, names: Iterable[str]) -> dict[str, int]:
+        """The ids of those names that are one token each, such as `<|im_end|>`.
+
+        Some, `<tool_call>` say, the engine finds in plain text too; from now on `encode` keeps them from it.
+        """
+        found = {}
+        for name in names:
+            ids = await self._tokenize([name], parse_special=True)
+            if len(ids) == 1:
+                found[name] = ids[0]
+        in_text = [name for name in found if [found[name]] == await self._tokenize([name], parse_special=False)]
+        self._parsed_in_text = re.compile("|".join(map(re.escape, in_text))) if in_text else None
+        return found
+
+    async def _tokenize_each(self, texts: Sequence[str]) -> dict[str, Sequence[int]]:
+        """In one request: what is a number among the texts comes back as it is, and so parts their ids."""
+        content = [part for text in texts for part in (text, BORDER)]
+        ids = iter(await self._tokenize(content, parse_special=False))
+        return {text: list(takewhile(lambda token: token != BORDER, ids)) for text in texts}
+
+    async def _tokenize(self, content: Sequence[str | int], *, parse_special: bool) -> list[int]:
+        answer = await self._post("/tokenize", {"content": content, "parse_special": parse_special})
+        ids: list[int] = answer["tokens"]
+        return ids
+
+
+def join_texts(parts: PromptParts) -> list[str | int]:
+    """Neighbouring texts become one: where a part ends must not be seen in the ids. Lone surrogates become `?`."""
+    joined: list[str | int] = []
+    for part in parts:
+        if isinstance(part, int):
+            joined.append(part)
+            continue
+        text = part.encode(errors="replace").decode()
+        if joined and isinstance(joined[-1], str):
+            joined[-1] += text
+        else:
+            joined.append(text)
+    return joined
+
+
+def cut_apart(parts: Sequence[str | int], unwanted: re.Pattern[str] | None) -> list[str | int]:
+    """Cut each text after the first character of what must not be found in it: texts are tokenized one by one."""
+    if unwanted is None:
+        return list(parts)
+    cut: list[str | int] = []
+    for part in parts:
+        if isinstance(part, int):
+            cut.append(part)
+            continue
+        places = [0, *(match.start() + 1 for match in unwanted.finditer(part)), len(part)]
+        cut += [part[start:end] for start, end in pairwise(places)]
+    return cut

@@ -1,0 +1,1 @@
+"""Prompts and replies as text: templates, tokenizers, parsers, grammars."""

@@ -1,0 +1,185 @@
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qwen_service.engines.served import ServedModel
+from qwen_service.engines.supervisor import Engine, Supervisor
+from qwen_service.errors import Died, Loading, StartFailed, Unavailable
+from qwen_service.models.installed import InstalledModel
+from qwen_service.models.spec import ModelSpec
+from qwen_service.runtime import LoadProgress
+from tests.fakes import ScriptedRuntime
+from tests.serving import installed, model_text, says_hi, served_model
+
+
+class Loader:
+    """Says how far it is; ends when `finish` is called, with an engine or with a failure."""
+
+    def __init__(self) -> None:
+        self._end: asyncio.Future[ScriptedRuntime] = asyncio.get_running_loop().create_future()
+
+    async def bring_up(self, progress: LoadProgress) -> Engine:
+        progress("loading 17/31")
+        runtime = await self._end
+        return Engine(runtime, runtime.limits, model_text())
+
+    def finish(self, failure: StartFailed | None = None) -> None:
+        if failure:
+            self._end.set_exception(failure)
+        else:
+            self._end.set_result(ScriptedRuntime(says_hi))
+
+
+@asynccontextmanager
+async def loading_model(**spec: Any) -> AsyncGenerator[tuple[ServedModel, Loader], None]:
+    loader = Loader()
+    model = ServedModel(installed(**spec), (Supervisor("m", loader.bring_up, on_change=lambda: None),))
+    model.start()
+    await asyncio.sleep(0)
+    try:
+        yield model, loader
+    finally:
+        await model.stop()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110  # a turn of the loop or two
+            await asyncio.sleep(0)
+
+
+async def test_a_model_that_is_ready_is_given_at_once() -> None:
+    async with served_model(ScriptedRuntime(says_hi)) as model:
+        assert await model.ready(at_most=0, waiters=0) is model.engine
+        assert model.down_for == 0
+
+
+async def test_a_quick_load_is_waited_for() -> None:
+    async with loading_model() as (model, loader):
+        waiting = asyncio.create_task(model.ready(at_most=30, waiters=1))
+        await asyncio.sleep(0)
+        loader.finish()
+        assert await waiting is model.engine
+        assert model.waiting_for_load == 0
+
+
+async def test_a_slow_load_is_not_waited_for_and_its_progress_is_told() -> None:
+    async with loading_model(load_seconds=120) as (model, _):
+        with pytest.raises(Loading, match=r"m is loading \(loading 17/31\)") as caught:
+            await model.ready(at_most=30, waiters=4)
+        assert caught.value.retry_after == 120
+
+
+async def test_a_load_is_waited_for_so_long_and_no_longer() -> None:
+    async with loading_model() as (model, _):
+        with pytest.raises(Loading):
+            await model.ready(at_most=0.02, waiters=4)
+        assert model.waiting_for_load == 0
+
+
+async def test_only_so_many_wait_for_a_load() -> None:
+    async with loading_model() as (model, loader):
+        first = asyncio.create_task(model.ready(at_most=30, waiters=1))
+        await asyncio.sleep(0)
+        with pytest.raises(Loading):
+            await model.ready(at_most=30, waiters=1)
+        loader.finish()
+        await first
+
+
+async def test_who_waits_for_a_load_that_is_given_up_is_told_why() -> None:
+    async with loading_model() as (model, loader):
+        waiting = asyncio.create_task(model.ready(at_most=30, waiters=1))
+        await asyncio.sleep(0)
+        loader.finish(StartFailed("no card", permanent=True))
+        with pytest.raises(Unavailable, match="m cannot run: no card"):
+            await waiting
+        with pytest.raises(Unavailable):
+            await model.ready(at_most=30, waiters=1)
+
+
+async def test_a_model_that_was_stopped_is_not_waited_for() -> None:
+    async with loading_model() as (model, _):
+        await model.stop()
+        with pytest.raises(Loading, match="not running any more"):
+            await model.ready(at_most=30, waiters=1)
+
+
+class SlowToStop(ScriptedRuntime):
+    async def stop(self) -> None:
+        await asyncio.sleep(0.05)
+
+
+async def test_a_model_that_is_being_stopped_is_not_waited_for() -> None:
+    async with served_model(SlowToStop(says_hi)) as model:
+        stopping = asyncio.create_task(model.stop())
+        await until(lambda: model.engine is None)
+        assert not stopping.done()
+        with pytest.raises(Loading, match="not running any more"):
+            await model.ready(at_most=30, waiters=1)
+        await stopping
+
+
+async def test_one_device_of_two_is_enough() -> None:
+    runtimes = ScriptedRuntime(says_hi), ScriptedRuntime(says_hi)
+    async with served_model(*runtimes) as model:
+        runtimes[0].fail_with(Died("killed"))
+        await until(lambda: model.supervisors[0].phase != "ready")
+        assert model.phase == "ready"
+        assert (await model.ready(at_most=0, waiters=0)).runtime is runtimes[1]
+        assert model.down_for == 0
+
+
+class Counting(Supervisor):
+    asked = 0
+
+    async def settled(self) -> None:
+        self.asked += 1
+        await super().settled()
+
+
+async def test_a_device_that_has_given_up_is_not_asked_again_and_again_while_the_other_loads() -> None:
+    broken, good = Loader(), Loader()
+    supervisors = tuple(Counting("m", loader.bring_up, on_change=lambda: None) for loader in (broken, good))
+    model = ServedModel(installed(), supervisors)
+    model.start()
+    broken.finish(StartFailed("no such card", permanent=True))
+    await supervisors[0].settled()
+    waiting = asyncio.create_task(model.ready(at_most=30, waiters=1))
+    await asyncio.sleep(0.05)
+    assert sum(supervisor.asked for supervisor in supervisors) < 5
+    good.finish()
+    assert await waiting is supervisors[1].engine
+    await model.stop()
+
+
+async def test_the_time_it_is_down_is_counted() -> None:
+    runtime = ScriptedRuntime(says_hi)
+    async with served_model(runtime) as model:
+        runtime.fail_with(Died("killed"))
+        await until(lambda: model.engine is None)
+        await asyncio.sleep(0.02)
+        assert 0.01 < model.down_for < 30
+
+
+async def test_it_is_unused_when_its_last_user_has_left() -> None:
+    async with served_model(ScriptedRuntime(says_hi)) as model:
+        await model.unused()
+        with model.in_use():
+            with model.in_use():
+                unused = asyncio.create_task(model.unused())
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert not unused.done()
+        await unused
+
+
+async def test_a_card_whose_load_nobody_has_measured_is_not_waited_for() -> None:
+    async with loading_model() as (model, _):
+        model.installed = InstalledModel(ModelSpec("m", "ax_api", ()), Path())
+        with pytest.raises(Loading, match=r"loading 17/31"):
+            await model.ready(at_most=20, waiters=1)

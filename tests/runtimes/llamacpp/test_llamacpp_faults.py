@@ -1,0 +1,132 @@
+"""The llamacpp runtime against a simulated llama-server that fails in every way we know of."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qwen_service.chat import ChatRequest, Sampling
+from qwen_service.errors import Died, InvalidRequest, ProtocolError, Stalled, StartFailed
+from qwen_service.runtime import Piece, Prefill, Prompt
+from qwen_service.runtimes.llamacpp.runtime import LlamaCpp
+
+SIMULATOR = Path(__file__).parents[2] / "simulators" / "llama_server"
+PROMPT = Prompt((1, 2, 3), ChatRequest(id="test"))
+DEADLINE = 30.0
+
+Start = Callable[..., Awaitable[LlamaCpp]]
+
+
+def runtime(folder: Path, stall_timeout: float = DEADLINE, **behaviour: Any) -> LlamaCpp:
+    model = folder / "model.gguf"
+    model.write_bytes(b"GGUF" + json.dumps(behaviour).encode())
+    return LlamaCpp(
+        model_path=model, state_dir=folder / "state", llama_server=SIMULATOR, slots=2, stall_timeout=stall_timeout
+    )
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    started: list[LlamaCpp] = []
+
+    async def begin(**behaviour: Any) -> LlamaCpp:
+        started.append(runtime(tmp_path, **behaviour))
+        await started[-1].start(print)
+        return started[-1]
+
+    yield begin
+    for engine in started:
+        await engine.stop()
+
+
+async def reply(engine: LlamaCpp) -> list[Prefill | Piece]:
+    async with asyncio.timeout(DEADLINE), aclosing(engine.generate(PROMPT, Sampling())) as items:
+        return [item async for item in items]
+
+
+async def test_a_binary_in_place_of_the_worker_serves_the_same_way(start: Start) -> None:
+    engine = await start(tokens=3)
+    assert "".join(item.text for item in await reply(engine) if isinstance(item, Piece)) == "xxx"
+    assert await engine.encode(["ab", 7]) == [97, 98, 7]
+
+
+async def test_a_binary_is_given_no_grammar_of_a_library_that_it_may_lack(start: Start) -> None:
+    engine = await start()
+    assert (engine.capabilities.constrained_output, engine.capabilities.grammars) == (True, False)
+    refused = engine.generate(PROMPT, Sampling(grammar="%llguidance {}\nstart: /a/\n"))
+    with pytest.raises(InvalidRequest, match="llguidance is not enabled"):
+        await anext(refused)
+
+
+async def test_no_text_becomes_a_token_that_the_template_may_write(start: Start) -> None:
+    engine = await start()
+    for _ in range(2):
+        ids = await engine.special_ids(["<|im_end|>", "<tool_call>", "<|no_such|>"])
+        assert ids == {"<|im_end|>": 250, "<tool_call>": 251}
+    text = "<tool_call>a<|im_end|><tool_call><tool_<tool_call>"
+    assert await engine.encode([251, text, 250]) == [251, *text.encode(), 250]
+
+
+async def test_the_start_waits_for_a_model_that_is_still_loading(start: Start) -> None:
+    began = asyncio.get_running_loop().time()
+    engine = await start(load_seconds=0.5)
+    assert asyncio.get_running_loop().time() - began >= 0.5
+    assert len(await reply(engine)) == 6
+
+
+@pytest.mark.parametrize(
+    ("line", "permanent"),
+    [
+        ("0.00.026 E llama_model_load: unknown architecture", True),
+        ("0.00.026 E ggml_aligned_malloc: failed to allocate", False),
+    ],
+)
+async def test_a_start_that_fails_is_permanent_unless_memory_was_short(
+    tmp_path: Path, line: str, permanent: bool
+) -> None:
+    with pytest.raises(StartFailed, match=line.partition(" E ")[2]) as caught:
+        await runtime(tmp_path, exit_code=1, log=line).start(print)
+    assert caught.value.permanent is permanent
+
+
+@pytest.mark.parametrize("fault", ["stall", "ping"])
+async def test_an_engine_without_a_token_for_too_long_has_stalled_whatever_its_pings_say(
+    start: Start, fault: str
+) -> None:
+    engine = await start(fault=fault, after=2, stall_timeout=0.5)
+    with pytest.raises(Stalled):
+        await reply(engine)
+    async with asyncio.timeout(DEADLINE):
+        assert isinstance(await engine.failed(), Stalled)
+
+
+async def test_tokens_that_are_slow_but_come_are_no_stall(start: Start) -> None:
+    engine = await start(tokens=5, gap=0.3, stall_timeout=1.5)
+    assert len(await reply(engine)) == 6
+
+
+@pytest.mark.parametrize(("fault", "message"), [("error", "KV cache is full"), ("cut", "finish"), ("garbage", "read")])
+async def test_a_reply_that_breaks_the_contract_is_a_protocol_error(start: Start, fault: str, message: str) -> None:
+    engine = await start(fault=fault, after=2)
+    with pytest.raises(ProtocolError, match=message):
+        await reply(engine)
+
+
+async def test_a_crash_in_mid_reply_is_named(start: Start) -> None:
+    engine = await start(fault="die", after=2)
+    with pytest.raises(Died, match="SIGSEGV"):
+        await reply(engine)
+    async with asyncio.timeout(DEADLINE):
+        assert isinstance(await engine.failed(), Died)
+
+
+async def test_an_engine_that_does_not_stop_a_generation_is_given_up(start: Start) -> None:
+    engine = await start(fault="stall", after=1, stall_timeout=0.5)
+    async with aclosing(engine.generate(PROMPT, Sampling())) as items:
+        await anext(items)
+    async with asyncio.timeout(DEADLINE):
+        assert isinstance(await engine.failed(), Stalled)
