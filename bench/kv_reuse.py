@@ -22,8 +22,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from qwen_service.chat import ChatRequest, Message, Sampling
+from qwen_service.engine import ModelText
 from qwen_service.engines.served import ServedModel
-from qwen_service.engines.supervisor import ModelText
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.spec import ModelSpec
 from qwen_service.pipeline.conversation import SessionManager

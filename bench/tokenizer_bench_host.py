@@ -18,8 +18,8 @@ import uvloop
 from qwen_service.app import create_app
 from qwen_service.chat import Sampling
 from qwen_service.config import Settings
+from qwen_service.engine import BringUp, Engine, ModelText
 from qwen_service.engines.loaders import Loaders
-from qwen_service.engines.supervisor import BringUp, Engine, ModelText
 from qwen_service.errors import RuntimeFailure
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine

@@ -29,10 +29,10 @@ from qwen_service.api.pages import ChatPage
 from qwen_service.api.passage import passage
 from qwen_service.card.monitor import card_monitor
 from qwen_service.config import Settings, load_settings
+from qwen_service.engine import Engine
 from qwen_service.engines.embeddings import Embeddings
 from qwen_service.engines.loaders import Loaders, loaders_for
 from qwen_service.engines.manager import ModelManager
-from qwen_service.engines.supervisor import Engine
 from qwen_service.errors import InvalidRequest, ServiceError
 from qwen_service.install.pulls import Pulls
 from qwen_service.models.catalog import Catalog

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from qwen_service.app import create_app
 from qwen_service.chat import Sampling, TokenLogprob
 from qwen_service.config import Settings
-from qwen_service.engines.supervisor import BringUp, Engine, ModelText
+from qwen_service.engine import BringUp, Engine, ModelText
 from qwen_service.errors import Died
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine

@@ -9,10 +9,11 @@ from typing import Any
 
 from qwen_service.chat import Sampling
 from qwen_service.config import Settings
+from qwen_service.engine import BringUp, Engine, ModelText
 from qwen_service.engines.loaders import Loaders
 from qwen_service.engines.manager import ModelManager
 from qwen_service.engines.served import ServedModel
-from qwen_service.engines.supervisor import BringUp, Engine, ModelText, Supervisor
+from qwen_service.engines.supervisor import Supervisor
 from qwen_service.models.catalog import Catalog
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine

@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import cast
 
 from qwen_service.config import Settings
-from qwen_service.engines.supervisor import BringUp
+from qwen_service.engine import BringUp
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
 from qwen_service.models.spec import RuntimeName

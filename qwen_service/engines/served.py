@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from qwen_service.engines.supervisor import Engine, Phase, Supervisor
+from qwen_service.engine import Engine
+from qwen_service.engines.supervisor import Phase, Supervisor
 from qwen_service.errors import Loading, ServiceError, Unavailable
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.spec import ModelSpec

@@ -6,60 +6,19 @@ What is given up is tried again every minute: a driver may be late, a person may
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
+from qwen_service.engine import BringUp, Engine
 from qwen_service.engines.uninterrupted import to_the_end
 from qwen_service.errors import InstallError, RuntimeFailure, ServiceError, StartFailed
-from qwen_service.runtime import Limits, LoadProgress, Runtime, Tokenizer
-from qwen_service.text.output_format import OutputFormat
-from qwen_service.text.template import ChatTemplate
 
 log = logging.getLogger(__name__)
 
 SECOND_CHANCE = 60.0  # seconds until what was given up is tried again
 
 Phase = Literal["stopped", "loading", "ready", "restarting", "failed"]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelText:
-    """What turns a conversation into ids, and output text into events."""
-
-    tokenizer: Tokenizer
-    template: ChatTemplate
-    output_format: OutputFormat
-
-
-class TokenizerService(Protocol):
-    """Our HTTP tokenizer, which a vendor's program asks: it outlives the program by a moment."""
-
-    @property
-    def ready(self) -> bool: ...
-
-    async def stop(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Engine:
-    """A runtime that is ready, with what it reported, and what else was started for it."""
-
-    runtime: Runtime
-    limits: Limits
-    text: ModelText
-    companion: TokenizerService | None = None
-    devices: tuple[int, ...] = ()  # the cards that it works on
-
-    async def stop(self) -> None:
-        try:
-            await self.runtime.stop()
-        finally:
-            if self.companion is not None:
-                await self.companion.stop()
-
-
-BringUp = Callable[[LoadProgress], Awaitable[Engine]]  # raises a ServiceError and leaves nothing behind
 
 
 @dataclass(slots=True)

@@ -21,9 +21,9 @@ from qwen_service.chat import (
     ToolCall,
     Usage,
 )
+from qwen_service.engine import Engine
 from qwen_service.engines.manager import ModelManager
 from qwen_service.engines.served import ServedModel
-from qwen_service.engines.supervisor import Engine
 from qwen_service.errors import Unsupported
 from qwen_service.pipeline.cancellation import Cancellations
 from qwen_service.pipeline.conversation import Fitted, SessionManager

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from qwen_service.chat import ChatRequest, Message, ToolCall
+from qwen_service.engine import ModelText
 from qwen_service.engines.served import ServedModel
-from qwen_service.engines.supervisor import ModelText
 from qwen_service.errors import PromptTooLong
 from qwen_service.pipeline.rendered import HOPELESS_BYTES_PER_TOKEN, Rendered, tokenized
 from qwen_service.pipeline.trimming import Cut, cuts, turns_of, without_oldest

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from qwen_service.engines.supervisor import ModelText
+from qwen_service.engine import ModelText
 from qwen_service.runtime import PromptParts
 
 HOPELESS_BYTES_PER_TOKEN = 16  # text this long is not tokenized to learn that it does not fit; usual are 2 to 5

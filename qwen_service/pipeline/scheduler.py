@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from qwen_service.chat import ChatRequest
+from qwen_service.engine import Engine
 from qwen_service.engines.served import ServedModel
-from qwen_service.engines.supervisor import Engine, Supervisor
+from qwen_service.engines.supervisor import Supervisor
 from qwen_service.errors import Died, ProtocolError, QueueFull, QueueTimeout, ServiceError, Stalled
 from qwen_service.pipeline.fairness import FairOrder, surplus
 from qwen_service.runtime import Prompt

@@ -13,9 +13,9 @@ from typing import Any
 from qwen_service.app import create_app
 from qwen_service.commands.serve import run
 from qwen_service.config import Settings, load_settings
+from qwen_service.engine import BringUp
 from qwen_service.engines.loaders import Loaders, loaders_for
 from qwen_service.engines.simulation import simulated
-from qwen_service.engines.supervisor import BringUp
 from qwen_service.models.catalog import axllm_model
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from qwen_service.config import Settings
+from qwen_service.engine import BringUp, Engine
 from qwen_service.engines.manager import ModelManager
 from qwen_service.engines.served import ServedModel
-from qwen_service.engines.supervisor import BringUp, Engine
 from qwen_service.errors import Died, Loading, NotLoaded, QueueFull, StartFailed, Unavailable, UnknownModel
 from qwen_service.models.catalog import Catalog
 from qwen_service.models.installed import InstalledModel

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from qwen_service.engine import Engine
 from qwen_service.engines.served import ServedModel
-from qwen_service.engines.supervisor import Engine, Supervisor
+from qwen_service.engines.supervisor import Supervisor
 from qwen_service.errors import Died, Loading, StartFailed, Unavailable
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.spec import ModelSpec

@@ -3,7 +3,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from qwen_service.engines.supervisor import Backoff, BringUp, Engine, Phase, Supervisor
+from qwen_service.engine import BringUp, Engine
+from qwen_service.engines.supervisor import Backoff, Phase, Supervisor
 from qwen_service.errors import ChecksumMismatch, Died, ServiceError, Stalled, StartFailed
 from qwen_service.runtime import LoadProgress
 from tests.fakes import Script, ScriptedRuntime

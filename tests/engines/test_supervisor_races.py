@@ -3,7 +3,8 @@
 import asyncio
 import random
 
-from qwen_service.engines.supervisor import Backoff, Engine, Supervisor
+from qwen_service.engine import Engine
+from qwen_service.engines.supervisor import Backoff, Supervisor
 from qwen_service.errors import Died, StartFailed
 from qwen_service.runtime import LoadProgress
 from tests.fakes import ScriptedRuntime

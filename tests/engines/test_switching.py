@@ -8,7 +8,7 @@ import pytest
 
 from qwen_service.chat import ChatRequest, Event, Finished, Message, Sampling, Started
 from qwen_service.config import Settings
-from qwen_service.engines.supervisor import BringUp, Engine
+from qwen_service.engine import BringUp, Engine
 from qwen_service.errors import Died, Loading, NotLoaded, StartFailed, Unavailable, UnknownModel
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine

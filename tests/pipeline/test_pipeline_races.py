@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qwen_service.chat import ChatRequest, Finished, Message, Sampling
 from qwen_service.config import Settings
-from qwen_service.engines.supervisor import BringUp, Engine
+from qwen_service.engine import BringUp, Engine
 from qwen_service.errors import Died, ServiceError
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine

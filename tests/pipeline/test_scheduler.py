@@ -5,8 +5,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from qwen_service.chat import ChatRequest
+from qwen_service.engine import Engine
 from qwen_service.engines.served import ServedModel
-from qwen_service.engines.supervisor import Engine
 from qwen_service.errors import Died, Loading, QueueFull, QueueTimeout, StartFailed, Unavailable
 from qwen_service.pipeline.scheduler import Scheduler, Turn
 from qwen_service.runtime import Limits, Prompt

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from qwen_service.chat import ChatRequest, Message
-from qwen_service.engines.supervisor import ModelText
+from qwen_service.engine import ModelText
 from qwen_service.errors import Unsupported
 
 

@@ -3,8 +3,8 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from qwen_service.engine import Engine
 from qwen_service.engines.manager import ModelManager
-from qwen_service.engines.supervisor import Engine
 from qwen_service.errors import UnknownModel
 from qwen_service.models.catalog import same_name
 from qwen_service.models.installed import InstalledModel

@@ -22,8 +22,8 @@ from qwen_service.api.ollama.wire import ChatBody, GenerateBody, GenerationField
 from qwen_service.api.reply_headers import ReplyHeaders
 from qwen_service.api.streaming import StreamReply, WholeReply, merged
 from qwen_service.chat import ChatRequest, Event
+from qwen_service.engine import Engine
 from qwen_service.engines.served import ServedModel
-from qwen_service.engines.supervisor import Engine
 from qwen_service.errors import UnknownModel, Unsupported
 from qwen_service.models.catalog import unaliased
 

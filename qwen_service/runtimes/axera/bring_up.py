@@ -12,7 +12,7 @@ from qwen_service.card.faults import CardFault
 from qwen_service.card.recovery import card_recovery, prepare_cards, reboot_may_help
 from qwen_service.chat import Message
 from qwen_service.config import Settings
-from qwen_service.engines.supervisor import BringUp, Engine, ModelText
+from qwen_service.engine import BringUp, Engine, ModelText
 from qwen_service.errors import InvalidRequest, StartFailed
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine

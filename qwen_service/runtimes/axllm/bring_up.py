@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from qwen_service.card.faults import CardFault
 from qwen_service.card.recovery import CardRecovery, card_recovery, prepare_cards, reboot_may_help
 from qwen_service.config import Settings
-from qwen_service.engines.supervisor import BringUp, Engine, ModelText
+from qwen_service.engine import BringUp, Engine, ModelText
 from qwen_service.errors import InstallError, StartFailed
 from qwen_service.models.installed import InstalledModel, pointer_advice
 from qwen_service.models.machine import Machine

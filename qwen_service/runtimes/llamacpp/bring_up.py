@@ -3,7 +3,7 @@
 from functools import partial
 
 from qwen_service.config import Settings
-from qwen_service.engines.supervisor import BringUp, Engine, ModelText
+from qwen_service.engine import BringUp, Engine, ModelText
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
 from qwen_service.runtime import LoadProgress

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from qwen_service.chat import ChatRequest, Message, Sampling
+from qwen_service.engine import ModelText
 from qwen_service.engines.served import ServedModel
-from qwen_service.engines.supervisor import ModelText
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.spec import ModelSpec
 from qwen_service.pipeline.conversation import SessionManager

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from qwen_service.chat import Sampling
+from qwen_service.engine import Engine, ModelText
 from qwen_service.engines.served import ServedModel
-from qwen_service.engines.supervisor import Backoff, Engine, ModelText, Supervisor
+from qwen_service.engines.supervisor import Backoff, Supervisor
 from qwen_service.errors import Busy, RuntimeFailure
 from qwen_service.pipeline.scheduler import Scheduler
 from qwen_service.runtime import LoadProgress, Piece
