@@ -148,7 +148,17 @@ class Settings(BaseSettings):
     write_timeout: Seconds = _setting(
         60, "A client that reads nothing of its answer for so many seconds is cut off.", gt=0
     )
-    max_connections: int = _setting(500, "Connections at once; one more is answered 503.", ge=1)
+    max_connections: int = _setting(
+        500,
+        "Requests in progress at once, over all clients; one more is told to come back. /health does not count.",
+        ge=1,
+    )
+    max_connections_per_client: int = _setting(
+        100,
+        "Open connections of one address (IPv6: one /64 network); one more is answered 503. This machine and"
+        " trusted_proxies are not bound.",
+        ge=1,
+    )
     max_header_bytes: int = _setting(32_768, "Largest head of a request, headers and target, in bytes.", ge=1024)
     allowed_hosts: Names = _setting(
         ("host.docker.internal",),

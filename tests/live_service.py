@@ -118,7 +118,8 @@ async def listening(app: FastAPI, settings: Settings) -> AsyncIterator[tuple[int
     """`app` behind uvicorn on a free port, and a client for it."""
     listener = socket.create_server(("127.0.0.1", 0))
     port: int = listener.getsockname()[1]
-    http_class = guarded(ConnectionLimits(settings.head_timeout, settings.write_timeout))
+    limits = ConnectionLimits(settings.head_timeout, settings.write_timeout)
+    http_class = guarded(limits, settings.max_connections_per_client, settings.trusted_proxies)
     config = uvicorn.Config(app, http=http_class, log_config=None, access_log=False, ws="none", proxy_headers=False)
     server = _Server(config, settings.admin_socket)
     running = asyncio.create_task(server.serve(sockets=[listener]))

@@ -3,44 +3,83 @@
 import ipaddress
 from collections.abc import Iterable
 
-from qwen_service.api.asgi import Scope, header
+from qwen_service.api.asgi import ADMIN_SOCKET, Scope, joined
 
-UNIX = "unix"  # a client on a unix socket
-FORWARDING_HEADERS = (b"x-forwarded-for", b"forwarded", b"x-real-ip")
+UNIX = "unix"  # a client on our unix socket
+UNKNOWN = "unknown"  # a TCP client that has reset its connection has no address any more
+
+# Headers that a proxy adds. X-Forwarded-* is matched by its beginning.
+PROXY_HEADERS = frozenset(
+    {
+        b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"x-cluster-client-ip", b"x-original-forwarded-for",
+        b"cf-connecting-ip", b"cf-ray", b"true-client-ip", b"fastly-client-ip", b"fly-client-ip", b"x-envoy-external-address",
+    }
+)  # fmt: skip
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class ClientAddress:
-    """`trusted_proxies` are addresses or networks; X-Forwarded-For of anybody else is ignored."""
+    """Finds a request's client. `trusted_proxies` are addresses or networks; nobody else's X-Forwarded-For counts."""
 
     def __init__(self, trusted_proxies: Iterable[str] = ()) -> None:
         self._trusted = [ipaddress.ip_network(proxy, strict=False) for proxy in trusted_proxies]
 
     def __call__(self, scope: Scope) -> str:
-        peer = _peer(scope)
-        if not self._trusts(peer):
-            return peer
-        forwarded = (header(scope, b"x-forwarded-for") or b"").decode("latin-1")
-        hops = [hop.strip() for hop in forwarded.split(",") if _address(hop.strip())]
-        return next((hop for hop in reversed(hops) if not self._trusts(hop)), hops[0] if hops else peer)
+        peer = peer_of(scope)
+        return (self._forwarded(scope) if self.trusts(peer) else None) or peer
 
     def is_local(self, scope: Scope) -> bool:
-        """From this machine, and not merely through a proxy on it."""
-        through_unknown_proxy = not self._trusts(_peer(scope)) and any(header(scope, h) for h in FORWARDING_HEADERS)
-        client = self(scope)
-        address = _address(client)
-        return not through_unknown_proxy and (client == UNIX or (address is not None and address.is_loopback))
+        """Whether the client is on this machine. A client without an address, or behind an unknown proxy, is not."""
+        peer = peer_of(scope)
+        if not shows_a_proxy(scope):
+            return peer == UNIX or is_loopback(peer)
+        return self.trusts(peer) and is_loopback(self._forwarded(scope) or UNKNOWN)
 
-    def _trusts(self, host: str) -> bool:
+    def _forwarded(self, scope: Scope) -> str | None:
+        """The right-most address in X-Forwarded-For that is no trusted proxy. None if there is none that can be read.
+
+        What stands left of it is what the client claims. All lines of the header count as one list (RFC 9110, 5.3).
+        """
+        hops = [hop.strip() for hop in joined(scope, b"x-forwarded-for").decode("latin-1").split(",") if hop.strip()]
+        if not hops:
+            return None
+        seen = next((hop for hop in reversed(hops) if not self.trusts(_without_port(hop))), hops[0])
+        address = _without_port(seen)
+        return address if _address(address) else None
+
+    def trusts(self, host: str) -> bool:
+        """Whether `host` is one of the trusted proxies."""
         address = _address(host) if self._trusted else None
         return address is not None and any(address in network for network in self._trusted)
 
 
-def _peer(scope: Scope) -> str:
+def shows_a_proxy(scope: Scope) -> bool:
+    return any(name in PROXY_HEADERS or name.startswith(b"x-forwarded") for name, _ in scope["headers"])
+
+
+def peer_of(scope: Scope) -> str:
+    """The address at the other end of the connection, UNIX or UNKNOWN."""
+    if scope.get(ADMIN_SOCKET):
+        return UNIX
     client = scope.get("client")
-    return str(client[0]) if client and client[0] else UNIX
+    return str(client[0]) if client and _address(str(client[0])) else UNKNOWN
 
 
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def is_loopback(host: str) -> bool:
+    address = _address(host)
+    return address is not None and address.is_loopback
+
+
+def _without_port(hop: str) -> str:
+    """Some proxies write 192.0.2.1:4711 or [2001:db8::1]:4711."""
+    if hop.startswith("["):
+        return hop[1:].partition("]")[0]
+    host, colon, port = hop.partition(":")
+    return host if colon and port.isdigit() and host.count(".") == 3 else hop
+
+
+def _address(host: str) -> IPAddress | None:
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

@@ -13,9 +13,25 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 ErrorResponse = Callable[[Scope, ServiceError], ASGIApp]
 
 
+ADMIN_SOCKET = "qwen_service.admin_socket"  # in the scope of a request that came through our unix socket
+
+# Fields of which a request has at most one line (RFC 9110, RFC 9112). request_checks.SingleHeaders refuses more.
+SINGLE_HEADERS = frozenset(
+    {
+        b"host", b"authorization", b"x-api-key", b"content-length", b"transfer-encoding", b"content-type", b"origin",
+        b"access-control-request-method", b"x-request-id", b"x-priority",
+    }
+)  # fmt: skip
+
+
 def header(scope: Scope, name: bytes) -> bytes | None:
-    """The first header of this name (lower case)."""
+    """The value of a header that a request has once (`name` in lower case, one of SINGLE_HEADERS)."""
     for key, value in scope["headers"]:
         if key == name:
             return bytes(value)
     return None
+
+
+def joined(scope: Scope, name: bytes) -> bytes:
+    """All lines of a header that is a list, as one (RFC 9110, 5.3); empty without any."""
+    return b", ".join(value for key, value in scope["headers"] if key == name)

@@ -1,6 +1,6 @@
 """What every HTTP request passes before a route sees it. Pure ASGI, one small class each, nothing per streamed chunk.
 
-In order: RequestContext, CrossOrigin, Checks, BodyLimit. A refusal is a ServiceError answered by
+In order: RequestContext, RequestLimit, Checks of the head, CrossOrigin, Checks of who asks, BodyLimit. A refusal is a ServiceError answered by
 `error_response(scope, error)`, which the app supplies, so that each dialect gets its own shape.
 """
 
@@ -10,8 +10,8 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
 
-from qwen_service.api.asgi import ASGIApp, ErrorResponse, Message, Receive, Scope, Send, header
-from qwen_service.errors import Forbidden, RequestTimedOut, RequestTooLarge, ServiceError
+from qwen_service.api.asgi import ASGIApp, ErrorResponse, Message, Receive, Scope, Send, header, joined
+from qwen_service.errors import Forbidden, QueueFull, RequestTimedOut, RequestTooLarge, ServiceError
 from qwen_service.request_record import CLIENT_LEFT, RequestRecord, current_record
 
 log = logging.getLogger(__name__)
@@ -76,6 +76,26 @@ class RequestContext:
         return record
 
 
+class RequestLimit:
+    """Bounds the requests in progress. `always_open` paths (health) are let through and do not count."""
+
+    def __init__(self, app: ASGIApp, most: int, always_open: frozenset[str], error_response: ErrorResponse) -> None:
+        self.app, self.most, self.always_open, self.error_response = app, most, always_open, error_response
+        self.running = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in self.always_open:
+            return await self.app(scope, receive, send)
+        if self.running >= self.most:
+            error = QueueFull(f"{self.running} requests are in progress already (max_connections); try again later.")
+            return await self.error_response(scope, error)(scope, receive, send)
+        self.running += 1
+        try:
+            return await self.app(scope, receive, send)
+        finally:
+            self.running -= 1
+
+
 class CrossOrigin:
     """CORS by allow-list, and more: a foreign web page cannot even make the engine work.
 
@@ -109,7 +129,7 @@ class CrossOrigin:
 
     async def _answer_preflight(self, scope: Scope, origin: bytes, send: Send) -> None:
         """A page that may use the service may send what it likes: OpenAI's client has ten headers of its own."""
-        wanted = header(scope, b"access-control-request-headers") or b"content-type"
+        wanted = joined(scope, b"access-control-request-headers") or b"content-type"
         headers = [
             *_allowance(origin),
             (b"access-control-allow-methods", b"GET, POST, DELETE, HEAD"),

@@ -8,8 +8,8 @@ from starlette.middleware import Middleware
 from qwen_service.api.access import ClientAddress
 from qwen_service.api.asgi import ErrorResponse, Scope
 from qwen_service.api.keys import ApiKeys, read_token
-from qwen_service.api.middleware import BodyLimit, Checks, CrossOrigin, RequestContext
-from qwen_service.api.request_checks import ALWAYS_OPEN, AdminOnly, AllowedHosts, HeadLimit, KeyRequired
+from qwen_service.api.middleware import BodyLimit, Checks, CrossOrigin, RequestContext, RequestLimit
+from qwen_service.api.request_checks import ALWAYS_OPEN, AdminOnly, AllowedHosts, HeadLimit, KeyRequired, SingleHeaders
 from qwen_service.config import Settings
 from qwen_service.errors import ServiceError
 from qwen_service.request_record import RequestRecord
@@ -29,6 +29,8 @@ def passage(
     client = ClientAddress(settings.trusted_proxies)
     return [
         Middleware(RequestContext, finished=finished, client=client, **answer),
+        Middleware(RequestLimit, most=settings.max_connections, always_open=ALWAYS_OPEN, **answer),
+        Middleware(Checks, checks=[SingleHeaders(), HeadLimit(MAX_HEADERS, settings.max_header_bytes)], **answer),
         Middleware(CrossOrigin, origins=settings.cors_origins, **answer),
         Middleware(Checks, checks=_checks(settings, client, api_keys, public_paths), **answer),
         Middleware(BodyLimit, max_bytes=settings.max_body_bytes, timeout=settings.body_timeout, **answer),
@@ -41,9 +43,8 @@ def _checks(
     own_name = socket.gethostname()
     checks: list[Callable[[Scope], ServiceError | None]] = [
         AllowedHosts({own_name, f"{own_name}.local", *settings.allowed_hosts}),
-        HeadLimit(MAX_HEADERS, settings.max_header_bytes),
-        AdminOnly(client, read_token(settings.admin_token_file) if settings.admin_token_file else None),
     ]
+    admin_token = read_token(settings.admin_token_file) if settings.admin_token_file else None
     if api_keys is not None:
-        checks.append(KeyRequired(api_keys, ALWAYS_OPEN | public_paths))
-    return checks
+        checks.append(KeyRequired(api_keys, ALWAYS_OPEN | public_paths, admin_has_token=admin_token is not None))
+    return [*checks, AdminOnly(client, admin_token)]

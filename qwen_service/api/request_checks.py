@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable
 
 from qwen_service.api.access import ClientAddress
-from qwen_service.api.asgi import Scope, header
+from qwen_service.api.asgi import ADMIN_SOCKET, SINGLE_HEADERS, Scope, header
 from qwen_service.api.keys import ApiKeys
-from qwen_service.errors import Forbidden, RequestTooLarge, Unauthorized
+from qwen_service.errors import Forbidden, InvalidRequest, RequestTooLarge, Unauthorized
 
 ADMIN_PATHS = frozenset({"/v1/models/load", "/api/delete"})
 ALWAYS_OPEN = frozenset({"/health", "/health/live", "/health/ready"})
@@ -41,6 +41,18 @@ class AllowedHosts:
         return self.every_name or name in self.names or _is_address(name.strip("[]"))
 
 
+class SingleHeaders:
+    """Refuses a second line of a header that HTTP allows once: a proxy and we might each read another one."""
+
+    def __call__(self, scope: Scope) -> InvalidRequest | None:
+        seen: set[bytes] = set()
+        for name, _ in scope["headers"]:
+            if name in seen and name in SINGLE_HEADERS:
+                return InvalidRequest(f"The request has more than one {name.decode('ascii').title()} header; send one.")
+            seen.add(name)
+        return None
+
+
 class HeadLimit:
     """Bounds number and bytes of the headers and the target; the HTTP parser has no bound of its own."""
 
@@ -59,19 +71,28 @@ class HeadLimit:
 
 
 class KeyRequired:
-    """Demands `Authorization: Bearer KEY` (admin paths have their own check) and puts the key's name, never the key, on the record."""
+    """Demands `Authorization: Bearer KEY` and puts the key's name, never the key, on the record.
 
-    def __init__(self, keys: ApiKeys, open_paths: Iterable[str] = ALWAYS_OPEN) -> None:
-        self.keys, self.open_paths = keys, frozenset(open_paths)
+    Administration needs a key, too, unless it has a token of its own or comes through the admin socket, which only
+    the service's own user and root can open.
+    """
+
+    def __init__(
+        self, keys: ApiKeys, open_paths: Iterable[str] = ALWAYS_OPEN, *, admin_has_token: bool = False
+    ) -> None:
+        self.keys, self.open_paths, self.admin_has_token = keys, frozenset(open_paths), admin_has_token
 
     def __call__(self, scope: Scope) -> Unauthorized | None:
-        if scope["path"] in self.open_paths or is_admin_path(scope["path"]):
+        if scope["path"] in self.open_paths or self._is_checked_elsewhere(scope):
             return None
         name = self.keys.name_of(bearer(scope))
         if name is None:
             return Unauthorized("This service needs an API key: send `Authorization: Bearer KEY`.")
         scope["state"]["record"].client = name
         return None
+
+    def _is_checked_elsewhere(self, scope: Scope) -> bool:
+        return is_admin_path(scope["path"]) and (self.admin_has_token or bool(scope.get(ADMIN_SOCKET)))
 
 
 class AdminOnly:

@@ -1,21 +1,33 @@
-"""uvicorn with the bounds it lacks: on slow and endless heads, on readers that do not read; and the admin socket.
+"""uvicorn with the bounds it lacks: on connections of one client, on slow and endless heads, on readers that do not read.
+
+It also listens on the admin socket.
 
 Nothing here costs a streamed chunk anything.
 """
 
 import asyncio
+import errno
 import logging
 import socket
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from qwen_service.api.access import ClientAddress, is_loopback
+from qwen_service.api.asgi import ADMIN_SOCKET, Scope
+
 log = logging.getLogger(__name__)
 
+_TOO_MANY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-type: text/plain\r\n"
+    b"content-length: 94\r\n\r\nThis client has too many connections open. The setting max_connections_per_client bounds them."
+)
 MAX_UNREAD_HEAD = 65_536  # bytes of a head that has not ended; a whole one is judged by request_checks.HeadLimit
 
 
@@ -27,11 +39,39 @@ class ConnectionLimits:
     write: float = 60.0
 
 
+class ClientConnections:
+    """Counts the open connections of each client, and bounds them.
+
+    This machine and trusted proxies are not bound: they carry many clients. An IPv6 client is its /64 network.
+    """
+
+    def __init__(self, most: int, is_bound: Callable[[str], bool]) -> None:
+        self._most, self._is_bound = most, is_bound
+        self._open: Counter[str] = Counter()
+
+    def enter(self, host: str) -> bool:
+        """Count one more connection. False: the client has as many as it may have."""
+        client = _client_of(host)
+        if self._open[client] >= self._most and self._is_bound(host):
+            return False
+        self._open[client] += 1
+        return True
+
+    def leave(self, host: str) -> None:
+        client = _client_of(host)
+        self._open[client] -= 1
+        if not self._open[client]:
+            del self._open[client]
+
+
 class GuardedProtocol(HttpToolsProtocol):
     limits: ClassVar[ConnectionLimits] = ConnectionLimits()
+    clients: ClassVar[ClientConnections]
+    _counted_as: str | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
+        self._count()
         self._head_bytes = 0
         self._head_alarm = _Alarm(self.loop, self.limits.head, self._head_is_late)
         self._write_alarm = _Alarm(self.loop, self.limits.write, self._nobody_reads)
@@ -40,6 +80,9 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_alarm.clear()
         self._write_alarm.clear()
+        if self._counted_as is not None:
+            self.clients.leave(self._counted_as)
+            self._counted_as = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -66,6 +109,15 @@ class GuardedProtocol(HttpToolsProtocol):
         self._write_alarm.clear()
         super().resume_writing()
 
+    def _count(self) -> None:
+        if self.client is None:  # our unix socket, or a client that has reset its connection
+            return
+        if self.clients.enter(self.client[0]):
+            self._counted_as = self.client[0]
+        else:
+            self.transport.write(_TOO_MANY)
+            self.transport.close()
+
     def _head_is_late(self) -> None:
         self._refuse(b"408 Request Timeout")
 
@@ -81,24 +133,34 @@ class GuardedProtocol(HttpToolsProtocol):
         self.transport.abort()
 
 
+class _MarksAdminSocket(HttpToolsProtocol):
+    """Marks each request of its connections as one of the admin socket. A missing peer address is no such mark."""
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        cast(Scope, self.scope)[ADMIN_SOCKET] = True
+
+
 class Server(uvicorn.Server):
     """Listens on a unix socket for administrators as well. `config.http` is a GuardedProtocol."""
 
     def __init__(self, config: uvicorn.Config, admin_socket: Path | None = None) -> None:
         super().__init__(config)
         self._admin_socket = admin_socket
+        self._listens_for_administrators = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self._admin_socket is not None and self.started:
             try:
                 await self._listen_for_administrators(self._admin_socket)
+                self._listens_for_administrators = True
             except OSError as error:
                 log.warning("no admin socket at %s: %s", self._admin_socket, error)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
-        if self._admin_socket is not None:
+        if self._listens_for_administrators and self._admin_socket is not None:
             self._admin_socket.unlink(missing_ok=True)
 
     async def _listen_for_administrators(self, path: Path) -> None:
@@ -106,16 +168,27 @@ class Server(uvicorn.Server):
         self.servers.append(await asyncio.get_running_loop().create_unix_server(self._protocol(), sock=listener))
 
     def _protocol(self) -> Callable[[], asyncio.Protocol]:
-        protocol: Any = self.config.http_protocol_class
+        protocol: Any = type("AdminProtocol", (_MarksAdminSocket, self.config.http_protocol_class), {})
         return lambda: protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
 
-def guarded(limits: ConnectionLimits) -> type[GuardedProtocol]:
+def guarded(
+    limits: ConnectionLimits, per_client: int = 100, trusted_proxies: Iterable[str] = ()
+) -> type[GuardedProtocol]:
     """The protocol class with these limits, as uvicorn's configuration wants it."""
-    return type("GuardedProtocol", (GuardedProtocol,), {"limits": limits})
+    address = ClientAddress(trusted_proxies)
+    clients = ClientConnections(per_client, lambda host: not (is_loopback(host) or address.trusts(host)))
+    return type("GuardedProtocol", (GuardedProtocol,), {"limits": limits, "clients": clients})
+
+
+def _client_of(host: str) -> str:
+    return str(ip_network(f"{host}/64", strict=False)) if ":" in host and not is_loopback(host) else host
 
 
 def _bind_unix(path: Path) -> socket.socket:
+    """Raises OSError, EADDRINUSE where another service listens there."""
+    if _somebody_listens(path):
+        raise OSError(errno.EADDRINUSE, "another service listens on this socket", str(path))
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -125,6 +198,12 @@ def _bind_unix(path: Path) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def _somebody_listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # a full backlog is somebody, too
+        return probe.connect_ex(str(path)) in (0, errno.EAGAIN)
 
 
 class _Alarm:

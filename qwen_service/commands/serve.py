@@ -40,13 +40,16 @@ def run(app: FastAPI, settings: Settings) -> int:
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=guarded(ConnectionLimits(settings.head_timeout, settings.write_timeout)),
-        limit_concurrency=settings.max_connections,
+        http=guarded(
+            ConnectionLimits(settings.head_timeout, settings.write_timeout),
+            settings.max_connections_per_client,
+            settings.trusted_proxies,
+        ),
         ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # client_address.py knows whom to believe
+        proxy_headers=False,  # api/access.py knows whom to believe
         timeout_keep_alive=75,
         timeout_graceful_shutdown=int(settings.grace_time) or None,
     )

@@ -76,7 +76,8 @@ async def test_reload_takes_new_keys_and_forgets_old_ones(tmp_path: Path) -> Non
     keys.write_text(line)
     async with live_service(tmp_path, talking(), api_keys_file=keys) as live:
         keys.write_text(new_line)
-        assert (await live.http.post("/admin/reload", json={})).json()["api_keys"] == "read again"
+        reload = await live.http.post("/admin/reload", json={}, headers={"Authorization": f"Bearer {old}"})
+        assert reload.json()["api_keys"] == "read again"
         statuses = [(await live.chat(headers={"Authorization": f"Bearer {key}"})).status_code for key in (old, new)]
     assert statuses == [401, 200]
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
 
+from qwen_service.api.server import ClientConnections, ConnectionLimits, guarded
 from tests.live_service import Live, ScriptedEngine, live_service
 
 
@@ -88,3 +90,79 @@ async def test_the_admin_socket_answers_its_owner_only_and_is_local(tmp_path: Pa
         ) as http:
             assert (await http.post("/admin/log-level", json={"level": "info"})).status_code == 200
         assert (await live.http.get("/health/live")).status_code == 200
+
+
+async def test_stalled_heads_take_no_request_of_anybody_else(tmp_path: Path) -> None:
+    async with live_service(tmp_path, max_connections=2) as live:
+        stalled = [await asyncio.open_connection("127.0.0.1", live.port) for _ in range(300)]
+        for _, writer in stalled:
+            writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: loc")
+        assert (await live.http.get("/health/live")).status_code == 200
+        live.engine.gate.set()
+        assert (await live.chat()).status_code == 200
+        for _, writer in stalled:
+            writer.close()
+
+
+async def test_requests_in_progress_are_bounded_and_health_has_its_place(tmp_path: Path) -> None:
+    async with live_service(tmp_path, max_connections=2) as live:
+        running = [asyncio.create_task(live.chat()) for _ in range(2)]
+        await live.until(running=1, waiting=1)
+        refused = await live.chat()
+        assert refused.status_code == 429
+        assert "max_connections" in refused.json()["error"]["message"]
+        assert int(refused.headers["retry-after"]) > 0
+        assert (await live.http.get("/health")).status_code == 200
+        live.engine.gate.set()
+        assert [(await task).status_code for task in running] == [200, 200]
+        assert (await live.chat()).status_code == 200
+
+
+def test_the_connections_of_one_client_are_bounded() -> None:
+    clients = ClientConnections(2, lambda host: host != "127.0.0.1")
+    assert [clients.enter("10.0.0.1") for _ in range(3)] == [True, True, False]
+    assert clients.enter("10.0.0.2")
+    assert all(clients.enter("127.0.0.1") for _ in range(9))
+    clients.leave("10.0.0.1")
+    assert clients.enter("10.0.0.1")
+
+
+def test_an_ipv6_client_is_its_network() -> None:
+    clients = ClientConnections(2, lambda _: True)
+    assert [clients.enter(f"2001:db8::{number}") for number in (1, 2, 3)] == [True, True, False]
+    assert clients.enter("2001:db8:0:1::1")
+
+
+async def test_one_connection_too_many_is_answered_503_and_closed(tmp_path: Path) -> None:
+    async with live_service(tmp_path) as live:
+        limited = guarded(ConnectionLimits(), per_client=1)
+        limited.clients = ClientConnections(1, lambda _: True)  # loopback, the only address here, is not bound
+        config = uvicorn.Config(live.app, http=limited, log_config=None, lifespan="off")
+        config.load()
+        loop = asyncio.get_running_loop()
+        state = uvicorn.server.ServerState()
+        server = await loop.create_server(
+            lambda: limited(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+        )
+        port = server.sockets[0].getsockname()[1]
+        first = await asyncio.open_connection("127.0.0.1", port)
+        second = await asyncio.open_connection("127.0.0.1", port)
+        async with asyncio.timeout(30):
+            answer = await second[0].read()
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503 ")
+        assert f"content-length: {len(body)}".encode() in head
+        for _, writer in (first, second):
+            writer.close()
+        server.close()
+
+
+async def test_the_admin_socket_of_a_service_that_runs_is_left_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "admin.sock"
+    async with live_service(tmp_path, admin_socket=path):
+        (tmp_path / "other").mkdir()
+        async with live_service(tmp_path / "other", admin_socket=path):
+            pass
+        transport = httpx.AsyncHTTPTransport(uds=str(path))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            assert (await client.get("/health/live")).status_code == 200
