@@ -17,10 +17,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from qwen_service.api.admin import admin_router
+from qwen_service.api.anthropic.errors import error_response as anthropic_error_response
+from qwen_service.api.anthropic.routes import anthropic_router
 from qwen_service.api.asgi import Scope
 from qwen_service.api.body_fault import first_fault
 from qwen_service.api.health import health_router, metrics_router
 from qwen_service.api.keys import ApiKeys
+from qwen_service.api.middleware import dialect_of
 from qwen_service.api.ollama.errors import error_response as ollama_error_response
 from qwen_service.api.ollama.routes import ollama_router
 from qwen_service.api.openai.errors import error_response
@@ -149,6 +152,7 @@ def create_app(
             public_paths=service.page.public_paths,
         ),
     )
+    app.include_router(anthropic_router(service))  # first: one of its routes is OpenAI's, too
     app.include_router(openai_router(service))
     app.include_router(ollama_router(service))
     app.include_router(health_router(service.state))
@@ -180,7 +184,8 @@ def create_app(
 
 def _refusal(scope: Scope, error: ServiceError) -> Response:
     """In the shape of the dialect that the path belongs to."""
-    return ollama_error_response(error) if scope["path"].startswith("/api/") else error_response(error)
+    shapes = {"ollama": ollama_error_response, "anthropic": anthropic_error_response}
+    return shapes.get(dialect_of(scope), error_response)(error)
 
 
 def _in_words(request: Request, error: HTTPException) -> str:

@@ -1,4 +1,4 @@
-"""The neutral vocabulary that both dialects translate into and every runtime is driven with.
+"""The neutral vocabulary that all dialects translate into and every runtime is driven with.
 
 Frozen values, no behaviour, no wire format. All durations are in seconds, all counts in tokens.
 """
@@ -131,6 +131,7 @@ class Started:
     ignored_parameters: tuple[str, ...] = ()
     served_by: str = ""  # the runtime's name, and "fallback" where the CPU stands in for the card
     fallback: bool = False
+    prompt_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +151,7 @@ class Finished:
     usage: Usage
     timings: Timings = Timings()
     token_ids: tuple[int, ...] = ()  # prompt and completion, where the runtime knows them
+    stop_string: str | None = None  # of the request, where one of them ended the reply
 
 
 Event = Started | TextDelta | ReasoningDelta | ToolCall | Finished

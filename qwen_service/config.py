@@ -205,7 +205,11 @@ class Settings(BaseSettings):
         "error",
         "A request for a model that is not installed: error answers 404, default answers with the loaded model.",
     )
-    model_aliases: Pairs = _setting({}, "Further model names, for apps with a fixed one: gpt-4o-mini=qwen3-4b,...")
+    model_aliases: Pairs = _setting(
+        {},
+        "Further model names, for apps with a fixed one: gpt-4o-mini=qwen3-4b,... "
+        "A name may be a pattern: claude-*=qwen3-4b.",
+    )
 
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "How much the service logs.")
     log_format: Literal["text", "json"] = _setting("text", "Form of the service's log lines.")

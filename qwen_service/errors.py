@@ -75,7 +75,13 @@ class RequestTimedOut(RequestError):
 
 
 class PromptTooLong(RequestError):
-    pass
+    """`tokens` and `maximum` are the numbers in the message, where they are known."""
+
+    def __init__(
+        self, message: str, *, param: str | None = None, tokens: int | None = None, maximum: int | None = None
+    ) -> None:
+        super().__init__(message, param=param)
+        self.tokens, self.maximum = tokens, maximum
 
 
 class Unauthorized(RequestError):

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import pytest
 from pydantic import BaseModel
 
+from qwen_service.api.anthropic import errors as anthropic_errors
+from qwen_service.api.anthropic import wire as anthropic_wire
 from qwen_service.api.openai import errors, wire
 from qwen_service.chat import Sampling
 from qwen_service.runtime import Capabilities
@@ -37,6 +39,7 @@ def named(heading: str) -> Iterator[str]:
         ("OpenAI: POST /v1/chat/completions", wire.ChatCompletionBody),
         ("OpenAI: POST /v1/completions", wire.CompletionBody),
         ("A message", wire.ChatMessage),
+        ("Anthropic: POST /v1/messages", anthropic_wire.MessagesBody),
     ],
 )
 def test_every_field_is_listed_once(heading: str, model: type[BaseModel]) -> None:
@@ -76,3 +79,8 @@ def test_the_errors_are_those_of_the_table() -> None:
     assert shown == [
         (kind.__name__, status, type_, code or "null") for kind, (status, type_, code) in errors.TABLE.items()
     ]
+
+
+def test_anthropics_errors_are_those_of_the_table() -> None:
+    shown = [(name, int(status), kind.strip("`")) for name, status, kind in rows("Anthropic: errors")]
+    assert shown == [(kind.__name__, status, type_) for kind, (status, type_) in anthropic_errors.TABLE.items()]

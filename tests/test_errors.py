@@ -6,6 +6,7 @@ import orjson
 import pytest
 
 from qwen_service import errors
+from qwen_service.api.anthropic import errors as anthropic
 from qwen_service.api.ollama import errors as ollama
 from qwen_service.api.openai import errors as openai
 from qwen_service.errors import ServiceError
@@ -36,7 +37,7 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
     assert drawn() == {kind.__name__: kind.__mro__[1].__name__ for kind in ALL[1:]}
 
 
-@pytest.mark.parametrize("table", [openai.TABLE, ollama.TABLE], ids=["openai", "ollama"])
+@pytest.mark.parametrize("table", [openai.TABLE, ollama.TABLE, anthropic.TABLE], ids=["openai", "ollama", "anthropic"])
 def test_every_class_has_its_entry_in_each_dialect(table: dict[type[ServiceError], Any]) -> None:
     assert set(ALL) - set(table) == set()
 
@@ -61,7 +62,16 @@ def test_every_error_is_answered_in_ollamas_shape(kind: type[ServiceError]) -> N
     assert response.headers["content-type"] == "application/json"
 
 
-@pytest.mark.parametrize("dialect", [openai, ollama])
+@pytest.mark.parametrize("kind", ALL)
+def test_every_error_is_answered_in_anthropics_shape(kind: type[ServiceError]) -> None:
+    response = anthropic.error_response(kind("why"))
+    body = orjson.loads(bytes(response.body))
+    assert response.status_code in range(400, 600)
+    assert (set(body), body["type"], body["error"]["message"]) == ({"type", "error", "request_id"}, "error", "why")
+    assert anthropic.error_chunk(kind("why")).startswith(b"event: error\ndata: {")
+
+
+@pytest.mark.parametrize("dialect", [openai, ollama, anthropic])
 def test_whoever_shall_come_back_is_told_when(dialect: Any) -> None:
     assert dialect.error_response(errors.QueueFull("full", retry_after=2.2)).headers["retry-after"] == "3"
     assert dialect.error_response(errors.Loading("not yet")).headers["retry-after"] == "5"

@@ -21,8 +21,17 @@ from qwen_service.config import load_settings
 from tests.asgi_calls import Answer, call
 from tests.live_service import ScriptedEngine
 
-ROUTES = ("/v1/chat/completions", "/v1/completions", "/api/chat", "/api/generate", "/api/show", "/admin/log-level")
-DOCUMENTED = {200, 400, 404, 408, 409, 413, 422, 429, 501, 502, 503, 504}
+ROUTES = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+    "/api/chat",
+    "/api/generate",
+    "/api/show",
+    "/admin/log-level",
+)
+DOCUMENTED = {200, 400, 404, 408, 409, 413, 422, 429, 501, 502, 503, 504, 529}
 
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["user", "\ud800"]),

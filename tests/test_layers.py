@@ -32,7 +32,7 @@ SPINE = (
     ("engines.manager",),
     ("pipeline.scheduler", "pipeline.conversation"),
     ("pipeline.chat_completion",),
-    ("api.openai.*", "api.ollama.*"),
+    ("api.openai.*", "api.ollama.*", "api.anthropic.*"),
     ("app",),
     ("cli", "commands.serve", "commands.chat", "__main__"),
 )
@@ -112,7 +112,7 @@ def test_a_runtime_knows_no_other_runtime(name: str) -> None:
 
 def test_the_dialects_do_not_know_each_other() -> None:
     families = {name.split(".")[1] for name in TREES if name.count(".") == 2 and name.startswith("api.")}
-    assert {"openai", "ollama"} <= families
+    assert {"openai", "ollama", "anthropic"} <= families
     for family in families:
         members = [name for name in TREES if name.startswith(f"api.{family}.")]
         strangers = {other for name in members for other in reached(name) if other.startswith("api.")}

@@ -38,12 +38,14 @@ class RequestContext:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         record = self._new_record(scope)
-        request_id = (b"x-request-id", record.id.encode())
+        ids = [(b"x-request-id", record.id.encode())]
+        if record.dialect == "anthropic":
+            ids.append((b"request-id", record.id.encode()))
 
         def send_with_id(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                message["headers"] = [*message.get("headers", ()), request_id]
+                message["headers"] = [*message.get("headers", ()), *ids]
             return send(message)
 
         token = current_record.set(record)
@@ -70,7 +72,7 @@ class RequestContext:
         given = header(scope, b"x-request-id")
         request_id = given.decode() if given and REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         path = scope["path"]
-        record = RequestRecord(request_id, scope["method"], path, dialect_of(path), self.client(scope))
+        record = RequestRecord(request_id, scope["method"], path, dialect_of(scope), self.client(scope))
         record.priority = (header(scope, b"x-priority") or b"")[:16].decode("latin-1").strip().lower()
         scope.setdefault("state", {})["record"] = record
         return record
@@ -230,7 +232,12 @@ def _with_headers(send: Send, *headers: tuple[bytes, bytes]) -> Send:
     return send_with_headers
 
 
-def dialect_of(path: str) -> str:
+def dialect_of(scope: Scope) -> str:
+    path = scope["path"]
+    if path.startswith("/v1/messages"):
+        return "anthropic"
+    if path == "/v1/models" and joined(scope, b"anthropic-version"):
+        return "anthropic"
     if path.startswith("/v1/"):
         return "openai"
     return "ollama" if path.startswith("/api/") else ""

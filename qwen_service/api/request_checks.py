@@ -71,7 +71,7 @@ class HeadLimit:
 
 
 class KeyRequired:
-    """Demands `Authorization: Bearer KEY` and puts the key's name, never the key, on the record.
+    """Demands `Authorization: Bearer KEY` or `x-api-key: KEY` and puts the key's name, never the key, on the record.
 
     Administration needs a key, too, unless it has a token of its own or comes through the admin socket, which only
     the service's own user and root can open.
@@ -85,9 +85,9 @@ class KeyRequired:
     def __call__(self, scope: Scope) -> Unauthorized | None:
         if scope["path"] in self.open_paths or self._is_checked_elsewhere(scope):
             return None
-        name = self.keys.name_of(bearer(scope))
+        name = self.keys.name_of(bearer(scope) or header(scope, b"x-api-key") or b"")
         if name is None:
-            return Unauthorized("This service needs an API key: send `Authorization: Bearer KEY`.")
+            return Unauthorized("This service needs an API key: send `Authorization: Bearer KEY` or `x-api-key: KEY`.")
         scope["state"]["record"].client = name
         return None
 

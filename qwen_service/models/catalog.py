@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from qwen_service.errors import UnknownModel
@@ -105,8 +106,11 @@ def same_name(one: str, other: str) -> bool:
 
 
 def unaliased(name: str, aliases: Mapping[str, str]) -> str:
-    """The name that `model_aliases` of the configuration gives it, or itself."""
-    return next((meant for alias, meant in aliases.items() if same_name(alias, name)), name)
+    """The name that `model_aliases` of the configuration gives it, or itself. A name goes before a pattern."""
+    for alias, meant in aliases.items():
+        if same_name(alias, name):
+            return meant
+    return next((meant for alias, meant in aliases.items() if fnmatchcase(_plain(name), _plain(alias))), name)
 
 
 def _plain(name: str) -> str:

@@ -29,7 +29,7 @@ from qwen_service.pipeline.cancellation import Cancellations
 from qwen_service.pipeline.conversation import Fitted, SessionManager
 from qwen_service.pipeline.fairness import Priorities
 from qwen_service.pipeline.scheduler import Scheduler, Turn
-from qwen_service.pipeline.structured import structured
+from qwen_service.pipeline.structured import as_rendered, structured
 from qwen_service.request_record import RequestRecord, recording
 from qwen_service.runtime import Capabilities, Piece, Prefill
 from qwen_service.text.output_format import OutputFormat
@@ -84,6 +84,19 @@ class ChatCompletion:
                 async with aclosing(reply) as events:
                     async for event in events:
                         yield event
+
+    async def count(self, request: ChatRequest) -> int:
+        """The tokens of the request's prompt, rendered as stream() renders it, before anything is trimmed."""
+        with recording() as record, self._cancellations.cancellable(record.id):
+            model = await self._models.obtain(request.model)
+            with model.in_use():
+                engine = await model.ready(at_most=self._patience, waiters=self._waiters)
+                rendered = as_rendered(
+                    _with_defaults(request, model, engine),
+                    output_format=engine.text.output_format,
+                    capabilities=engine.runtime.capabilities,
+                )
+                return await self._sessions.count(model, engine.text, engine.limits, rendered)
 
     async def _generate(
         self, model: ServedModel, engine: Engine, load: float, asked: Sampling, request: ChatRequest
@@ -166,6 +179,7 @@ class _Reply:
             Usage(len(prompt_ids), self.token_count, self.cached_tokens, parser.reasoning_tokens),
             Timings(self.load, self.queue, prefill=first - self.started, generation=now - first),
             (*prompt_ids, *self.token_ids) if self.ids_are_exact else (),
+            parser.stop_string,
         )
         self.record.end(event)
         return event
@@ -204,6 +218,7 @@ def _started(model: ServedModel, turn: Turn, asked: Sampling, fitted: Fitted) ->
         ignored_parameters=ignored_parameters(turn.engine.runtime.capabilities, asked),
         served_by=f"{model.spec.runtime} (fallback)" if model.is_fallback else model.spec.runtime,
         fallback=model.is_fallback,
+        prompt_tokens=len(fitted.prompt.token_ids),
     )
 
 

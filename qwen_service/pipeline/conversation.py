@@ -7,6 +7,7 @@ conversation an extension of what the KV cache holds.
 
 import hashlib
 import json
+import sys
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -64,6 +65,8 @@ class SessionManager:
                 f"the prompt has {about}{rendered.size} tokens, and this model's context takes {most} ({context} with"
                 " the completion). Shorten the last message or start a new conversation.",
                 param="messages" if request.prompt is None else "prompt",
+                tokens=rendered.size,
+                maximum=most,
             )
         prompt = Prompt(tuple(rendered.ids), fitted)
         return Fitted(
@@ -72,6 +75,10 @@ class SessionManager:
             trimmed=len(request.messages) - len(fitted.messages),
             starts_in_reasoning=rendered.ending.rstrip().endswith("<think>"),
         )
+
+    async def count(self, model: ServedModel, text: ModelText, limits: Limits, request: ChatRequest) -> int:
+        """The tokens of the whole conversation, nothing trimmed; an estimate where it is many times the context."""
+        return (await self._render(model, text, request, _Room(limits.context, sys.maxsize))).size
 
     def remember(self, model: ServedModel, prompt: Prompt, reply: Message, reply_ids: Sequence[int]) -> None:
         """A finished reply, whose ids are all known: a later request may continue it."""

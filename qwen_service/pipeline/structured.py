@@ -37,6 +37,19 @@ def structured(
     return _requested(request, stream)
 
 
+def as_rendered(request: ChatRequest, *, output_format: OutputFormat, capabilities: Capabilities) -> ChatRequest:
+    """The request whose prompt structured() gives to the engine first."""
+    if request.tool_choice == "none":
+        request = replace(request, tools=())
+    _check(request, output_format)
+    if not (request.response_format or forced_tools(request)):
+        return request
+    enforceable = constrained(request, output_format)
+    if capabilities.grammars or (capabilities.constrained_output and enforceable.sampling.grammar is None):
+        return enforceable
+    return ask(request)
+
+
 def _check(request: ChatRequest, output_format: OutputFormat) -> None:
     choice = request.tool_choice
     if isinstance(choice, NamedTool) and not forced_tools(request):

@@ -59,6 +59,7 @@ class OutputParser:
         if starts_in_reasoning and self._think_open:
             self._enter(self._in_reasoning, skip="\n")
         self.stopped = False
+        self.stop_string: str | None = None  # that ended the reply
         self.tool_calls = 0
         self.reasoning_tokens = 0
 
@@ -165,6 +166,7 @@ class OutputParser:
             return False
         if found.needle != self._call_open:
             self.stopped = True
+            self.stop_string = found.needle
             return False
         self._opening_length = found.end - found.start
         return self._enter(self._in_call)

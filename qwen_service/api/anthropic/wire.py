@@ -1,0 +1,94 @@
+"""The request bodies of Anthropic's Messages API that the service reads, as pydantic models.
+
+Fields that are not here are accepted and ignored. docs/api.md lists what becomes of each field, and a test compares
+that list with these models.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+StopSequences = Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=64, fail_fast=True)]
+
+
+class Wire(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+
+
+class Block(Wire):
+    """A content block of any type; request.py says which fields each type needs."""
+
+    type: str = Field(max_length=64)
+    text: str | None = None
+    thinking: str | None = None
+    id: str | None = Field(None, max_length=256)
+    name: str | None = Field(None, max_length=256)
+    input: dict[str, Any] | None = None
+    tool_use_id: str | None = Field(None, max_length=256)
+    content: "str | Blocks | None" = None
+    is_error: bool | None = None
+
+
+Blocks = Annotated[list[Block], Field(fail_fast=True)]
+Block.model_rebuild()
+
+
+class InputMessage(Wire):
+    role: Literal["user", "assistant", "system"]
+    content: str | Blocks
+
+
+class ToolSpec(Wire):
+    """A tool with a `type` other than custom is one of Anthropic's own, has no schema, and is skipped."""
+
+    type: str | None = Field(None, pattern=r"^[a-zA-Z0-9_.:-]{1,128}$")
+    name: str = Field(pattern=r"^[a-zA-Z0-9_.:-]{1,128}$")
+    description: str | None = None
+    input_schema: dict[str, Any] | None = None
+
+
+class ToolChoiceSpec(Wire):
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = Field(None, max_length=256)
+    disable_parallel_tool_use: bool | None = None
+
+
+class ThinkingSpec(Wire):
+    type: Literal["enabled", "disabled", "adaptive"]
+
+
+class OutputFormatSpec(Wire):
+    type: Literal["json_schema"]
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class OutputConfig(Wire):
+    format: OutputFormatSpec | None = None
+
+
+class CountTokensBody(Wire):
+    """What the prompt is made of."""
+
+    model: str | None = Field(None, max_length=256)
+    messages: Annotated[list[InputMessage], Field(min_length=1, fail_fast=True)]
+    system: str | Blocks | None = None
+    tools: list[ToolSpec] | None = Field(None, max_length=128)
+    tool_choice: ToolChoiceSpec | None = None
+    thinking: ThinkingSpec | None = None
+    output_config: OutputConfig | None = None
+
+
+class MessagesBody(CountTokensBody):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"model": "qwen3-4b", "max_tokens": 256, "messages": [{"role": "user", "content": "Hello!"}]}]
+        }
+    )
+    max_tokens: Count | None = None
+    stop_sequences: StopSequences | None = None
+    stream: bool | None = None
+    temperature: Annotated[Finite, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[Finite, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=1_000_000)] | None = None
