@@ -13,7 +13,7 @@ from starlette.types import Scope
 from qwen_service.api.anthropic.errors import error_chunk, error_response
 from qwen_service.api.anthropic.request import chat_request, message_request, skipped_tools
 from qwen_service.api.anthropic.response import PING, MessageEvents, message, model_list
-from qwen_service.api.anthropic.wire import CountTokensBody, MessagesBody
+from qwen_service.api.anthropic.wire import ERRORS, STREAM, CountTokensBody, MessagesBody
 from qwen_service.api.middleware import dialect_of
 from qwen_service.api.reply_headers import ReplyHeaders
 from qwen_service.api.streaming import StreamReply, WholeReply, merged
@@ -40,10 +40,10 @@ class AnthropicsOnly(APIRoute):
 
 
 def anthropic_router(service: Service) -> APIRouter:
-    router = APIRouter(tags=["Anthropic"], route_class=AnthropicsOnly)
+    router = APIRouter(tags=["Anthropic"], route_class=AnthropicsOnly, responses=ERRORS)
     most = service.settings.max_messages
 
-    @router.post("/v1/messages", summary="Answer a conversation")
+    @router.post("/v1/messages", summary="Answer a conversation", responses=STREAM)
     async def messages(body: MessagesBody) -> Response:
         request = message_request(body, f"msg_{uuid.uuid4().hex}", max_messages=most)
         headers = ReplyHeaders(skipped_tools(body))

@@ -17,6 +17,17 @@ class Wire(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
 
 
+class ErrorDetail(Wire):
+    type: str
+    message: str
+
+
+class ErrorReply(Wire):
+    type: Literal["error"]
+    error: ErrorDetail
+    request_id: str
+
+
 class Block(Wire):
     """A content block of any type; request.py says which fields each type needs."""
 
@@ -92,3 +103,13 @@ class MessagesBody(CountTokensBody):
     temperature: Annotated[Finite, Field(ge=0, le=2)] | None = None
     top_p: Annotated[Finite, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1, le=1_000_000)] | None = None
+
+
+# For /docs: what the routes answer beside their replies.
+ERRORS: dict[int | str, dict[str, Any]] = {"default": {"model": ErrorReply, "description": "Why not; docs/api.md"}}
+STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "A message; with `stream`, its events",
+        "content": {"application/json": {}, "text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
