@@ -105,7 +105,9 @@ class CrossOrigin:
     characters. The service's own page (origin host = Host header) is always allowed.
     """
 
-    RESPONSE_HEADERS = b"x-request-id, x-served-by, x-context-trimmed-messages, x-ignored-parameters, retry-after"
+    RESPONSE_HEADERS = (
+        b"x-request-id, request-id, x-served-by, x-context-trimmed-messages, x-ignored-parameters, retry-after"
+    )
 
     def __init__(self, app: ASGIApp, origins: Iterable[str], error_response: ErrorResponse) -> None:
         self.app, self.error_response = app, error_response

@@ -65,7 +65,7 @@ def finished(events: Sequence[Event]) -> Finished:
 
 async def test_a_reply_starts_streams_and_finishes_with_exact_counts(tmp_path: Path) -> None:
     events = await ask(tmp_path, writes("Hel", "lo", cached=3))
-    assert events[0] == Started("m", served_by="llamacpp")
+    assert events[0] == Started("m", served_by="llamacpp", prompt_tokens=24)
     assert events[1:3] == [TextDelta("Hel"), TextDelta("lo")]
     assert finished(events).reason == "stop"
     assert finished(events).usage == Usage(prompt_tokens=24, completion_tokens=2, cached_tokens=3)
@@ -128,7 +128,7 @@ async def test_what_the_engine_cannot_honour_is_named(tmp_path: Path) -> None:
     asked = Sampling(temperature=0.5, top_p=0.9, seed=1, presence_penalty=0.0, logit_bias={5: 1.0})
     events = await ask(tmp_path, says_hi, sampling=asked)
     assert events[0] == Started(
-        "m", ignored_parameters=("top_p", "presence_penalty", "logit_bias"), served_by="llamacpp"
+        "m", ignored_parameters=("top_p", "presence_penalty", "logit_bias"), served_by="llamacpp", prompt_tokens=24
     )
 
 
@@ -142,7 +142,7 @@ async def test_the_models_own_defaults_fill_what_is_not_asked_for_and_are_not_re
     manifest = "sampling: {temperature: 0.7, top_k: 20}\n"
     events = await ask(tmp_path, script, manifest=manifest, sampling=Sampling(temperature=0.0))
     assert (seen[0].temperature, seen[0].top_k) == (0.0, 20)
-    assert events[0] == Started("m", served_by="llamacpp")
+    assert events[0] == Started("m", served_by="llamacpp", prompt_tokens=24)
 
 
 async def test_dropped_messages_are_counted_in_the_first_event(tmp_path: Path) -> None:
