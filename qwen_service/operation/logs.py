@@ -3,13 +3,15 @@
 Never prompts, replies or keys; `log_prompts` is the pipeline's business.
 """
 
+import json
 import logging
+import re
+import string
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
-
-import orjson
+from urllib.parse import quote
 
 from qwen_service.process.log_file import LogFile
 from qwen_service.request_record import RequestRecord, current_record
@@ -20,6 +22,11 @@ LEVELS = ("debug", "info", "warning", "error")
 OTHER_LOGGERS = ("uvicorn", "asyncio")
 
 TOKENIZER = f"{ROOT}.tokenizer"  # the logger of runtimes/axera/bring_up.py's tokenizer servers
+
+# Control characters (C0, DEL, C1), other ends of lines, marks that turn the direction of writing, halves of characters.
+_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
 access_log = logging.getLogger(f"{ROOT}.access")
 
 
@@ -36,19 +43,24 @@ class JsonFormatter(logging.Formatter):
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+        return escaped(json.dumps(line, default=str, ensure_ascii=False))
 
 
 class TextFormatter(logging.Formatter):
-    """Line breaks inside a message are kept out, so that no client can forge a line."""
+    """Control characters are escaped, so that no client can forge a line or a field, or command a terminal.
+
+    The lines of a traceback are indented: none of them looks like a line of the log.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.fromtimestamp(record.created).astimezone().isoformat(sep=" ", timespec="milliseconds")
-        message = record.getMessage().replace("\r", "\\r").replace("\n", "\\n")
+        message = escaped(record.getMessage())
         request_id = _request_id(record)
-        fields = "".join(f" {name}={value}" for name, value in getattr(record, "fields", {}).items())
+        fields = "".join(f" {name}={_value(value)}" for name, value in getattr(record, "fields", {}).items())
         text = f"{moment} {record.levelname:<7} {message}{fields}{f' [{request_id}]' if request_id else ''}"
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        if record.exc_info:
+            text += "".join(f"\n    {escaped(line)}" for line in self.formatException(record.exc_info).split("\n"))
+        return text
 
 
 class BoundedFileHandler(logging.Handler):
@@ -107,7 +119,8 @@ def log_request(record: RequestRecord) -> None:
     if not access_log.isEnabledFor(logging.INFO):
         return
     extra = {"fields": _fields(record), "request_id": record.id}
-    access_log.info("%s %s %d", record.method, record.path, record.status, extra=extra)
+    path = quote(record.path, safe=string.punctuation, errors="replace")  # a space would look like the end of the path
+    access_log.info("%s %s %d", record.method, path, record.status, extra=extra)
 
 
 def _fields(record: RequestRecord) -> dict[str, object]:
@@ -126,6 +139,19 @@ def _fields(record: RequestRecord) -> dict[str, object]:
         fields["ttft"] = round(record.first_token, 4)
     optional = {"dialect": record.dialect, "trimmed": record.trimmed_messages, "error": record.error}
     return fields | {name: value for name, value in optional.items() if value}
+
+
+def escaped(text: str) -> str:
+    """`text` with all that a terminal or an editor obeys written as JSON writes it: `\\u001b`, `\\n`."""
+    return _OBEYED.sub(lambda found: _SHORT.get(found[0]) or f"\\u{ord(found[0]):04x}", text)
+
+
+def _value(value: object) -> str:
+    """A value of a field. In quotes if it could be taken for several fields."""
+    text = str(value)
+    if re.search(r'[\s="]', text):
+        text = json.dumps(text, ensure_ascii=False)
+    return escaped(text)
 
 
 def _request_id(record: logging.LogRecord) -> str:

@@ -71,6 +71,75 @@ def test_a_line_written_during_a_request_has_its_id(form: LogFormat, tmp_path: P
     assert "r42" not in second
 
 
+# Each character that moves a cursor, ends a line somewhere, turns the direction of writing, or is half of another.
+OBEYED = [
+    *range(0x20),
+    *range(0x7F, 0xA0),
+    0x61C,
+    0x200E,
+    0x200F,
+    *range(0x2028, 0x202F),
+    *range(0x2066, 0x206A),
+    0xFEFF,
+]
+HALVES = [0xD800, 0xDBFF, 0xDC00, 0xDFFF]
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("place", ["message", "field", "exception"])
+def test_what_comes_from_outside_commands_no_terminal(form: LogFormat, place: str, tmp_path: Path) -> None:
+    configure("info", form, tmp_path / "log")
+    text = "|".join(map(chr, [*OBEYED, *HALVES]))
+    try:
+        raise ValueError(text if place == "exception" else "")
+    except ValueError as error:
+        log.info(
+            "%s",
+            text if place == "message" else "",
+            exc_info=error,
+            extra={"fields": {"model": text * (place == "field")}},
+        )
+    written = (tmp_path / "log").read_bytes().decode()  # whole characters only
+    assert {ord(c) for c in written if ord(c) in OBEYED} == {ord("\n")}
+    assert r"|\u001b|" in written
+    assert r"|\u009b|" in written
+    assert r"|\udc00|" in written
+    if form == "json":
+        entry = json.loads(written)
+        assert text in (entry["message"], entry["model"], entry["exception"].removeprefix("ValueError: ")) or (
+            place == "exception" and text in entry["exception"]
+        )
+
+
+def test_what_people_write_stays_readable(tmp_path: Path) -> None:
+    configure("info", "json", tmp_path / "log")
+    log.info("Größe 模型 😀 C:\\x")
+    assert "Größe 模型 😀" in lines(tmp_path / "log")[0]
+
+
+def test_no_line_of_a_traceback_looks_like_a_line_of_the_log(tmp_path: Path) -> None:
+    configure("info", "text", tmp_path / "log")
+    try:
+        raise ValueError("x\n2026-01-01 00:00:00.000+00:00 ERROR forged")
+    except ValueError:
+        log.exception("failed")
+    assert [line for line in lines(tmp_path / "log") if not line.startswith("    ")] == lines(tmp_path / "log")[:1]
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_no_path_looks_like_a_status_or_a_field(form: LogFormat, tmp_path: Path) -> None:
+    configure("info", form, tmp_path / "log")
+    log_request(RequestRecord("r1", "GET", "/\x1b]0;x\x07 200 client=admin\u3000", "", client="203.0.113.9"))
+    (line,) = lines(tmp_path / "log")
+    assert "GET /%1B]0;x%07%20200%20client=admin%E3%80%80 499" in line
+
+
+def test_a_field_with_spaces_is_one_field(tmp_path: Path) -> None:
+    configure("info", "text", tmp_path / "log")
+    log.info("x", extra={"fields": {"model": 'a client=admin "b"', "error": "", "n": 1}})
+    assert lines(tmp_path / "log")[0].endswith(r'x model="a client=admin \"b\"" error= n=1')
+
+
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_no_client_can_forge_a_line(form: LogFormat, tmp_path: Path) -> None:
     configure("info", form, tmp_path / "log")
