@@ -18,6 +18,7 @@ from qwen_service.models.manifest import read_manifest
 from qwen_service.models.manifest_section import ManifestError
 from qwen_service.models.spec import FileSpec, ModelSpec
 
+LIBRARY = "library/"
 PACKAGED = Path(__file__).parents[1] / "manifests"
 
 
@@ -114,7 +115,12 @@ def unaliased(name: str, aliases: Mapping[str, str]) -> str:
 
 
 def _plain(name: str) -> str:
-    return name.strip().lower().removesuffix(":latest")
+    """The name as Ollama understands it: its registry and its library are where any name is from."""
+    name = name.strip().lower().removesuffix(":latest")
+    for origin in ("registry.ollama.ai/", "ollama.com/"):
+        if name.startswith(origin + LIBRARY):
+            name = name.removeprefix(origin)
+    return name.removeprefix(LIBRARY)
 
 
 def _pick(specs: tuple[ModelSpec, ...], name: str, state: str) -> ModelSpec:

@@ -51,8 +51,17 @@ def test_every_packaged_gguf_is_pinned_by_revision_size_and_sha256(catalog: Cata
 
 
 @pytest.mark.parametrize("name", ["qwen3", "QWEN3:4B", "qwen3-4b:latest", " qwen3:latest ", "Qwen3-4B"])
-def test_a_model_is_found_by_name_and_alias_in_any_case_with_or_without_latest(name: str, catalog: Catalog) -> None:
-    assert catalog.find(name).name == "qwen3-4b"
+@pytest.mark.parametrize("origin", ["", "library/", "registry.ollama.ai/library/", "Ollama.com/library/"])
+def test_a_model_is_found_by_name_and_alias_in_any_case_with_or_without_latest_and_origin(
+    name: str, origin: str, catalog: Catalog
+) -> None:
+    assert catalog.find(origin + name.strip()).name == catalog.find(name).name == "qwen3-4b"
+
+
+@pytest.mark.parametrize("name", ["library/library/qwen3", "registry.ollama.ai/qwen3", "somebody/qwen3", "library/"])
+def test_a_model_from_elsewhere_is_another_one(name: str, catalog: Catalog) -> None:
+    with pytest.raises(UnknownModel):
+        catalog.find(name)
 
 
 def test_an_unknown_model_lists_what_there_is(catalog: Catalog) -> None:
