@@ -6,7 +6,7 @@
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 
@@ -30,6 +30,7 @@ from qwen_service.api.openai.errors import error_response
 from qwen_service.api.openai.routes import openai_router
 from qwen_service.api.pages import ChatPage
 from qwen_service.api.passage import passage
+from qwen_service.api.targets import allowed_methods, base_url_hint
 from qwen_service.card.monitor import card_monitor
 from qwen_service.config import Settings, load_settings
 from qwen_service.engine import Engine
@@ -174,9 +175,10 @@ def create_app(
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        response = _refusal(request.scope, InvalidRequest(_in_words(request, error)))
+        methods = allowed_methods(app.routes, request.scope["path"]) if error.status_code == 405 else []
+        response = _refusal(request.scope, InvalidRequest(_in_words(request, error, methods)))
         response.status_code = error.status_code
-        response.headers.update(error.headers or {})
+        response.headers.update({**(error.headers or {}), **({"Allow": ", ".join(methods)} if methods else {})})
         return response
 
     return app
@@ -188,12 +190,13 @@ def _refusal(scope: Scope, error: ServiceError) -> Response:
     return shapes.get(dialect_of(scope), error_response)(error)
 
 
-def _in_words(request: Request, error: HTTPException) -> str:
-    path = request.url.path[:200]
+def _in_words(request: Request, error: HTTPException, methods: Sequence[str]) -> str:
+    path = request.scope["path"][:200]
     if error.status_code == 404:
-        return f"There is no {path} here. /docs lists the routes of this service."
+        hint = base_url_hint(request.app.routes, request.method, path) or " /docs lists the routes of this service."
+        return f"There is no {path} here.{hint}"
     if error.status_code == 405:
-        return f"{path} does not take {request.method}. /docs lists the routes of this service."
+        return f"{path} takes {' or '.join(methods)}, not {request.method}. /docs lists the routes of this service."
     return f"{error.detail}: {error.__cause__}" if error.__cause__ else str(error.detail)  # a body that is not JSON
 
 

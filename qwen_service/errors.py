@@ -3,7 +3,8 @@
 ServiceError
 ├── RequestError            the request cannot be served as it is; the client must change it
 │   ├── InvalidRequest      a field is wrong (param names it)
-│   │   └── RequestTooLarge more bytes or items than the configuration allows
+│   │   ├── RequestTooLarge more bytes or items than the configuration allows
+│   │   └── EncodedBody     the body is compressed
 │   ├── Unsupported         a field this model, runtime or service does not offer
 │   │   └── NotOffered      a whole route that this service does not offer
 │   ├── UnknownModel        no installed model has this name
@@ -51,6 +52,10 @@ class InvalidRequest(RequestError):
 
 
 class RequestTooLarge(InvalidRequest):
+    pass
+
+
+class EncodedBody(InvalidRequest):
     pass
 
 

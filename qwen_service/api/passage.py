@@ -9,7 +9,16 @@ from qwen_service.api.access import ClientAddress
 from qwen_service.api.asgi import ErrorResponse, Scope
 from qwen_service.api.keys import ApiKeys, read_token
 from qwen_service.api.middleware import BodyLimit, Checks, CrossOrigin, RequestContext, RequestLimit
-from qwen_service.api.request_checks import ALWAYS_OPEN, AdminOnly, AllowedHosts, HeadLimit, KeyRequired, SingleHeaders
+from qwen_service.api.request_checks import (
+    ALWAYS_OPEN,
+    AdminOnly,
+    AllowedHosts,
+    HeadLimit,
+    KeyRequired,
+    PlainBody,
+    SingleHeaders,
+)
+from qwen_service.api.targets import HeadAsGet, PlainPath
 from qwen_service.config import Settings
 from qwen_service.errors import ServiceError
 from qwen_service.request_record import RequestRecord
@@ -28,12 +37,14 @@ def passage(
     answer = {"error_response": error_response}
     client = ClientAddress(settings.trusted_proxies)
     return [
+        Middleware(PlainPath),
         Middleware(RequestContext, finished=finished, client=client, **answer),
         Middleware(RequestLimit, most=settings.max_connections, always_open=ALWAYS_OPEN, **answer),
         Middleware(Checks, checks=[SingleHeaders(), HeadLimit(MAX_HEADERS, settings.max_header_bytes)], **answer),
         Middleware(CrossOrigin, origins=settings.cors_origins, **answer),
         Middleware(Checks, checks=_checks(settings, client, api_keys, public_paths), **answer),
         Middleware(BodyLimit, max_bytes=settings.max_body_bytes, timeout=settings.body_timeout, **answer),
+        Middleware(HeadAsGet),
     ]
 
 
@@ -47,4 +58,4 @@ def _checks(
     admin_token = read_token(settings.admin_token_file) if settings.admin_token_file else None
     if api_keys is not None:
         checks.append(KeyRequired(api_keys, ALWAYS_OPEN | public_paths, admin_has_token=admin_token is not None))
-    return [*checks, AdminOnly(client, admin_token)]
+    return [*checks, AdminOnly(client, admin_token), PlainBody()]

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable
 
 from qwen_service.api.access import ClientAddress
-from qwen_service.api.asgi import ADMIN_SOCKET, SINGLE_HEADERS, Scope, header
+from qwen_service.api.asgi import ADMIN_SOCKET, SINGLE_HEADERS, Scope, header, joined
 from qwen_service.api.keys import ApiKeys
-from qwen_service.errors import Forbidden, InvalidRequest, RequestTooLarge, Unauthorized
+from qwen_service.errors import EncodedBody, Forbidden, InvalidRequest, RequestTooLarge, Unauthorized
 
 ADMIN_PATHS = frozenset({"/v1/models/load", "/api/delete"})
 ALWAYS_OPEN = frozenset({"/health", "/health/live", "/health/ready"})
@@ -112,6 +112,18 @@ class AdminOnly:
         given = hashlib.sha256(bearer(scope)).digest()
         if self.token is not None and not hmac.compare_digest(given, self.token):
             return Unauthorized("Administration needs its token: send `Authorization: Bearer TOKEN`.")
+        return None
+
+
+class PlainBody:
+    """Refuses compressed bodies: a small one could unpack to any size, and no client is known that must compress."""
+
+    def __call__(self, scope: Scope) -> EncodedBody | None:
+        for name, plain in ((b"content-encoding", "identity"), (b"transfer-encoding", "chunked")):
+            codings = [coding.strip().lower() for coding in joined(scope, name).decode("latin-1").split(",")]
+            if foreign := [coding for coding in codings if coding not in ("", plain)]:
+                field, shown = name.decode().title(), ", ".join(foreign)[:80]
+                return EncodedBody(f"{field} {shown!r} is not understood: send the body as it is, not compressed.")
         return None
 
 

@@ -14,6 +14,7 @@ TABLE: dict[type[errors.ServiceError], int] = {
     errors.RequestError: 400,
     errors.InvalidRequest: 400,
     errors.RequestTooLarge: 413,
+    errors.EncodedBody: 415,
     errors.RequestTimedOut: 408,
     errors.Unsupported: 400,
     errors.NotOffered: 501,
@@ -47,6 +48,8 @@ def error_response(error: errors.ServiceError) -> Response:
     headers = {}
     if isinstance(error, errors.Busy):
         headers["Retry-After"] = str(math.ceil(error.retry_after))
+    if isinstance(error, errors.EncodedBody):
+        headers["Accept-Encoding"] = "identity"
     return Response(orjson.dumps({"error": error.message}), status, headers, media_type="application/json")
 
 

@@ -88,7 +88,7 @@ def add_model_routes(router: APIRouter, service: Service) -> None:
         return Response()
 
     for path, text in _NOT_OFFERED.items():
-        router.add_api_route(path, _refusal(text), methods=["POST", "HEAD"], include_in_schema=False)
+        router.add_api_route(path, _refusal(text), methods=["GET", "POST"], include_in_schema=False)
 
 
 async def _success(reports: AsyncGenerator[str | Progress, None]) -> Response:

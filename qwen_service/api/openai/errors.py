@@ -13,6 +13,7 @@ TABLE: dict[type[errors.ServiceError], tuple[int, str, str | None]] = {
     errors.RequestError: (400, "invalid_request_error", None),
     errors.InvalidRequest: (400, "invalid_request_error", "invalid_value"),
     errors.RequestTooLarge: (413, "invalid_request_error", "request_too_large"),
+    errors.EncodedBody: (415, "invalid_request_error", "unsupported_encoding"),
     errors.Unsupported: (400, "invalid_request_error", "unsupported"),
     errors.NotOffered: (501, "invalid_request_error", "not_offered"),
     errors.UnknownModel: (404, "invalid_request_error", "model_not_found"),
@@ -46,6 +47,8 @@ def error_response(error: errors.ServiceError) -> Response:
     headers = {}
     if isinstance(error, errors.Busy):
         headers["Retry-After"] = str(math.ceil(error.retry_after))
+    if isinstance(error, errors.EncodedBody):
+        headers["Accept-Encoding"] = "identity"
     return Response(orjson.dumps(error_body(error)), status, headers, media_type="application/json")
 
 

@@ -1,0 +1,70 @@
+"""Reads what a request asks for with the tolerance that clients need: doubled slashes, HEAD, a wrong base URL."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.routing import BaseRoute, Match
+
+from qwen_service.api.asgi import ASGIApp, Receive, Scope, Send
+
+METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
+PREFIXES = ("/v1", "/api")  # of OpenAI's routes, and of Ollama's
+
+
+class PlainPath:
+    """Reads `//v1/models` as `/v1/models`: base URLs often end in a slash.
+
+    It is the outermost of the list, so that keys and administration are checked for the path that is routed.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and "//" in scope["path"]:
+            scope = {**scope, "path": re.sub("//+", "/", scope["path"])}
+        await self.app(scope, receive, send)
+
+
+class HeadAsGet:
+    """Has HEAD answered by the route of GET. The server, which still sees HEAD, leaves the body out."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            return await self.app(scope, receive, send)
+        as_get = {**scope, "method": "GET"}
+        try:
+            return await self.app(as_get, receive, send)
+        finally:
+            scope["route"] = as_get.get("route")  # the record names it
+
+
+def allowed_methods(routes: Sequence[BaseRoute], path: str) -> list[str]:
+    """All methods that `path` takes, over all routes: one route alone does not know of the others."""
+    methods = [method for method in METHODS if _is_taken(routes, method, path)]
+    return sorted([*methods, "HEAD"] if "GET" in methods else methods)
+
+
+def base_url_hint(routes: Sequence[BaseRoute], method: str, path: str) -> str:
+    """What is wrong with the client's base URL, if a small change of `path` names a route; or nothing."""
+    for prefix in PREFIXES:
+        rest = path.removeprefix(prefix)
+        if rest != path and rest.startswith(PREFIXES) and _is_taken(routes, method, rest):
+            return f" Take {prefix} from the end of the base URL that your client is given: it adds {_prefix_of(rest)} itself."
+    for prefix in PREFIXES:
+        if not path.startswith(PREFIXES) and _is_taken(routes, method, prefix + path):
+            return f" Add {prefix} to the end of the base URL that your client is given: {prefix + path} is there."
+    return ""
+
+
+def _prefix_of(path: str) -> str:
+    return next(prefix for prefix in PREFIXES if path.startswith(prefix))
+
+
+def _is_taken(routes: Sequence[BaseRoute], method: str, path: str) -> bool:
+    scope: dict[str, Any] = {"type": "http", "method": method, "path": path, "root_path": "", "headers": []}
+    return any(route.matches(scope)[0] is Match.FULL for route in routes)
