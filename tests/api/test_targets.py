@@ -53,6 +53,7 @@ async def test_doubled_slashes_open_no_door(path: str, slashes: str, tmp_path: P
     ("method", "path", "advice"),
     [
         ("POST", "/v1/v1/chat/completions", "Take /v1 from the end"),
+        ("POST", "/v1/v1/messages", "Take /v1 from the end"),
         ("GET", "/v1/v1/models", "Take /v1 from the end"),
         ("POST", "/api/api/chat", "Take /api from the end"),
         ("POST", "/v1/api/chat", "Take /v1 from the end"),
@@ -119,7 +120,7 @@ async def test_allow_names_what_is_allowed_and_nothing_else(live: Live) -> None:
             assert allowed == set(answers) - set(refused), (method, path)
 
 
-@pytest.mark.parametrize("route", ["/v1/chat/completions", "/v1/embeddings", "/api/chat", "/api/tags"])
+@pytest.mark.parametrize("route", ["/v1/chat/completions", "/v1/messages", "/api/chat", "/api/tags"])
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd", "x-gzip", "identity, gzip", "GZIP", "\xff"])
 async def test_an_encoded_body_is_refused_with_the_reason(route: str, coding: str, live: Live) -> None:
     body = gzip.compress(b"{}") if "gzip" in coding else zlib.compress(b"{}")

@@ -16,6 +16,7 @@ TABLE: dict[type[errors.ServiceError], tuple[int, str]] = {
     errors.RequestError: (400, "invalid_request_error"),
     errors.InvalidRequest: (400, "invalid_request_error"),
     errors.RequestTooLarge: (413, "request_too_large"),
+    errors.EncodedBody: (415, "invalid_request_error"),
     errors.Unsupported: (400, "invalid_request_error"),
     errors.NotOffered: (501, "invalid_request_error"),
     errors.UnknownModel: (404, "not_found_error"),
@@ -49,6 +50,8 @@ def error_response(error: errors.ServiceError) -> Response:
     headers = {}
     if isinstance(error, errors.Busy):
         headers["Retry-After"] = str(math.ceil(error.retry_after))
+    if isinstance(error, errors.EncodedBody):
+        headers["Accept-Encoding"] = "identity"
     return Response(orjson.dumps(error_body(error)), status, headers, media_type="application/json")
 
 
