@@ -12,7 +12,10 @@ UNKNOWN = "unknown"  # a TCP client that has reset its connection has no address
 PROXY_HEADERS = frozenset(
     {
         b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"x-cluster-client-ip", b"x-original-forwarded-for",
-        b"cf-connecting-ip", b"cf-ray", b"true-client-ip", b"fastly-client-ip", b"fly-client-ip", b"x-envoy-external-address",
+        b"cf-connecting-ip", b"cf-connecting-ipv6", b"cf-ray", b"cdn-loop", b"true-client-ip", b"fastly-client-ip",
+        b"fly-client-ip", b"x-envoy-external-address", b"x-appengine-user-ip", b"x-azure-clientip", b"x-originating-ip",
+        b"x-remote-ip", b"x-remote-addr", b"proxy-client-ip", b"wl-proxy-client-ip", b"x-proxyuser-ip", b"x-arr-log-id",
+        b"x-amzn-trace-id", b"x-cloud-trace-context", b"x-original-host", b"x-varnish",
     }
 )  # fmt: skip
 
