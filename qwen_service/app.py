@@ -27,6 +27,7 @@ from qwen_service.api.middleware import dialect_of
 from qwen_service.api.ollama.errors import error_response as ollama_error_response
 from qwen_service.api.ollama.routes import ollama_router
 from qwen_service.api.openai.errors import error_response
+from qwen_service.api.openai.responses.routes import responses_router
 from qwen_service.api.openai.routes import openai_router
 from qwen_service.api.pages import ChatPage
 from qwen_service.api.passage import passage
@@ -155,6 +156,7 @@ def create_app(
     )
     app.include_router(anthropic_router(service))  # first: one of its routes is OpenAI's, too
     app.include_router(openai_router(service))
+    app.include_router(responses_router(service))
     app.include_router(ollama_router(service))
     app.include_router(health_router(service.state))
     app.include_router(metrics_router(service.metrics))

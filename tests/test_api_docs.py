@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from qwen_service.api.anthropic import errors as anthropic_errors
 from qwen_service.api.anthropic import wire as anthropic_wire
 from qwen_service.api.openai import errors, wire
+from qwen_service.api.openai.responses.wire import ResponsesBody
 from qwen_service.chat import Sampling
 from qwen_service.runtime import Capabilities
 from qwen_service.runtimes.axera import repl as ax_repl
@@ -39,6 +40,7 @@ def named(heading: str) -> Iterator[str]:
         ("OpenAI: POST /v1/chat/completions", wire.ChatCompletionBody),
         ("OpenAI: POST /v1/completions", wire.CompletionBody),
         ("A message", wire.ChatMessage),
+        ("OpenAI: POST /v1/responses", ResponsesBody),
         ("Anthropic: POST /v1/messages", anthropic_wire.MessagesBody),
     ],
 )
@@ -46,7 +48,10 @@ def test_every_field_is_listed_once(heading: str, model: type[BaseModel]) -> Non
     assert sorted(named(heading)) == sorted(model.model_fields)
 
 
-@pytest.mark.parametrize("heading", ["OpenAI: POST /v1/chat/completions", "OpenAI: POST /v1/completions", "A message"])
+@pytest.mark.parametrize(
+    "heading",
+    ["OpenAI: POST /v1/chat/completions", "OpenAI: POST /v1/completions", "OpenAI: POST /v1/responses", "A message"],
+)
 def test_every_field_is_honoured_refused_or_ignored(heading: str) -> None:
     for name, fate in rows(heading):
         assert re.match(r"honoured|refused|ignored|with `messages`", fate), name

@@ -24,6 +24,7 @@ from tests.live_service import ScriptedEngine
 ROUTES = (
     "/v1/chat/completions",
     "/v1/completions",
+    "/v1/responses",
     "/v1/messages",
     "/v1/messages/count_tokens",
     "/api/chat",
@@ -94,7 +95,9 @@ def damaged(bodies: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         body, name, junk = parts
         return {**body, name: junk} if isinstance(body, dict) else junk
 
-    names = st.sampled_from(["messages", "model", "stream", "stop", "tools", "options", "n", "think", "format", "x"])
+    names = st.sampled_from(
+        ["messages", "input", "model", "stream", "stop", "tools", "options", "n", "think", "format", "x"]
+    )
     return st.one_of(bodies, st.tuples(bodies, names, JUNK).map(damage), JUNK)
 
 

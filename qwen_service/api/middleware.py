@@ -240,6 +240,8 @@ def dialect_of(scope: Scope) -> str:
         return "anthropic"
     if path == "/v1/models" and joined(scope, b"anthropic-version"):
         return "anthropic"
+    if path.startswith("/v1/responses"):
+        return "responses"
     if path.startswith("/v1/"):
         return "openai"
     return "ollama" if path.startswith("/api/") else ""

@@ -22,11 +22,12 @@ class Dialect:
     odd: dict[str, Any] = field(default_factory=dict)  # what the engine `card` cannot honour
     ignored: str = "seed"
     full: int = 429
+    conversation: str = "messages"
 
     def chat(self, *texts: str, **more: Any) -> dict[str, Any]:
         roles = ("user", "assistant")
         messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(texts)]
-        return {"model": "tiny", "messages": messages, "stream": False} | self.body | more
+        return {"model": "tiny", self.conversation: messages, "stream": False} | self.body | more
 
     async def ask(self, live: Live, *texts: str) -> httpx.Response:
         return await live.http.post(self.path, json=self.chat(*texts, model=None) | self.body)
@@ -35,6 +36,13 @@ class Dialect:
 WEB = {"type": "web_search_20250305", "name": "web_search"}
 DIALECTS = [
     Dialect("openai", "/v1/chat/completions", odd={"seed": 1}),
+    Dialect(
+        "responses",
+        "/v1/responses",
+        conversation="input",
+        odd={"tools": [{"type": "web_search"}]},
+        ignored="tools.web_search",
+    ),
     Dialect("ollama", "/api/chat", {"model": "model"}, odd={"options": {"seed": 1}}, full=503),
     Dialect("anthropic", "/v1/messages", {"max_tokens": 32_000}, odd={"tools": [WEB]}, ignored="tools.web_search"),
 ]

@@ -70,7 +70,7 @@ def chat_completion(
             {
                 "index": index,
                 "message": _message(reply),
-                "logprobs": {"content": [_logprob(entry) for entry in reply.logprobs], "refusal": None}
+                "logprobs": {"content": [logprob_object(entry) for entry in reply.logprobs], "refusal": None}
                 if logprobs
                 else None,
                 "finish_reason": reply.finished.reason if reply.finished else None,
@@ -135,7 +135,7 @@ class ChatChunks:
 
     def _text(self, index: int, event: TextDelta) -> bytes:
         if self._logprobs:
-            entries = {"content": [_logprob(entry) for entry in event.logprobs], "refusal": None}
+            entries = {"content": [logprob_object(entry) for entry in event.logprobs], "refusal": None}
             return self._greeting(index) + self._delta(index, {"content": event.text}, logprobs=entries)
         # The way of nearly every token: only the text is encoded, the rest is at hand.
         chunk = b'%b,"choices":[{"index":%d,"delta":{"content":%b},"logprobs":null,"finish_reason":null}]%b}\n\n' % (
@@ -196,7 +196,7 @@ def _total(usages: list[Usage]) -> Usage:
     )
 
 
-def _logprob(entry: TokenLogprob) -> dict[str, Any]:
+def logprob_object(entry: TokenLogprob) -> dict[str, Any]:
     return {**_logprob_fields(entry), "top_logprobs": [_logprob_fields(other) for other in entry.top]}
 
 

@@ -1,0 +1,130 @@
+"""Input items -> messages. What the assistant said and called in a row is one message, as it was one reply.
+
+Only then does the model's template write the conversation as the model itself wrote it, so that the KV cache holds it.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from qwen_service.api.openai.responses.wire import Item, Part
+from qwen_service.chat import Message, ToolCall
+from qwen_service.errors import InvalidRequest, Unsupported
+
+
+@dataclass(slots=True)
+class _Reply:
+    """One reply of the assistant, as its items are read."""
+
+    text: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    calls: list[ToolCall] = field(default_factory=list)
+
+    def message(self) -> Message:
+        return Message("assistant", "".join(self.text), reasoning="".join(self.reasoning), tool_calls=tuple(self.calls))
+
+
+class _Conversation:
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self._reply: _Reply | None = None
+
+    def add(self, item: Item, where: str) -> None:
+        match item.type or "message":
+            case "message" if item.role == "assistant":
+                self._say(_content(item.content, f"{where}.content"))
+            case "message":
+                self._close(_said(item, where))
+            case "reasoning":
+                self._think(item, where)
+            case "function_call":
+                self._open_reply().calls.append(_call(item, where))
+            case "function_call_output":
+                self._close(_tool_result(item, where))
+            case "item_reference":
+                raise Unsupported(f"{where}: no item is stored here; send the item itself.", param=f"{where}.type")
+            case other:
+                raise Unsupported(f"{where}: items of type {other!r} are not supported here.", param=f"{where}.type")
+
+    def finish(self) -> list[Message]:
+        self._close()
+        return self.messages
+
+    def _say(self, text: str) -> None:
+        if self._reply is not None and self._reply.text and not self._reply.calls:
+            self._close()  # two messages in a row; text after a call belongs to the reply that called
+        self._open_reply().text.append(text)
+
+    def _think(self, item: Item, where: str) -> None:
+        if self._reply is not None and (self._reply.text or self._reply.calls):
+            self._close()  # a reply begins with its thoughts
+        thoughts = _content(item.content, f"{where}.content") or _content(item.summary, f"{where}.summary")
+        if thoughts:  # those of other servers may be encrypted, and empty here
+            self._open_reply().reasoning.append(thoughts)
+
+    def _open_reply(self) -> _Reply:
+        self._reply = self._reply or _Reply()
+        return self._reply
+
+    def _close(self, *following: Message) -> None:
+        if self._reply is not None:
+            self.messages.append(self._reply.message())
+            self._reply = None
+        self.messages += following
+
+
+def messages_of(items: str | Sequence[Item]) -> list[Message]:
+    """Raises a RequestError that names the item."""
+    if isinstance(items, str):
+        return [Message("user", items)]
+    conversation = _Conversation()
+    for index, item in enumerate(items):
+        conversation.add(item, f"input[{index}]")
+    return conversation.finish()
+
+
+def _said(item: Item, where: str) -> Message:
+    if item.role is None:
+        raise InvalidRequest(f"{where}: a message needs a role", param=f"{where}.role")
+    role = "system" if item.role == "developer" else item.role
+    return Message(role, _content(item.content, f"{where}.content"))
+
+
+def _call(item: Item, where: str) -> ToolCall:
+    """Arguments that are no JSON, of a reply that was cut, are passed on: they must not end the conversation."""
+    if not item.call_id or not item.name:
+        raise InvalidRequest(f"{where}: a function_call needs call_id and name", param=where)
+    arguments = item.arguments or "{}"
+    try:
+        json.loads(arguments)
+    except RecursionError:
+        raise InvalidRequest(f"{where}: the arguments are nested too deeply", param=f"{where}.arguments") from None
+    except ValueError:
+        return ToolCall(item.call_id, item.name, arguments)
+    return ToolCall(item.call_id, item.name, arguments)
+
+
+def _tool_result(item: Item, where: str) -> Message:
+    if not item.call_id:
+        raise InvalidRequest(f"{where}: a function_call_output needs call_id", param=f"{where}.call_id")
+    return Message("tool", _content(item.output, f"{where}.output"), tool_call_id=item.call_id)
+
+
+def _content(content: str | Sequence[Part] | None, where: str) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "".join(_part(part, f"{where}[{index}]") for index, part in enumerate(content))
+
+
+def _part(part: Part, where: str) -> str:
+    match part.type:
+        case "input_text" | "output_text" | "text" | "summary_text" | "reasoning_text":
+            if part.text is None:
+                raise InvalidRequest(f"{where}: a part of type {part.type} needs text", param=f"{where}.text")
+            return part.text
+        case "refusal":
+            return part.refusal or ""
+        case "input_image":
+            raise Unsupported(f"{where}: this model cannot see images; send text only.", param=f"{where}.type")
+        case other:
+            raise Unsupported(f"{where}: parts of type {other!r} are not supported, only text.", param=f"{where}.type")

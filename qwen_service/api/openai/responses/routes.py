@@ -1,0 +1,67 @@
+"""The routes of the Responses API: thin, from body to request to reply."""
+
+import uuid
+from typing import Protocol
+
+import orjson
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from qwen_service.api.openai.errors import error_response
+from qwen_service.api.openai.response import PING
+from qwen_service.api.openai.responses.request import chat_request, skipped_tools
+from qwen_service.api.openai.responses.response import ResponseEvents
+from qwen_service.api.openai.responses.wire import STREAM, ResponsesBody
+from qwen_service.api.openai.wire_reply import ERRORS
+from qwen_service.api.reply_headers import ReplyHeaders
+from qwen_service.api.streaming import StreamReply, WholeReply, merged
+from qwen_service.config import Settings
+from qwen_service.errors import InvalidRequest
+from qwen_service.pipeline.chat_completion import ChatCompletion
+
+
+class Service(Protocol):
+    """What the routes need of the composition root."""
+
+    settings: Settings
+    chat: ChatCompletion
+
+
+def responses_router(service: Service) -> APIRouter:
+    router = APIRouter(tags=["OpenAI"], responses=ERRORS)
+
+    @router.post("/v1/responses", summary="Answer a conversation, in the Responses API", responses=STREAM)
+    async def create(body: ResponsesBody) -> Response:
+        request = chat_request(body, f"resp_{uuid.uuid4().hex}", max_messages=service.settings.max_messages)
+        headers = ReplyHeaders(skipped_tools(body))
+        reply = ResponseEvents(request.id, body, headers)
+        events = merged([service.chat.stream(request)])
+        if body.stream:
+            return StreamReply(
+                events,
+                reply.encode,
+                media_type="text/event-stream; charset=utf-8",
+                headers=headers,
+                error_response=error_response,
+                error_chunk=reply.failed,
+                ping=PING,
+            )
+
+        async def whole() -> Response:
+            content = await reply.whole(events)
+            return Response(orjson.dumps(content), headers=headers(), media_type="application/json")
+
+        return WholeReply(whole, error_response)
+
+    @router.api_route("/v1/responses/{response_id:path}", methods=["GET", "DELETE"], include_in_schema=False)
+    async def stored(response_id: str) -> Response:
+        del response_id
+        error = InvalidRequest(
+            "No response is stored here, whatever `store` said: keep what POST /v1/responses answered.",
+            param="response_id",
+        )
+        answer = error_response(error)
+        answer.status_code = 404
+        return answer
+
+    return router
