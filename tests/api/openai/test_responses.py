@@ -68,6 +68,10 @@ async def events(http: httpx.AsyncClient, **body: Any) -> list[dict[str, Any]]:
     assert [event["sequence_number"] for event in found] == list(range(len(found)))
     for event in found:
         TYPED.validate_python(event)
+    added = [event for event in found if event["type"] == "response.output_item.added"]
+    places = {event["item"]["id"]: event["output_index"] for event in added}
+    assert list(places.values()) == list(range(len(added)))
+    assert all(places[event["item_id"]] == event["output_index"] for event in found if "item_id" in event)
     return found
 
 

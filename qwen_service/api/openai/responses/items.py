@@ -94,12 +94,12 @@ class OutputItems:
                 pass
             case TextDelta():
                 if not isinstance(self._open, _Message):
-                    yield from self._begin(_Message(self._next_id(), len(self.done)))
+                    yield from self._begin(_Message)
                 assert isinstance(self._open, _Message)
                 yield from self._open.add(event)
             case ReasoningDelta():
                 if not isinstance(self._open, _Reasoning):
-                    yield from self._begin(_Reasoning(self._next_id(), len(self.done)))
+                    yield from self._begin(_Reasoning)
                 assert isinstance(self._open, _Reasoning)
                 yield from self._open.add(event)
 
@@ -112,9 +112,9 @@ class OutputItems:
         opened.item["status"] = status
         yield from self._finish(opened.item)
 
-    def _begin(self, opened: _Message | _Reasoning) -> Iterator[Told]:
+    def _begin(self, kind: type[_Message] | type[_Reasoning]) -> Iterator[Told]:
         yield from self.close("completed")
-        self._open = opened
+        self._open = opened = kind(self._next_id(), len(self.done))
         yield "output_item.added", {"output_index": len(self.done), "item": dict(opened.item)}
         yield from opened.open()
 
