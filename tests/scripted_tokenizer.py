@@ -21,6 +21,8 @@ class ScriptedTokenizer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.calls: list[tuple[str, Body]] = []
         self.delay = 0.0
+        self.held_decode = 0  # the number of the /decode whose answer waits for `release`
+        self.release = threading.Event()
         self.answers: dict[str, tuple[int, Body] | None] = {
             "/get_uid": (200, {"uid": "u1"}),
             "/bos_id": (200, {"bos_id": -1}),
@@ -39,6 +41,8 @@ class ScriptedTokenizer(ThreadingHTTPServer):
     def answer(self, route: str, body: Body) -> tuple[int, Body] | None:
         self.calls.append((route, body))
         if route == "/decode":
+            if len(self.bodies("/decode")) == self.held_decode:
+                self.release.wait(10)
             return 200, {"text": "".join(f"<{token}>" for token in body["token_ids"])}
         return self.answers[route]
 

@@ -224,17 +224,87 @@ def test_a_stop_during_encode_is_lost(launch: Launch, tokenizer: ScriptedTokeniz
     assert program.events("reply")[0]["ids"] == [21, 22]
 
 
+def stop_in_prefill(program: Program, tokenizer: ScriptedTokenizer, count: int) -> dict[str, Any]:
+    """The `count`th reply, stopped in its first step of 0.3 s."""
+    program.call("POST", "/api/generate", {"prompt": "key"})
+    until(lambda: len(tokenizer.bodies("/encode")) == count)
+    time.sleep(0.1)  # into the prefill step
+    program.call("GET", "/api/stop")
+    program.settle("reply", count)
+    return program.events("reply")[-1]
+
+
 def test_a_stop_during_prefill_gives_one_garbage_token_and_forgets_the_turn(
     launch: Launch, tokenizer: ScriptedTokenizer
 ) -> None:
     program = launch(SIM_REPLY="[21, 22]", SIM_STEP="0.3")
     program.reset()
+    program.generate()
+    before = program.events("reply")[0]["kv"]
+    stopped = stop_in_prefill(program, tokenizer, 2)
+    assert stopped == {"event": "reply", "kv": before, "ids": [7], "corrupt": False}
+
+
+def test_a_stop_during_prefill_right_after_a_reset_leaves_a_wrong_length_and_who_continues_it_is_recorded(
+    launch: Launch, tokenizer: ScriptedTokenizer
+) -> None:
+    program = launch(SIM_REPLY="[21, 22]", SIM_STEP="0.3")
+    program.generate()
+    program.reset()
+    stopped = stop_in_prefill(program, tokenizer, 2)
+    assert (stopped["kv"], stopped["corrupt"]) == ([1, 2, 3, 4], True)  # as long as the conversation before
+    program.generate(3)
+    assert program.events("corrupt")
+    assert program.events("reply")[-1]["ids"] == [7] * 5
+    program.reset(2)
+    program.generate(4)
+    assert program.events("reply")[-1]["ids"] == [21, 22]
+
+
+def test_a_reset_to_no_ids_takes_no_step(launch: Launch, tokenizer: ScriptedTokenizer) -> None:
+    program = launch(SIM_REPLY="[21, 22]", SIM_STEP="60")
+    tokenizer.answers["/reset"] = (200, {"token_ids": []})
+    program.reset()
+    assert program.events("reset") == [{"event": "reset", "kv": [], "computed": 0}]
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_stop_while_a_decode_is_unanswered_ends_the_reply_before_the_next_step(
+    launch: Launch, tokenizer: ScriptedTokenizer, batch: int
+) -> None:
+    program = launch(SIM_REPLY=json.dumps(list(range(20, 60))))
+    tokenizer.held_decode = batch
     program.call("POST", "/api/generate", {"prompt": "key"})
-    until(lambda: bool(tokenizer.bodies("/encode")))
-    time.sleep(0.1)  # into the prefill step
+    until(lambda: len(tokenizer.bodies("/decode")) == batch)
+    program.call("GET", "/api/stop")
+    tokenizer.release.set()
+    program.settle("reply")
+    ids = list(range(20, 20 + 3 * batch))
+    assert program.events("reply") == [{"event": "reply", "kv": [4, 5, *ids[:-1]], "ids": ids, "corrupt": False}]
+    assert tokenizer.bodies("/decode")[-1]["token_ids"] == ids
+
+
+def test_any_other_stop_of_a_reply_falls_between_two_layers(launch: Launch, tokenizer: ScriptedTokenizer) -> None:
+    program = launch(SIM_REPLY=json.dumps(list(range(20, 60))), SIM_TOKEN="0.2")
+    program.call("POST", "/api/generate", {"prompt": "key"})
+    until(lambda: bool(tokenizer.bodies("/decode")))
+    time.sleep(0.1)  # into a step
     program.call("GET", "/api/stop")
     program.settle("reply")
-    assert program.events("reply") == [{"event": "reply", "kv": [1, 2, 3], "ids": [7]}]
+    reply = program.events("reply")[0]
+    assert (reply["ids"], reply["kv"], reply["corrupt"]) == ([20, 21, 22, 22], [4, 5, 20, 21, 22], True)
+
+
+def test_a_build_that_stays_running_after_a_refusal_takes_nothing_more(
+    launch: Launch, tokenizer: ScriptedTokenizer
+) -> None:
+    program = launch(SIM_LARGEST="256", SIM_REFUSE="stuck")
+    tokenizer.answers["/encode"] = (200, {"token_ids": [], "diff": [4] * 129})
+    program.reset()
+    program.call("POST", "/api/generate", {"prompt": "key"})
+    until(lambda: program.provider()["response"] == REFUSED)
+    assert program.call("POST", "/api/reset", {})[0] == 400
+    assert not program.provider()["done"]
 
 
 def test_a_stop_during_generation_leaves_the_last_id_out_of_the_kv(

@@ -1,5 +1,6 @@
 """The simulator of main_axcl_* does what the real program was seen to do (runtime contracts, section 1)."""
 
+import json
 import os
 import re
 import select
@@ -193,6 +194,42 @@ def test_sigint_within_a_step_leaves_a_bogus_token_that_may_fill_a_batch(
         tokenizer.calls.clear()
         assert whole[-1] == whole[-2]
         assert batches == [whole[place : place + 3] for place in range(0, len(whole) - 2, 3)]
+
+
+def test_sigint_while_a_decode_is_unanswered_ends_the_reply_before_the_next_step(
+    start: Start, tokenizer: ScriptedTokenizer
+) -> None:
+    program = start(SIM_REPLY="endless", SIM_BOGUS="1")
+    program.until(b">> ")
+    tokenizer.held_decode = 2
+    program.send(b"key\n")
+    while len(tokenizer.bodies("/decode")) < 2:
+        time.sleep(0.005)
+    program.process.send_signal(signal.SIGINT)
+    tokenizer.release.set()
+    program.until(b">> ")
+    assert [body["token_ids"] for body in tokenizer.bodies("/decode")][2:] == [list(range(1000, 1006))]
+
+
+def test_a_context_build_that_was_stopped_between_two_layers_is_corrupt_and_who_continues_it_is_recorded(
+    start: Start, tokenizer: ScriptedTokenizer, tmp_path: Path
+) -> None:
+    record = tmp_path / "kv.jsonl"
+    program = start(
+        "--system_prompt", "be kind", SIM_REPL="context", SIM_REPLY="endless", SIM_TOKEN_MS="50", SIM_RECORD=str(record)
+    )
+    program.until(b"prompt >> ")
+    program.send(b"key\n")
+    program.until(b"<1002>")
+    time.sleep(0.02)  # into a step
+    program.process.send_signal(signal.SIGINT)
+    program.until(b"prompt >> ")
+    program.send(b"key\n")
+    program.until(b"prompt >> ")
+    events = [json.loads(line) for line in record.read_text().splitlines()]
+    assert [event["event"] for event in events][:4] == ["reset", "prompt", "reply", "corrupt"]
+    assert events[2]["corrupt"]
+    assert tokenizer.bodies("/decode")[-1]["token_ids"] == [7] * 5
 
 
 def test_sigint_is_lost_when_idle_and_before_the_run_begins(start: Start, tokenizer: ScriptedTokenizer) -> None:
