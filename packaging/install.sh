@@ -9,8 +9,8 @@ has_systemd() { [ -d /run/systemd/system ]; }
 remove() {
   if has_systemd; then systemctl disable --now qwen-chat.service qwen3-4b.service 2>/dev/null || true; fi
   rm -rf /opt/qwen /usr/share/doc/qwen-service
-  rm -f /usr/bin/qwen-service /etc/logrotate.d/qwen-service /lib/udev/rules.d/40-qwen-service.rules \
-    /lib/systemd/system/qwen-chat.service /lib/systemd/system/qwen3-4b.service
+  rm -f /usr/bin/qwen-service /etc/logrotate.d/qwen-service /usr/lib/udev/rules.d/40-qwen-service.rules \
+    /usr/share/man/man1/qwen-service.1.gz /usr/lib/systemd/system/qwen-chat.service /usr/lib/systemd/system/qwen3-4b.service
   if has_systemd; then systemctl daemon-reload; fi
 }
 
@@ -25,12 +25,21 @@ case "${1:-}" in
   *) sed -n '2,3s/^# //p' "$0" >&2; exit 2 ;;
 esac
 
-[ -x /usr/bin/python3.11 ] || { echo "install.sh: /usr/bin/python3.11 is needed (Debian 12: sudo apt install python3)" >&2; exit 1; }
+venv=
+for candidate in "$here"/opt/qwen/venv-python3.*; do
+  if [ -x "/usr/bin/${candidate##*/venv-}" ]; then venv=$candidate; fi
+done
+if [ -z "$venv" ]; then
+  echo "install.sh: needs Debian's $(cd "$here/opt/qwen" && echo venv-* | sed 's/venv-//g; s/ / or /g') in /usr/bin (sudo apt install python3);" \
+    "this system has $(python3 --version 2>/dev/null || echo "no Python"). Other Pythons from 3.11 on: a checkout, or pipx (docs/install.md)" >&2
+  exit 1
+fi
 rm -rf /opt/qwen
-cp -a "$here/opt" "$here/usr" /
-mkdir -p /etc/qwen /etc/logrotate.d /lib/udev/rules.d
+mkdir -p /opt/qwen /etc/qwen /etc/logrotate.d
+cp -a "$here/opt/qwen/bin" /opt/qwen/
+cp -a "$venv" /opt/qwen/venv
+cp -a "$here/usr" /
 cp -a "$here/etc/logrotate.d/qwen-service" /etc/logrotate.d/
-cp -a "$here/lib/udev/rules.d/40-qwen-service.rules" /lib/udev/rules.d/
 if [ -e /etc/qwen/config.yaml ]; then
   cp -a "$here/etc/qwen/config.yaml" /etc/qwen/config.yaml.new # yours is kept
 else
@@ -38,7 +47,6 @@ else
 fi
 . "$here/users.sh"
 create_users
-if [ -d /lib/systemd/system ]; then cp -a "$here"/lib/systemd/system/qwen*.service /lib/systemd/system/; fi
 if has_systemd; then
   systemctl daemon-reload
   systemctl try-restart qwen-chat.service qwen3-4b.service

@@ -1,6 +1,7 @@
 """qwen-service COMMAND. Only the module of the command that was given is imported."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -40,9 +41,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             getattr(import_module(module), function)(subparsers)
     options = parser.parse_args(arguments)
     try:
-        return int(options.run(options))
+        status = int(options.run(options))
+        sys.stdout.flush()
+        return status
     except ServiceError as error:
         print(f"qwen-service: {error.message}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # `qwen-service list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to be flushed at exit
+        return 141

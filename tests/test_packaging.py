@@ -2,12 +2,14 @@
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
+from qwen_service.cli import COMMANDS
 from qwen_service.config import load_settings
 from qwen_service.models.catalog import Catalog
 
@@ -72,5 +74,30 @@ def test_workflow_and_compose_file_call_what_exists() -> None:
     runs = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
     assert ".ci/run" in runs
     assert any(run.startswith("packaging/build_deb.sh") for run in runs)
+    assert workflow["jobs"]["install"]["strategy"]["matrix"]["debian"] == ["12", "13"]
     compose = yaml.safe_load((ROOT / "packaging/docker/compose.yaml").read_text())
     assert (ROOT / compose["services"]["qwen"]["build"]["dockerfile"]).is_file()
+
+
+def test_the_manual_page_tells_every_command_as_help_does() -> None:
+    page = (ROOT / "packaging/qwen-service.1").read_text().replace("\\-", "-")
+    assert re.findall(r"^\.TP\n\.B ([a-z-]+)\n(.+)$", page, re.MULTILINE) == [
+        (name, text) for name, (_, _, text) in COMMANDS.items()
+    ]
+
+
+@pytest.fixture
+def tarball(tmp_path: Path) -> Path:
+    """The unpacked tarball, for a Python that no machine has in /usr/bin."""
+    for name in ("install.sh", "users.sh"):
+        shutil.copy(ROOT / "packaging" / name, tmp_path)
+    (tmp_path / "opt/qwen/venv-python3.99").mkdir(parents=True)
+    return tmp_path
+
+
+def test_the_installer_refuses_before_it_changes_anything_where_its_python_is_missing(tarball: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("the installer looks at nothing before it is root")
+    done = subprocess.run([str(tarball / "install.sh")], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("install.sh: needs Debian's python3.99 in /usr/bin")

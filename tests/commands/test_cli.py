@@ -49,6 +49,22 @@ def test_what_nobody_knows_is_refused_with_the_usage(arguments: list[str], capsy
     assert "usage: qwen-service" in capsys.readouterr().err
 
 
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    """As in `qwen-service list --all | head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "qwen_service", "list", "--all"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+        cwd=ROOT,
+        check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 def test_a_wrong_setting_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["serve", "--port", "99999"]) == 1
     error = capsys.readouterr().err
