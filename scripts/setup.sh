@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Set up the Python environment of this checkout: setup.sh [--dev]
-# Makes .venv (or $QWEN_VENV) from the pinned requirements; does nothing when they have not changed.
+# Makes .venv (or $QWEN_VENV) from the pinned requirements, once for each change of them, and in it bin/qwen-service.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,9 +12,20 @@ python=${PYTHON:-python3}
 command -v "$python" >/dev/null || { echo "setup.sh: no $python found. Install Python 3.11 or newer: sudo apt install python3 python3-venv" >&2; exit 1; }
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "setup.sh: $("$python" --version) is too old, 3.11 or newer is needed (set PYTHON=/path/to/python3.11)" >&2; exit 1; }
 
+make_command() { # as pip would, had the checkout been installed; a link to it, from anywhere, works too
+  cat > "$venv/bin/qwen-service" <<'SH'
+#!/bin/sh
+exec "$(dirname "$(readlink -f "$0")")/python" -P -m qwen_service "$@"
+SH
+  chmod +x "$venv/bin/qwen-service"
+}
+
 stamp=$(cat requirements.txt requirements-dev.txt | sha256sum | cut -c1-16)
 marker="$venv/.installed-$requirements"
-[ -f "$marker" ] && [ "$(cat "$marker")" = "$stamp" ] && exit 0
+if [ -f "$marker" ] && [ "$(cat "$marker")" = "$stamp" ]; then
+  [ -x "$venv/bin/qwen-service" ] || make_command
+  exit 0
+fi
 
 echo "Setting up $venv from $requirements (once; a few minutes on a Raspberry Pi) ..." >&2
 # A set-up that was interrupted can have left a Python without pip.
@@ -30,5 +41,6 @@ quiet=--quiet
 import pathlib, sys, sysconfig
 pathlib.Path(sysconfig.get_path("purelib"), "qwen_service_checkout.pth").write_text(sys.argv[1] + "\n")
 PY
+make_command
 [ "$requirements" = requirements.txt ] || "$venv/bin/python" scripts/fetch_test_files.py "$venv/share/qwen-test"
 echo "$stamp" > "$marker"

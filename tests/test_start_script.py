@@ -34,6 +34,15 @@ def run(tmp_path: Path) -> Iterator[Run]:
     run("stop_qwen.sh")
 
 
+def test_a_checkout_has_the_command_that_the_documentation_writes(run: Run, tmp_path: Path) -> None:
+    assert run("setup.sh").returncode == 0
+    command = tmp_path / "elsewhere/qwen-service"
+    command.parent.mkdir()
+    command.symlink_to(tmp_path / "a venv/bin/qwen-service")
+    done = subprocess.run([command, "list", "--all"], cwd=command.parent, capture_output=True, text=True, check=False)
+    assert (done.returncode, "qwen2.5-0.5b-instruct" in done.stdout) == (0, True), done.stderr
+
+
 @pytest.fixture
 def flags(smollm2: Path) -> list[str]:
     return ["-d", "--model-path", str(smollm2), "--port", str(free_ports(1))]
