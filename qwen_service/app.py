@@ -26,12 +26,15 @@ from qwen_service.api.keys import ApiKeys
 from qwen_service.api.middleware import dialect_of
 from qwen_service.api.ollama.errors import error_response as ollama_error_response
 from qwen_service.api.ollama.routes import ollama_router
+from qwen_service.api.openai.audio import audio_router
 from qwen_service.api.openai.errors import error_response
 from qwen_service.api.openai.responses.routes import responses_router
 from qwen_service.api.openai.routes import openai_router
 from qwen_service.api.pages import ChatPage
 from qwen_service.api.passage import passage
 from qwen_service.api.targets import allowed_methods, base_url_hint
+from qwen_service.audio.speech_to_text import SpeechToText
+from qwen_service.audio.text_to_speech import TextToSpeech
 from qwen_service.card.monitor import card_monitor
 from qwen_service.config import Settings, load_settings
 from qwen_service.engine import Engine
@@ -83,8 +86,16 @@ class Service:
             cancellations=self.cancellations,
             log_prompts=settings.log_prompts,
         )
+        self.ears = SpeechToText(settings)
+        self.voice = TextToSpeech(settings)
+        self.speech = [engine for engine in (self.ears.engine, self.voice.engine) if engine is not None]
         self.state = Overview(
-            self.models, self.scheduler, self.cards, queue_size=settings.queue_size, version=_version()
+            self.models,
+            self.scheduler,
+            self.cards,
+            speech=self.speech,
+            queue_size=settings.queue_size,
+            version=_version(),
         )
         self.metrics = Metrics(_version())
         self.metrics.observe_state(self.state)
@@ -103,9 +114,13 @@ class Service:
         if self.cards is not None:
             self.cards.start(self.settings.npu_poll_interval)
         await self.models.start()
+        for engine in self.speech:
+            engine.start()
 
     async def stop(self) -> None:
         await self.pulls.stop()
+        for engine in self.speech:
+            await engine.stop()
         await self.embeddings.stop()
         if self.cards is not None:
             await self.cards.stop()
@@ -157,6 +172,7 @@ def create_app(
     app.include_router(anthropic_router(service))  # first: one of its routes is OpenAI's, too
     app.include_router(openai_router(service))
     app.include_router(responses_router(service))
+    app.include_router(audio_router(service))
     app.include_router(ollama_router(service))
     app.include_router(health_router(service.state))
     app.include_router(metrics_router(service.metrics))

@@ -124,6 +124,36 @@ class Settings(BaseSettings):
         "model", "How the vector of a text is made of those of its tokens. model: as the GGUF file says."
     )
 
+    speech_to_text: str | None = _setting(
+        None,
+        "Makes /v1/audio/transcriptions: the folder of a speech model for the vendor's asr_server, or the URL of a server that has"
+        " OpenAI's route (speaches, whisper.cpp). None: 501.",
+    )
+    speech_to_text_model: str | None = _setting(
+        None, "The model that is meant where a request names none or OpenAI's. None: the first that the server lists."
+    )
+    text_to_speech: str | None = _setting(
+        None,
+        "Makes /v1/audio/speech: the folder of a voice model for the vendor's tts_server, or the URL of a server that has"
+        " OpenAI's route. None: 501.",
+    )
+    text_to_speech_model: str | None = _setting(
+        None, "The model that a joined server is asked for, whatever the request says. None: what the request says."
+    )
+    text_to_speech_voice: str | None = _setting(
+        None, "The voice where a request names none. None: the program's own choice."
+    )
+    asr_server: str = _setting("asr_server", "The vendor's program for speech to text: a name or a path.")
+    tts_server: str = _setting("tts_server", "The vendor's program for text to speech: a name or a path.")
+    speech_key_file: Path | None = _setting(
+        None, "File with the API key (first line) that the joined speech servers want."
+    )
+    speech_timeout: Seconds = _setting(
+        120, "A speech program that has not answered one request after so many seconds is restarted.", gt=0
+    )
+    max_audio_bytes: int = _setting(26_214_400, "Largest audio file to transcribe, in bytes.", ge=1024)
+    max_speech_characters: int = _setting(16_384, "Longest text to speak in one request, in characters.", ge=1)
+
     queue_size: int = _setting(16, "Requests that may wait for a slot; one more is refused with 429.", ge=0, le=100_000)
     queue_timeout: Seconds = _setting(60, "Longest wait for a slot or for a restarting engine, in seconds.")
     stall_timeout: Seconds = _setting(

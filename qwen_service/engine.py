@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from qwen_service.errors import RuntimeFailure
 from qwen_service.runtime import Limits, LoadProgress, Runtime, Tokenizer
 from qwen_service.text.output_format import OutputFormat
 from qwen_service.text.template import ChatTemplate
@@ -36,6 +37,9 @@ class Engine:
     text: ModelText
     companion: TokenizerService | None = None
     devices: tuple[int, ...] = ()  # the cards that it works on
+
+    async def failed(self) -> RuntimeFailure:
+        return await self.runtime.failed()
 
     async def stop(self) -> None:
         try:

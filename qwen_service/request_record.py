@@ -34,6 +34,8 @@ class RequestRecord:
     queue: float = 0.0
     first_token: float | None = None  # seconds from `started`
     duration: float = 0.0
+    speech: str = ""  # speech_to_text or text_to_speech, where one of them worked
+    speech_seconds: float = 0.0  # of sound that was heard or made
     finish: str = ""  # finish reason, "" where no generation ended
     error: str = ""  # class name of the ServiceError that ended it
     started: float = field(default_factory=time.perf_counter)
@@ -47,6 +49,10 @@ class RequestRecord:
         if self.first_token is None and tokens:
             self.first_token = time.perf_counter() - self.started
         self.completion_tokens += tokens
+
+    def first_sound(self) -> None:
+        if self.first_token is None:
+            self.first_token = time.perf_counter() - self.started
 
     def end(self, event: Finished) -> None:
         """Several choices of one request add up; the prompt counts once."""

@@ -32,6 +32,7 @@ SPINE = (
     ("engines.manager",),
     ("pipeline.scheduler", "pipeline.conversation"),
     ("pipeline.chat_completion",),
+    ("audio.*",),
     ("api.openai.*", "api.ollama.*", "api.anthropic.*"),
     ("app",),
     ("cli", "commands.serve", "commands.chat", "__main__"),

@@ -56,6 +56,7 @@ def document(state: ServiceState) -> dict[str, Any]:
             "switching_to": state.switching_to or None,
             "npu": {"cards": [_card(view) for view in state.cards], "error": state.card_fault or None},
             "queue": {"running": state.running, "waiting": state.waiting, "size": state.queue_size},
+            "speech": {engine.name: _engine(engine) for engine in state.speech},
             "fallback": _model(state.fallback) if state.fallback else None,
             "trouble": state.trouble or None,
             "uptime": round(state.uptime, 1),

@@ -8,7 +8,8 @@ import asyncio
 import logging
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from types import MappingProxyType
 
 from qwen_service.api.asgi import ASGIApp, ErrorResponse, Message, Receive, Scope, Send, header, joined
 from qwen_service.errors import Forbidden, QueueFull, RequestTimedOut, RequestTooLarge, ServiceError
@@ -163,17 +164,28 @@ class Checks:
 
 
 class BodyLimit:
-    """Reads the whole body, bounded in bytes and time, before the app is called; the app gets it in one piece."""
+    """Reads the whole body, bounded in bytes and time, before the app is called; the app gets it in one piece.
 
-    def __init__(self, app: ASGIApp, max_bytes: int, timeout: float, error_response: ErrorResponse) -> None:
+    `larger` paths have bounds of their own.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        max_bytes: int,
+        timeout: float,
+        error_response: ErrorResponse,
+        larger: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         self.app, self.error_response, self.max_bytes, self.timeout = app, error_response, max_bytes, timeout
+        self.larger = larger
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not (announced := _announced_bytes(scope)):
             return await self.app(scope, receive, send)
         try:
             async with asyncio.timeout(self.timeout):
-                body = await self._read(announced, receive)
+                body = await self._read(announced, receive, self.larger.get(scope["path"], self.max_bytes))
         except TimeoutError:
             error = RequestTimedOut(f"The request's body did not arrive within {self.timeout:g} s.")
             send = _with_headers(send, (b"connection", b"close"))
@@ -184,22 +196,23 @@ class BodyLimit:
             await self.app(scope, _replayed(body, receive), send)
         return None
 
-    async def _read(self, announced: int, receive: Receive) -> bytes | None:
+    async def _read(self, announced: int, receive: Receive, most: int) -> bytes | None:
         """None: the client left before the end."""
-        self._check_size(announced)
+        _check_size(announced, most)
         body, more = bytearray(), True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return None
             body += message.get("body", b"")
-            self._check_size(len(body))
+            _check_size(len(body), most)
             more = message.get("more_body", False)
         return bytes(body)
 
-    def _check_size(self, size: int) -> None:
-        if size > self.max_bytes:
-            raise RequestTooLarge(f"The request's body is too large: at most {self.max_bytes} bytes.")
+
+def _check_size(size: int, most: int) -> None:
+    if size > most:
+        raise RequestTooLarge(f"The request's body is too large: at most {most} bytes.")
 
 
 def _announced_bytes(scope: Scope) -> int:

@@ -24,6 +24,8 @@ from qwen_service.errors import ServiceError
 from qwen_service.request_record import RequestRecord
 
 MAX_HEADERS = 100
+AUDIO_FILES = ("/v1/audio/transcriptions", "/v1/audio/translations")
+FORM_BYTES = 65_536  # what a form may have beside its file
 
 
 def passage(
@@ -43,7 +45,13 @@ def passage(
         Middleware(Checks, checks=[SingleHeaders(), HeadLimit(MAX_HEADERS, settings.max_header_bytes)], **answer),
         Middleware(CrossOrigin, origins=settings.cors_origins, **answer),
         Middleware(Checks, checks=_checks(settings, client, api_keys, public_paths), **answer),
-        Middleware(BodyLimit, max_bytes=settings.max_body_bytes, timeout=settings.body_timeout, **answer),
+        Middleware(
+            BodyLimit,
+            max_bytes=settings.max_body_bytes,
+            timeout=settings.body_timeout,
+            larger=dict.fromkeys(AUDIO_FILES, settings.max_audio_bytes + FORM_BYTES),
+            **answer,
+        ),
         Middleware(HeadAsGet),
     ]
 

@@ -17,6 +17,7 @@ SECTIONS = {
     "model": "Model and folders",
     "simulate": "Cards and their models",
     "llama_server": "Engine on the CPU",
+    "speech_to_text": "Ears and a voice",
     "queue_size": "Requests, waiting and time limits",
     "body_timeout": "Connections and protection",
     "background_markers": "Background work",

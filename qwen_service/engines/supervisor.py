@@ -6,19 +6,33 @@ What is given up is tried again every minute: a driver may be late, a person may
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Generic, Literal, Protocol
 
-from qwen_service.engine import BringUp, Engine
+from typing_extensions import TypeVar
+
+from qwen_service.engine import Engine
 from qwen_service.engines.uninterrupted import to_the_end
 from qwen_service.errors import InstallError, RuntimeFailure, ServiceError, StartFailed
+from qwen_service.runtime import LoadProgress
 
 log = logging.getLogger(__name__)
 
 SECOND_CHANCE = 60.0  # seconds until what was given up is tried again
 
 Phase = Literal["stopped", "loading", "ready", "restarting", "failed"]
+
+
+class Supervised(Protocol):
+    """What is up: it tells when it has failed, and is stopped once."""
+
+    async def failed(self) -> RuntimeFailure: ...
+
+    async def stop(self) -> None: ...
+
+
+E = TypeVar("E", bound=Supervised, default=Engine)
 
 
 @dataclass(slots=True)
@@ -37,11 +51,11 @@ class Backoff:
         return delay
 
 
-class Supervisor:
+class Supervisor(Generic[E]):
     def __init__(
         self,
         name: str,
-        bring_up: BringUp,
+        bring_up: Callable[[LoadProgress], Awaitable[E]],
         *,
         on_change: Callable[[], None],
         backoff: Backoff | None = None,
@@ -52,7 +66,7 @@ class Supervisor:
         self.progress = ""
         self.last_error = ""
         self.restarts = 0
-        self.engine: Engine | None = None
+        self.engine: E | None = None
         self._bring_up = bring_up
         self._on_change = on_change
         self._backoff = backoff or Backoff()
@@ -81,7 +95,7 @@ class Supervisor:
         if self.phase != "stopped":  # its end was a failure that a generation saw
             self._enter("stopped")
 
-    def report(self, engine: Engine, failure: RuntimeFailure) -> None:
+    def report(self, engine: E, failure: RuntimeFailure) -> None:
         """A generation saw the engine fail: replace it, unless that has happened already."""
         if engine is self.engine and self._reported is not None and not self._reported.done():
             self._reported.set_result(failure)
@@ -121,11 +135,11 @@ class Supervisor:
             await to_the_end(engine.stop())
         await self._pause(ended, uptime=time.monotonic() - ready)
 
-    async def _watch(self, engine: Engine) -> ServiceError:
+    async def _watch(self, engine: E) -> ServiceError:
         self._reported = asyncio.get_running_loop().create_future()
         self.engine = engine
         self._enter("ready")
-        died = asyncio.ensure_future(engine.runtime.failed())
+        died = asyncio.ensure_future(engine.failed())
         try:
             await asyncio.wait({died, self._reported}, return_when=asyncio.FIRST_COMPLETED)
             failure = self._reported.result() if self._reported.done() else died.result()

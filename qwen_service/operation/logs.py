@@ -137,6 +137,8 @@ def _fields(record: RequestRecord) -> dict[str, object]:
         }
     if record.first_token is not None:
         fields["ttft"] = round(record.first_token, 4)
+    if record.speech:
+        fields |= {"speech": record.speech, "speech_seconds": round(record.speech_seconds, 2)}
     optional = {"dialect": record.dialect, "trimmed": record.trimmed_messages, "error": record.error}
     return fields | {name: value for name, value in optional.items() if value}
 

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from qwen_service.operation.state import CardView, ModelState, ServiceState
+from qwen_service.operation.state import CardView, EngineState, ServiceState
 from qwen_service.request_record import RequestRecord
 
 # Seconds. A card prefills 15 to 100 tokens a second and generates 4 to 15, a good CPU 100: hence the wide ranges.
@@ -48,6 +48,13 @@ class Metrics:
         self._fallbacks = Counter(
             "qwen_fallback_requests", "Answered by the CPU in place of the card.", ["model"], registry=registry
         )
+        self._speech = Counter("qwen_speech_seconds", "Sound heard or made.", ["engine"], registry=registry)
+        self._speaking = Histogram(
+            "qwen_speech_request_seconds", "From arrival to the end.", ["engine"], buckets=WHOLE, registry=registry
+        )
+        self._first_sound = Histogram(
+            "qwen_time_to_first_sound_seconds", "From arrival.", ["engine"], buckets=FIRST_TOKEN, registry=registry
+        )
         self._errors = Counter("qwen_errors", "Requests that ended in an error, by kind.", ["error"], registry=registry)
 
     def observe(self, record: RequestRecord) -> None:
@@ -59,6 +66,8 @@ class Metrics:
             self._rejected.labels(record.error).inc()
         if record.model:
             self._observe_generation(record)
+        if record.speech:
+            self._observe_speech(record)
 
     def observe_state(self, state: Callable[[], ServiceState]) -> None:
         """Show what `state` says at each scrape."""
@@ -85,6 +94,12 @@ class Metrics:
             per_token = (record.duration - record.first_token) / (record.completion_tokens - 1)
             self._token.labels(model).observe(max(0.0, per_token))
 
+    def _observe_speech(self, record: RequestRecord) -> None:
+        self._speech.labels(record.speech).inc(record.speech_seconds)
+        self._speaking.labels(record.speech).observe(record.duration)
+        if record.first_token is not None:
+            self._first_sound.labels(record.speech).observe(record.first_token)
+
 
 class _StateCollector:
     def __init__(self, state: Callable[[], ServiceState]) -> None:
@@ -101,17 +116,22 @@ class _StateCollector:
         yield _gauge("qwen_uptime_seconds", "Since the service started.", state.uptime)
         yield _gauge("qwen_fallback_active", "1 while the CPU answers in place of the card.", state.fallback_serves)
         yield _one_hot("qwen_status", "1 for what /health says.", ("status",), [((), state.status)], STATUSES)
-        yield from _engines([model for model in (state.model, state.fallback) if model is not None])
+        yield from _engines(
+            [
+                *((model.name, model.engines) for model in (state.model, state.fallback) if model is not None),
+                *((engine.name, (engine,)) for engine in state.speech),
+            ]
+        )
         yield from _cards(state.cards)
 
 
-def _engines(models: list[ModelState]) -> Iterable[Metric]:
+def _engines(models: list[tuple[str, tuple[EngineState, ...]]]) -> Iterable[Metric]:
     restarts = CounterMetricFamily("qwen_engine_restarts", "Restarts after a failure.", labels=["model", "engine"])
-    for model in models:
-        for engine in model.engines:
-            restarts.add_metric([model.name, engine.name], engine.restarts)
+    for model, engines in models:
+        for engine in engines:
+            restarts.add_metric([model, engine.name], engine.restarts)
     yield restarts
-    phases = [((model.name, engine.name), engine.phase) for model in models for engine in model.engines]
+    phases = [((model, engine.name), engine.phase) for model, engines in models for engine in engines]
     yield _one_hot("qwen_engine_state", "1 for the state it is in.", ("model", "engine", "state"), phases, PHASES)
 
 

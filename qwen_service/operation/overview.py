@@ -1,23 +1,37 @@
 """Puts one ServiceState together from the parts that run."""
 
 import time
+from collections.abc import Sequence
+from typing import TypeVar
 
+from qwen_service.audio.engine import SpeechEngine
 from qwen_service.card.monitor import CardMonitor
 from qwen_service.engines.manager import ModelManager
 from qwen_service.engines.served import ServedModel
+from qwen_service.engines.supervisor import Supervised, Supervisor
 from qwen_service.operation.state import CardView, EngineState, ModelState, ServiceState
 from qwen_service.pipeline.scheduler import Scheduler
+
+E = TypeVar("E", bound=Supervised)
 
 
 class Overview:
     """Called for each look. `cards` is None on a machine without any."""
 
     def __init__(
-        self, models: ModelManager, scheduler: Scheduler, cards: CardMonitor | None, *, queue_size: int, version: str
+        self,
+        models: ModelManager,
+        scheduler: Scheduler,
+        cards: CardMonitor | None,
+        *,
+        speech: Sequence[SpeechEngine] = (),
+        queue_size: int,
+        version: str,
     ) -> None:
         self._models = models
         self._scheduler = scheduler
         self._cards = cards
+        self._speech = speech
         self._queue_size = queue_size
         self._version = version
         self._started = time.monotonic()
@@ -36,13 +50,14 @@ class Overview:
             trouble=models.trouble or models.fallback_trouble,
             cards=tuple(CardView(s.card, s.state, s.reason) for s in cards.statuses.values()) if cards else (),
             card_fault=cards.fault if cards else "",
+            speech=tuple(_engine_state(speech.supervisor) for speech in self._speech),
         )
 
 
 def _model_state(model: ServedModel | None) -> ModelState | None:
     if model is None:
         return None
-    engines = tuple(EngineState(s.name, s.phase, s.progress, s.restarts, s.last_error) for s in model.supervisors)
+    engines = tuple(_engine_state(supervisor) for supervisor in model.supervisors)
     rate = model.spec.prefill_rate
     return ModelState(
         model.name,
@@ -52,3 +67,8 @@ def _model_state(model: ServedModel | None) -> ModelState | None:
         tokenizer_ready=model.tokenizer_ready,
         prompt_seconds=round(100 / rate, 1) if rate else None,
     )
+
+
+def _engine_state(supervisor: Supervisor[E]) -> EngineState:
+    s = supervisor
+    return EngineState(s.name, s.phase, s.progress, s.restarts, s.last_error)

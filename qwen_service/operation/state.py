@@ -55,6 +55,7 @@ class ServiceState:
     trouble: str = ""  # why there is no model, or no fallback
     cards: tuple[CardView, ...] = ()
     card_fault: str = ""
+    speech: tuple[EngineState, ...] = ()  # the programs that hear and speak, as far as there are such
 
     @property
     def fallback_serves(self) -> bool:
@@ -66,5 +67,6 @@ class ServiceState:
         """down: nobody can be answered. degraded: everybody can, but somebody should have a look."""
         if self.model is None or not self.model.ready:
             return "degraded" if self.fallback_serves else "down"
+        speech_is_well = all(engine.phase == "ready" for engine in self.speech)
         cards_are_well = not self.card_fault and all(view.state in ("ok", "warm") for view in self.cards)
-        return "ok" if self.model.whole and cards_are_well and not self.trouble else "degraded"
+        return "ok" if self.model.whole and cards_are_well and speech_is_well and not self.trouble else "degraded"

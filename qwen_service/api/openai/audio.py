@@ -1,0 +1,211 @@
+"""OpenAI's audio routes: a recording becomes text, a text becomes sound."""
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, aclosing
+from typing import Any, Protocol
+
+import orjson
+from fastapi import APIRouter
+from starlette.datastructures import FormData, UploadFile
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from qwen_service.api.openai.errors import error_response
+from qwen_service.api.openai.wire_audio import SpeechBody, TranscriptionFields, VoiceId, form_fields
+from qwen_service.api.openai.wire_reply import ERRORS
+from qwen_service.api.streaming import WholeReply, until_disconnect
+from qwen_service.audio import ffmpeg
+from qwen_service.audio.formats import ENCODERS, MEDIA_TYPES
+from qwen_service.audio.sound import PCM_RATE, UNKNOWN_SIZE, Sound, wav_bytes
+from qwen_service.audio.speech_to_text import Heard, Recording, SpeechToText
+from qwen_service.audio.text_to_speech import Text, TextToSpeech
+from qwen_service.errors import InvalidRequest, ServiceError, Unsupported
+
+log = logging.getLogger(__name__)
+
+FORM_FIELDS = 32
+FIELD_BYTES = 65_536
+IGNORED = ("timestamp_granularities[]", "include[]", "chunking_strategy")
+
+
+class Service(Protocol):
+    """What the routes need of the composition root."""
+
+    ears: SpeechToText
+    voice: TextToSpeech
+
+
+def audio_router(service: Service) -> APIRouter:
+    router = APIRouter(tags=["OpenAI"], responses=ERRORS)
+
+    @router.post("/v1/audio/transcriptions", summary="Write down what a recording says", openapi_extra=_FORM)
+    async def transcriptions(request: Request) -> Response:
+        return await written(request, translated=False)
+
+    @router.post("/v1/audio/translations", summary="The same, in English", openapi_extra=_FORM)
+    async def translations(request: Request) -> Response:
+        return await written(request, translated=True)
+
+    @router.post("/v1/audio/speech", summary="Speak a text")
+    async def speech(body: SpeechBody) -> Response:
+        return _spoken(service.voice, body)
+
+    async def written(request: Request, *, translated: bool) -> Response:
+        async with request.form(max_files=1, max_fields=FORM_FIELDS, max_part_size=FIELD_BYTES) as form:
+            fields, given = _fields(form), await _recording(form)
+        ignored = (*service.ears.ignored(given), *(name for name in IGNORED if name in form))
+        headers = {"X-Ignored-Parameters": ", ".join(ignored)} if ignored else {}
+
+        async def whole() -> Response:
+            heard = await (service.ears.translate(given) if translated else service.ears.transcribe(given))
+            return _transcript(heard, fields, headers, task="translate" if translated else "transcribe")
+
+        return WholeReply(whole, error_response)
+
+    return router
+
+
+def _fields(form: FormData) -> TranscriptionFields:
+    texts = {name: value for name, value in form.items() if isinstance(value, str) and value != ""}
+    fields = form_fields(texts)
+    if fields.response_format in ("srt", "vtt", "diarized_json"):
+        raise Unsupported("response_format can be json, text or verbose_json here.", param="response_format")
+    return fields
+
+
+async def _recording(form: FormData) -> Recording:
+    fields, file = _fields(form), form.get("file")
+    if not isinstance(file, UploadFile):
+        raise InvalidRequest("The form has no file: send multipart/form-data with a part named `file`.", param="file")
+    return Recording(
+        content=await file.read(),
+        model=fields.model,
+        language=fields.language,
+        prompt=fields.prompt,
+        temperature=fields.temperature,
+        detailed=fields.response_format == "verbose_json",
+    )
+
+
+def _transcript(heard: Heard, fields: TranscriptionFields, headers: dict[str, str], *, task: str) -> Response:
+    if fields.response_format == "text":
+        return PlainTextResponse(heard.text + "\n", headers=headers)
+    if fields.stream:
+        events: list[dict[str, Any]] = [
+            {"type": "transcript.text.delta", "delta": heard.text},
+            {"type": "transcript.text.done", "text": heard.text},
+        ]
+        lines = b"".join(b"data: " + orjson.dumps(event) + b"\n\n" for event in events)
+        return Response(lines, headers=headers, media_type="text/event-stream; charset=utf-8")
+    content: dict[str, Any] = {"text": heard.text}
+    if fields.response_format == "verbose_json":
+        content = {
+            "task": task,
+            "duration": heard.seconds or 0.0,
+            "language": heard.language,
+            "segments": [],
+            **heard.details,
+            "text": heard.text,
+        }
+    return Response(orjson.dumps(content), headers=headers, media_type="application/json")
+
+
+def _spoken(voice: TextToSpeech, body: SpeechBody) -> Response:
+    if body.stream_format == "sse":
+        raise Unsupported(
+            "stream_format can be audio here: the sound is streamed as it is made.", param="stream_format"
+        )
+    # Without a wish OpenAI answers in mp3, which takes ffmpeg.
+    kind = body.response_format or ("mp3" if ffmpeg.is_installed() else "wav")
+    if kind in ENCODERS and not ffmpeg.is_installed():
+        raise Unsupported(
+            f"{kind} takes ffmpeg, which is not installed on this machine: ask for wav or pcm.", param="response_format"
+        )
+    wanted = body.voice.id if isinstance(body.voice, VoiceId) else body.voice or ""
+    count = len(voice.pieces(body.input))
+    sounds = voice.speak(Text(body.input, wanted, body.speed, body.model or ""))
+    headers = {"X-Ignored-Parameters": "instructions"} if body.instructions else {}
+    return AudioReply(_encoded(sounds, kind, whole=count == 1), MEDIA_TYPES[kind], headers)
+
+
+async def _encoded(sounds: AsyncGenerator[Sound, None], kind: str, *, whole: bool) -> AsyncGenerator[bytes, None]:
+    """`whole`: it comes in one piece, so that even a WAV knows its size."""
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(aclosing(sounds))
+        encoder: ffmpeg.Encoder | None = None
+        begun = False
+        async for sound in sounds:
+            if kind in ENCODERS:
+                if encoder is None:
+                    encoder = await stack.enter_async_context(ffmpeg.encoder(kind, sound.rate))
+                yield await encoder.feed(sound.samples)
+            elif kind == "pcm":
+                yield sound.at_rate(PCM_RATE).samples
+            elif not begun:
+                yield wav_bytes(sound.samples, sound.rate, None if whole else UNKNOWN_SIZE)
+            else:
+                yield sound.samples
+            begun = True
+        if encoder is not None:
+            yield await encoder.finish()
+
+
+class AudioReply(Response):
+    """No status before the first sound, so that an error keeps its own. An error after it cuts the connection."""
+
+    def __init__(self, chunks: AsyncGenerator[bytes, None], media_type: str, headers: dict[str, str]) -> None:
+        self._chunks, self._media_type, self._fields = chunks, media_type, headers
+        self._begun = False
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await until_disconnect(self._stream(send), receive)
+        except ServiceError as error:
+            if not self._begun:
+                await error_response(error)(scope, receive, send)
+            else:  # the server sees an answer without an end and closes: nobody takes it for whole
+                log.error("speech broke off: %s", error.message)
+
+    async def _stream(self, send: Send) -> None:
+        async with aclosing(self._chunks) as chunks:
+            async for chunk in chunks:
+                if chunk and not self._begun:
+                    await self._begin(send)
+                if chunk:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        if not self._begun:
+            await self._begin(send)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _begin(self, send: Send) -> None:
+        self._begun = True
+        fields = {
+            "content-type": self._media_type,
+            "cache-control": "no-cache",
+            "x-accel-buffering": "no",
+            **self._fields,
+        }
+        raw = [(name.lower().encode(), value.encode()) for name, value in fields.items()]
+        await send({"type": "http.response.start", "status": 200, "headers": raw})
+
+
+_FORM = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        **TranscriptionFields.model_json_schema()["properties"],
+                    },
+                }
+            }
+        },
+    }
+}

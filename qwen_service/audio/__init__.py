@@ -1,0 +1,1 @@
+"""Ears and a voice: speech to text and text to speech."""

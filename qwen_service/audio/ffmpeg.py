@@ -1,0 +1,118 @@
+"""Converts audio by ffmpeg, where it is installed. It is given files only, and told which format they are.
+
+A playlist or a container that names other files would otherwise make it read them.
+"""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from qwen_service.audio.formats import DEMUXERS, ENCODERS
+from qwen_service.audio.sound import wav_bytes
+from qwen_service.errors import InvalidRequest, RequestTooLarge, RuntimeFailure, Unsupported
+from qwen_service.process.child import ChildProcess
+
+QUIET = ("-nostdin", "-v", "quiet", "-protocol_whitelist", "file,pipe")
+TIMEOUT = 60.0  # seconds; an hour of speech takes a Raspberry Pi 5 a quarter of that
+FIRST_OUTPUT = 1.0  # seconds for the first bytes of what was fed; there may be none, of a very short sound
+SILENCE = 0.05  # seconds without more bytes, after which what was fed counts as converted
+RATE = 16_000  # Hz: what speech models are trained on
+SPEECH = ("-vn", "-ac", "1", "-ar", str(RATE), "-f", "s16le")
+
+
+def is_installed() -> bool:
+    return shutil.which("ffmpeg") is not None
+
+
+async def to_speech_wav(data: bytes, kind: str, most: int) -> bytes:
+    """16 kHz, one channel, 16 bit. Raises Unsupported, InvalidRequest, or RequestTooLarge beyond `most` bytes."""
+    if not is_installed():
+        raise Unsupported(
+            f"The service takes wav and mp3 only, and this is {kind}: ffmpeg, which would convert it, is not installed.",
+            param="file",
+        )
+    folder = await asyncio.to_thread(tempfile.mkdtemp, prefix="qwen-audio-")
+    try:
+        source = Path(folder) / "in"
+        await asyncio.to_thread(source.write_bytes, data)
+        arguments = ("-f", DEMUXERS[kind], "-i", str(source), *SPEECH, "-fs", str(most + 1024), "pipe:1")
+        samples = await _run(arguments)
+    finally:
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+    if not samples:
+        raise InvalidRequest(f"The audio cannot be read, although it begins like {kind}.", param="file")
+    if len(samples) > most:
+        raise RequestTooLarge(f"The audio is too long: at most {most // (2 * RATE)} seconds.", param="file")
+    return wav_bytes(samples, RATE)
+
+
+class Encoder:
+    """Samples in, a compressed stream out: for audio that is sent while it is made."""
+
+    def __init__(self, child: ChildProcess, output: "asyncio.Queue[bytes]") -> None:
+        self._child = child
+        self._output = output
+
+    async def feed(self, samples: bytes) -> bytes:
+        """What has come out for it, all but the last fraction of a second, which comes with the next."""
+        self._child.write(samples)
+        parts: list[bytes] = []
+        with suppress(TimeoutError):
+            while True:
+                async with asyncio.timeout(SILENCE if parts else FIRST_OUTPUT):
+                    parts.append(await self._output.get())
+        return b"".join(parts)
+
+    def _rest(self) -> bytes:
+        parts = []
+        while not self._output.empty():
+            parts.append(self._output.get_nowait())
+        return b"".join(parts)
+
+    async def finish(self) -> bytes:
+        self._child.close_stdin()
+        if not await self._child.ends_within(TIMEOUT) or self._child.returncode != 0:
+            raise RuntimeFailure("ffmpeg could not convert the speech.")
+        return self._rest()
+
+
+@asynccontextmanager
+async def encoder(kind: str, rate: int) -> AsyncIterator[Encoder]:
+    output: asyncio.Queue[bytes] = asyncio.Queue()
+    arguments = (
+        "-f",
+        "s16le",
+        "-ar",
+        str(rate),
+        "-ac",
+        "1",
+        "-probesize",
+        "32",
+        "-i",
+        "pipe:0",
+        *ENCODERS[kind],
+        "-flush_packets",
+        "1",
+    )
+    child = await ChildProcess.start(
+        ["ffmpeg", *QUIET, *arguments, "pipe:1"], name="ffmpeg", on_output=output.put_nowait, stdin=True
+    )
+    try:
+        yield Encoder(child, output)
+    finally:
+        await child.stop(grace=1.0)
+
+
+async def _run(arguments: Sequence[str]) -> bytes:
+    """Its output; nothing where it failed."""
+    parts: list[bytes] = []
+    child = await ChildProcess.start(["ffmpeg", *QUIET, *arguments], name="ffmpeg", on_output=parts.append)
+    try:
+        if not await child.ends_within(TIMEOUT) or child.returncode != 0:
+            return b""
+    finally:
+        await child.stop(grace=1.0)
+    return b"".join(parts)

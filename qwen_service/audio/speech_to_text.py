@@ -1,0 +1,154 @@
+"""Speech to text: which model, which formats, and what a program's answer means."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from qwen_service.audio import ffmpeg
+from qwen_service.audio.engine import Answer, File, SpeechEngine, SpeechProgram
+from qwen_service.audio.formats import sniff
+from qwen_service.audio.sound import wav_head, with_true_size
+from qwen_service.config import Settings
+from qwen_service.errors import InvalidRequest, NotOffered, ProtocolError, RequestTooLarge, UnknownModel, Unsupported
+from qwen_service.request_record import RequestRecord, recording
+
+TAKEN = ("wav", "mp3")  # by the vendor's program
+# Names of OpenAI's models, which clients send when nobody has told them another: they mean the model that is there.
+ANY_MODEL = ("", "whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe", "default")
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What was said. `details`: all that the program told, where it was asked for."""
+
+    text: str
+    seconds: float | None = None
+    language: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    content: bytes
+    model: str = ""
+    language: str = ""
+    prompt: str = ""
+    temperature: float | None = None
+    detailed: bool = False
+
+
+class SpeechToText:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.engine: SpeechEngine | None = None
+        if settings.speech_to_text:
+            program = SpeechProgram("speech_to_text", settings.speech_to_text, settings.asr_server, has_key=True)
+            self.engine = SpeechEngine(program, settings)
+
+    async def transcribe(self, given: Recording) -> Heard:
+        return await self._hear("/v1/audio/transcriptions", given)
+
+    async def translate(self, given: Recording) -> Heard:
+        """Into English. Raises Unsupported where the program cannot."""
+        if not self._offered().program.is_joined:
+            raise Unsupported("The speech model here writes down what it hears; it does not translate.", param="model")
+        return await self._hear("/v1/audio/translations", given)
+
+    def ignored(self, given: Recording) -> tuple[str, ...]:
+        """Names of what was given and is not honoured: the vendor's program knows neither."""
+        if self._offered().program.is_joined:
+            return ()
+        return tuple(name for name in ("prompt", "temperature") if getattr(given, name) not in ("", None))
+
+    async def models(self) -> tuple[str, ...]:
+        return await self._offered().models()
+
+    def _offered(self) -> SpeechEngine:
+        if self.engine is None:
+            raise NotOffered("This service has no ears: `speech_to_text` names the folder of a speech model, or a URL.")
+        return self.engine
+
+    async def _hear(self, path: str, given: Recording) -> Heard:
+        engine = self._offered()
+        with recording() as record:
+            record.speech = "speech_to_text"
+            return await self._ask(engine, path, given, record)
+
+    async def _ask(self, engine: SpeechEngine, path: str, given: Recording, record: RequestRecord) -> Heard:
+        content, kind = await self._taken(given.content)
+        head = wav_head(content)
+        seconds = head.seconds if head is not None else None
+        record.speech_seconds = seconds or 0.0
+        fields = {"model": await self._model(engine, given.model)}
+        fields |= {"language": given.language} if given.language else {}
+        if engine.program.is_joined:
+            fields |= {"prompt": given.prompt} if given.prompt else {}
+            fields |= {"temperature": str(given.temperature)} if given.temperature is not None else {}
+        fields["response_format"] = "verbose_json" if given.detailed else "json"
+        file = File(f"audio.{kind}", content, "audio/wav" if kind == "wav" else "audio/mpeg")
+        answer = await engine.ask(lambda server: server.post_form(path, fields, file))
+        return _heard(answer, seconds, given.language)
+
+    async def _taken(self, content: bytes) -> tuple[bytes, str]:
+        """The audio in a format that every such program takes, and its name."""
+        most = self._settings.max_audio_bytes
+        if len(content) > most:
+            raise RequestTooLarge(f"The audio is too large: at most {most} bytes (max_audio_bytes).", param="file")
+        if not content:
+            raise InvalidRequest("The file is empty.", param="file")
+        kind = sniff(content)
+        if not kind:
+            known = "wav and mp3" + (", ogg, webm, m4a, flac and aac" if ffmpeg.is_installed() else "")
+            raise InvalidRequest(f"The file is no audio that the service knows: it takes {known}.", param="file")
+        if kind in TAKEN:
+            return with_true_size(content), kind
+        return await ffmpeg.to_speech_wav(content, kind, most), "wav"
+
+    async def _model(self, engine: SpeechEngine, wanted: str) -> str:
+        """The name that the program knows it by."""
+        default = self._settings.speech_to_text_model
+        if engine.program.is_joined:  # it may list other models than it hears with: it knows best
+            return default or wanted or ANY_MODEL[1] if wanted in ANY_MODEL else wanted
+        models = await engine.models()
+        if wanted in models:
+            return wanted
+        if wanted in ANY_MODEL or self._settings.unknown_model == "default":
+            return default or (models[0] if models else wanted)
+        raise UnknownModel(f"model '{wanted}' not found; for speech there is {', '.join(models)}", param="model")
+
+
+def _heard(answer: Answer, seconds: float | None, language: str) -> Heard:
+    _refuse(answer)
+    try:
+        said = orjson.loads(answer.content)
+        text = said["text"]
+    except (orjson.JSONDecodeError, LookupError, TypeError) as error:
+        raise ProtocolError(
+            f"The speech program answered something that is no transcript: {answer.text[:200]}"
+        ) from error
+    if not isinstance(text, str):
+        raise ProtocolError(f"The speech program's text is none: {answer.text[:200]}")
+    return Heard(text.strip(), said.get("duration", seconds), said.get("language") or language, said)
+
+
+def _refuse(answer: Answer) -> None:
+    if answer.status == 200:
+        return
+    reason = reason_of(answer)
+    if answer.status in (404, 405, 501):
+        raise Unsupported(f"The speech program does not offer this: {reason}")
+    if answer.status == 413:
+        raise RequestTooLarge(f"The speech program refused the audio: {reason}", param="file")
+    if answer.status in (400, 415, 422):
+        raise InvalidRequest(f"The speech program refused the audio: {reason}", param="file")
+    raise ProtocolError(f"The speech program answered HTTP {answer.status}: {reason}")
+
+
+def reason_of(answer: Answer) -> str:
+    """Its error's text, in whichever of the usual shapes it comes."""
+    try:
+        error = orjson.loads(answer.content)["error"]
+        return str(error["message"] if isinstance(error, dict) else error)[:300]
+    except (orjson.JSONDecodeError, LookupError, TypeError):
+        return answer.text[:300].strip() or "no reason was given"

@@ -1,0 +1,82 @@
+"""Text to speech: a long text sentence by sentence, each as samples, as soon as they are there."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from qwen_service.audio.engine import Answer, SpeechEngine, SpeechProgram
+from qwen_service.audio.sentences import pieces
+from qwen_service.audio.sound import Sound, read_wav
+from qwen_service.audio.speech_to_text import reason_of
+from qwen_service.config import Settings
+from qwen_service.errors import InvalidRequest, NotOffered, ProtocolError, RequestTooLarge
+from qwen_service.request_record import recording
+
+MODEL = "tts-1"  # the only one that the vendor's program has
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    text: str
+    voice: str = ""
+    speed: float | None = None
+    model: str = ""
+
+
+class TextToSpeech:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.engine: SpeechEngine | None = None
+        if settings.text_to_speech:
+            program = SpeechProgram("text_to_speech", settings.text_to_speech, settings.tts_server, has_key=False)
+            self.engine = SpeechEngine(program, settings)
+
+    def pieces(self, text: str) -> list[str]:
+        """What will be spoken one by one. Raises NotOffered, InvalidRequest or RequestTooLarge."""
+        if self.engine is None:
+            raise NotOffered(
+                "This service has no voice: `text_to_speech` names the folder of a speech model, or a URL."
+            )
+        most = self._settings.max_speech_characters
+        if len(text) > most:
+            raise RequestTooLarge(f"The input has {len(text)} characters, at most {most} are taken.", param="input")
+        found = pieces(text)
+        if not found:
+            raise InvalidRequest("The input has nothing to say.", param="input")
+        return found
+
+    async def speak(self, given: Text) -> AsyncGenerator[Sound, None]:
+        """A sound for each piece, all at the rate of the first."""
+        rate = 0
+        with recording() as record:
+            for part in self.pieces(given.text):
+                record.speech = "text_to_speech"
+                sound = await asyncio.to_thread(_sound, await self._answer(given, part), rate)
+                rate = sound.rate
+                record.speech_seconds += sound.seconds
+                record.first_sound()
+                yield sound
+
+    async def _answer(self, given: Text, part: str) -> Answer:
+        assert self.engine is not None, "pieces() has seen to that"
+        return await self.engine.ask(lambda server: server.post_json("/v1/audio/speech", self._body(given, part)))
+
+    def _body(self, given: Text, part: str) -> dict[str, object]:
+        assert self.engine is not None
+        body: dict[str, object] = {"model": MODEL, "input": part, "response_format": "wav"}
+        if self.engine.program.is_joined:
+            body["model"] = self._settings.text_to_speech_model or given.model or MODEL
+        if voice := given.voice or self._settings.text_to_speech_voice:
+            body["voice"] = voice
+        if given.speed is not None:
+            body["speed"] = given.speed
+        return body
+
+
+def _sound(answer: Answer, rate: int) -> Sound:
+    if answer.status in (400, 404, 413, 422):
+        raise InvalidRequest(f"The speech program refused the text: {reason_of(answer)}", param="input")
+    if answer.status != 200:
+        raise ProtocolError(f"The speech program answered HTTP {answer.status}: {reason_of(answer)}")
+    sound = read_wav(answer.content)
+    return sound.at_rate(rate) if rate else sound
