@@ -23,8 +23,15 @@ COMMANDS = {
     "bench": ("qwen_service.bench.command", "add_bench_command", "measure this or another chat server"),
     "rm": ("qwen_service.commands.models", "add_model_commands", "remove a model from the disk"),
     "key": ("qwen_service.commands.key", "add_key_command", "make an API key"),
+    "launch": (
+        "qwen_service.commands.launch",
+        "add_launch_command",
+        "start a coding agent with the model that is loaded",
+    ),
     "doctor": ("qwen_service.commands.doctor", "add_doctor_command", "look for what may be wrong"),
 }
+
+FORWARDING = ("launch",)  # commands that start a program; what stands after `--` is for it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="qwen-service", description=__doc__.partition("\n")[0] if __doc__ else None)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
+    arguments, rest = _split(arguments) if wanted in FORWARDING else (arguments, [])
     added: set[str] = set()
     for name, (module, function, text) in COMMANDS.items():
         if COMMANDS.get(wanted or "", ("",))[0] != module:
@@ -40,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             added.add(module)
             getattr(import_module(module), function)(subparsers)
     options = parser.parse_args(arguments)
+    options.rest = rest
     try:
         status = int(options.run(options))
         sys.stdout.flush()
@@ -52,3 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `qwen-service list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to be flushed at exit
         return 141
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """What stands before `--`, and what after it."""
+    at = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:at], arguments[at + 1 :]

@@ -3,5 +3,5 @@
 set -euo pipefail
 folder=${QWEN_SERVICE_AGENTS:-${XDG_CACHE_HOME:-$HOME/.cache}/qwen-service-agents}
 command -v npm >/dev/null || { echo "npm is missing: install Node.js first (apt install npm)"; exit 1; }
-npm install --silent --no-audit --no-fund --prefix "$folder" @anthropic-ai/claude-code
+npm install --silent --no-audit --no-fund --prefix "$folder" @anthropic-ai/claude-code @openai/codex opencode-ai
 echo "The agents are in $folder/node_modules/.bin"

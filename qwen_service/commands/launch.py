@@ -1,0 +1,133 @@
+"""qwen-service launch AGENT: start a coding agent with the model that is loaded and a prompt that fits its context.
+
+What follows `--` goes to the agent. Nothing is written into the agent's own configuration.
+"""
+
+import argparse
+import os
+import shlex
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from qwen_service.commands.agents import AGENTS, Agent, Start, Target
+from qwen_service.config import load_settings
+from qwen_service.errors import ServiceError
+
+REPLY_ROOM = 512  # tokens that a reply needs to be of use
+LOADING = 900.0  # seconds that a model may take to be loaded
+
+
+class LaunchFailed(ServiceError):
+    """The agent cannot be started, or not usefully."""
+
+
+def add_launch_command(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "launch",
+        help="start a coding agent with the model that is loaded",
+        description=__doc__,
+        usage="qwen-service launch [-h] [--url URL] [--api-key KEY] [--model NAME] [--print] AGENT [-- ARGUMENT ...]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("agent", choices=sorted(AGENTS), metavar="AGENT", help="codex, claude or opencode")
+    parser.add_argument("--url", help="a running service (default: the one on this machine)")
+    parser.add_argument("--api-key", default="none", metavar="KEY", help="key for the service, if it wants one")
+    parser.add_argument("--model", metavar="NAME", help="instead of the model that is loaded")
+    parser.add_argument("--print", action="store_true", help="show environment and command instead of running them")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings of the service, for its port")
+    parser.set_defaults(run=launch)
+
+
+def launch(options: argparse.Namespace) -> int:
+    """Becomes the agent; returns only where it is printed. Raises LaunchFailed."""
+    agent = AGENTS[options.agent]
+    program = shutil.which(agent.program)
+    if program is None and not options.print:
+        raise LaunchFailed(f"{agent.program} is not installed. Install it with: {agent.install}")
+    target = _target(options, agent)
+    _demand_room(agent, target)
+    start = agent.start(target)
+    target.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if options.print or program is None:
+        print(as_shell(agent, start, options.rest))
+        return 0
+    print(_told(agent, target), file=sys.stderr, flush=True)
+    return _become([program, *start.flags, *options.rest], _environment(start))
+
+
+def as_shell(agent: Agent, start: Start, rest: list[str]) -> str:
+    """One line for a shell, which does the same."""
+    without = [part for name in start.unset for part in ("-u", name)]
+    assignments = [f"{name}={value}" for name, value in start.environment.items()]
+    return shlex.join(["env", *without, *assignments, agent.program, *start.flags, *rest])
+
+
+def _target(options: argparse.Namespace, agent: Agent) -> Target:
+    url = options.url or f"http://127.0.0.1:{load_settings({}, config_file=options.config).port}"
+    url = url.rstrip("/").removesuffix("/v1")
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    model, context = _loaded(url, options.api_key, options.model)
+    return Target(url, model, context, state / "qwen-service" / agent.name, options.api_key)
+
+
+def _loaded(url: str, api_key: str, name: str | None) -> tuple[str, int]:
+    """Name and context of the model, which is loaded if it is not."""
+    headers = {"Authorization": f"Bearer {api_key}"}
+    question = {"messages": [{"role": "user", "content": "Hi"}]} | ({"model": name} if name else {})
+    try:
+        with httpx.Client(base_url=url, headers=headers, timeout=httpx.Timeout(10, read=LOADING)) as client:
+            counted = client.post("/v1/messages/count_tokens", json=question)  # answers when the model is loaded
+            if counted.is_error:
+                raise LaunchFailed(f"{url}: {_message(counted)}")
+            path = f"/v1/models/{name}" if name else "/v1/models"
+            known = client.get(path).raise_for_status().json()
+        models = [known] if name else known["data"]
+        loaded = [(str(model["id"]), int(model["context"])) for model in models if model["state"] == "loaded"]
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        raise LaunchFailed(f"no qwen-service answers at {url}: {error}. Start it with: qwen-service serve") from None
+    if not loaded:
+        raise LaunchFailed(f"{url}: no model is loaded")
+    return loaded[0]
+
+
+def _message(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"status {answer.status_code}"
+
+
+def _demand_room(agent: Agent, target: Target) -> None:
+    needed = agent.prompt_tokens + REPLY_ROOM
+    if target.context < needed:
+        raise LaunchFailed(
+            f"{agent.name} needs a context of {needed} tokens ({agent.prompt_tokens} for its smallest prompt,"
+            f" {REPLY_ROOM} for a reply), and that of {target.model} has {target.context}. Set context_size, or"
+            " serve another model."
+        )
+
+
+def _told(agent: Agent, target: Target) -> str:
+    return (
+        f"{agent.name} with {target.model} at {target.url}, a context of {target.context} tokens\n"
+        f"Turned off: {agent.turned_off}.\n{agent.settings.format(home=target.home)}"
+    )
+
+
+def _environment(start: Start) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in start.unset}
+    return kept | dict(start.environment)
+
+
+def _become(command: list[str], environment: dict[str, str]) -> int:
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, and then by what it becomes
+        signal.signal(ignored, signal.SIG_DFL)
+    try:
+        os.execve(command[0], command, environment)  # noqa: S606  # no shell is what we want
+    except OSError as error:
+        raise LaunchFailed(f"{command[0]} cannot be executed: {error.strerror}") from None
