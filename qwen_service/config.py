@@ -63,8 +63,8 @@ class Settings(BaseSettings):
 
     model: str = _setting(
         "auto",
-        "Name of the model to load at start (`qwen-service list` shows them). auto: the first installed model whose"
-        " runtime this machine can run, on a card if there is one, else the embedded one.",
+        "Name of the model to load at start (`qwen-service list` shows them). auto: the first installed model that"
+        " this machine can run: a card's before the CPU's, and SmolLM2 only where there is no other.",
     )
     model_path: Path | None = _setting(
         None, "A GGUF file to serve instead of a catalog model, with its own chat template."

@@ -65,6 +65,8 @@ class Conversation:
         at_terminal = sys.stdin.isatty()
         if at_terminal:
             self._console.print(f"[dim]{self._name} · {HELP}[/dim]")
+            if self._talk is not None and self._talk.stopgap:
+                self._console.print(f"{self._name}: {self._talk.stopgap}", markup=False, soft_wrap=True)
         status = 0
         while True:
             try:

@@ -111,6 +111,7 @@ def _facts(spec: ModelSpec, model: InstalledModel | None) -> list[tuple[str, obj
         ("aliases", ", ".join(spec.aliases)),
         ("title", spec.title),
         ("about", spec.description),
+        ("stopgap", spec.stopgap),
         ("license", spec.license),
         ("parameters", " ".join(filter(None, (spec.parameter_size, spec.quantization, spec.format)))),
         ("runtime", spec.runtime + (f" (not on this machine: {why})" if (why := spec.obstacle(Machine())) else "")),

@@ -18,6 +18,9 @@ class TalkFailed(ServiceError):
 
 
 class Talk(Protocol):
+    stopgap: str
+    """After open(): what is better than the model, where that is only a stopgap."""
+
     async def open(self) -> str:
         """Get ready; returns the name of the model."""
 
@@ -30,12 +33,14 @@ class LocalTalk:
     """Starts the engine itself, and stops it."""
 
     def __init__(self, settings: Settings) -> None:
+        self.stopgap = ""
         self._service = Service(settings)
 
     async def open(self) -> str:
         await self._service.start()
         model = await self._service.models.obtain(None)
         await model.ready(at_most=600, waiters=1)
+        self.stopgap = model.spec.stopgap
         return model.name
 
     async def reply(self, messages: Sequence[Message]) -> AsyncGenerator[Event, None]:
@@ -50,6 +55,8 @@ class LocalTalk:
 class RemoteTalk:
     """Any OpenAI-compatible server; `url` without /v1."""
 
+    stopgap = ""
+
     def __init__(self, url: str, *, api_key: str | None = None, model: str | None = None) -> None:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._client = httpx.AsyncClient(base_url=url, headers=headers, timeout=httpx.Timeout(5, read=None))
@@ -59,10 +66,16 @@ class RemoteTalk:
         try:
             answer = await self._client.get("/v1/models", timeout=5)
             answer.raise_for_status()
-            names = [entry["id"] for entry in answer.json()["data"] if entry.get("state", "loaded") == "loaded"]
+            loaded = {
+                entry["id"]: entry.get("stopgap") or ""
+                for entry in answer.json()["data"]
+                if entry.get("state", "loaded") == "loaded"
+            }
         except (httpx.HTTPError, ValueError, KeyError) as error:
             raise TalkFailed(f"no chat server answers at {self._client.base_url}: {error}") from None
-        return self._model or next(iter(names), "no model loaded")
+        name = self._model or next(iter(loaded), "no model loaded")
+        self.stopgap = loaded.get(name, "")
+        return name
 
     async def reply(self, messages: Sequence[Message]) -> AsyncGenerator[Event, None]:
         body = {"messages": [{"role": m.role, "content": m.content} for m in messages], "stream": True}

@@ -42,7 +42,8 @@ class ModelChoice:
         return self._settings.accelerator != "none" and model.spec.lacks_card_only(self._machine)
 
     def _first_possible(self, models: Sequence[InstalledModel]) -> InstalledModel:
-        """One without its card only where nothing else can run."""
+        """Those of the card first, stopgaps last; one without its card only where nothing else can run."""
+        models = sorted(models, key=lambda model: (bool(model.spec.stopgap), not model.spec.needs_npu))
         obstacles = {model.name: self._obstacle(model) for model in models}
         possible = [model for model in models if obstacles[model.name] is None]
         if found := next(iter([*possible, *filter(self._lacks_card_only, models)]), None):

@@ -64,6 +64,8 @@ class ModelManager:
             self.trouble = error.message
             log.error("no model can be served: %s", error.message)
             return
+        if chosen.spec.stopgap:
+            log.warning("%s: %s", chosen.spec.title or chosen.name, chosen.spec.stopgap)
         self.current = self._serve(chosen)
         if self._settings.fallback_model is not None and chosen.spec.needs_npu:
             self._prepare_fallback(self._settings.fallback_model)

@@ -75,6 +75,7 @@ def parse_manifest(content: object, origin: str) -> ModelSpec:
         title=section.one("title", text, ""),
         description=section.one("description", text, ""),
         notes=section.many("notes", text),
+        stopgap=section.one("stopgap", text, ""),
         license=section.one("license", text, ""),
         family=section.one("family", text, ""),
         parameter_size=section.one("parameter_size", text, ""),

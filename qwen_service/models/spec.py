@@ -63,6 +63,7 @@ class ModelSpec:
     title: str = ""
     description: str = ""
     notes: tuple[str, ...] = ()  # what an owner should know, and what nobody has checked yet
+    stopgap: str = ""  # why it is served only where nothing else can be, and what to install instead
     license: str = ""
     family: str = ""
     parameter_size: str = ""

@@ -23,7 +23,7 @@ class Page {
     this.settings = store.loadSettings();
     this.talk = store.newTalk();
     this.replies = new Map();  // talk id -> running Reply
-    this.models = new Models();
+    this.models = new Models(() => this.drawWelcome());
     this.leftAt = 0;
     this.status = new Status();
     this.speaker = new Speaker();
@@ -238,7 +238,8 @@ class Page {
   }
 
   drawWelcome() {
-    this.welcome.show(this.talk.messages.length === 0, this.health.state);
+    const { state } = this.health;
+    this.welcome.show(this.talk.messages.length === 0, state, this.models.stopgap(this.settings.model || state.name));
   }
 
   onScroll() {

@@ -3,14 +3,21 @@
 import { getJson } from "./api.js";
 
 export class Models {
-  constructor() {
+  constructor(onLoad) {
     this.entries = [];
+    this.onLoad = onLoad;
   }
 
   /** A service that does not answer now is asked again when it is well. */
   async load(apiKey) {
     const answer = await getJson("v1/models", apiKey).catch(() => null);
     this.entries = answer?.data ?? this.entries;
+    this.onLoad();
+  }
+
+  /** What is better than this model, where it is only a stopgap. */
+  stopgap(name) {
+    return (this.entries.find(({ id }) => id === name) ?? this.entries[0])?.stopgap ?? "";
   }
 
   honours(name, parameter) {

@@ -1,13 +1,10 @@
 import asyncio
 import os
-import pty
 import re
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,8 +14,7 @@ from qwen_service.commands.serve import listen
 from qwen_service.config import ConfigError, Settings
 from tests.live_service import ScriptedEngine, live_service
 from tests.service_process import ROOT, is_alive
-
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("QWEN_")}
+from tests.terminal import ENVIRONMENT, terminal
 
 pytestmark = pytest.mark.usefixtures("loggers_as_before")
 
@@ -164,50 +160,6 @@ async def test_an_error_of_the_service_is_told_and_the_exit_code_is_1(tmp_path: 
         assert "There is no model 'nobody'" in errors
 
 
-class Terminal:
-    """A program that believes to be at a terminal."""
-
-    def __init__(self, *arguments: str) -> None:
-        self._ours, its = pty.openpty()
-        command = [sys.executable, "-m", "qwen_service", *arguments]
-        environment = {**ENVIRONMENT, "TERM": "dumb", "COLUMNS": "200"}
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdin=its, stdout=its, stderr=its, start_new_session=True
-        )
-        os.close(its)
-        self.shown = ""
-
-    def until(self, text: str) -> str:
-        """Read until `text` is shown; returns what came before it."""
-        while text not in self.shown:
-            try:
-                new = os.read(self._ours, 4096)
-            except OSError:  # the other end is closed
-                new = b""
-            assert new, f"{text!r} was never shown: {self.shown!r}"
-            self.shown += new.decode(errors="replace")
-        before, _, self.shown = self.shown.partition(text)
-        return before
-
-    def type(self, text: str) -> None:
-        os.write(self._ours, text.encode())
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        os.close(self._ours)
-
-
-@contextmanager
-def terminal(*arguments: str) -> Iterator[Terminal]:
-    made = Terminal(*arguments)
-    try:
-        yield made
-    finally:
-        made.close()
-
-
 def test_a_talk_at_the_terminal_with_an_engine_of_its_own(smollm2: Path, tmp_path: Path) -> None:
     with terminal(
         "chat", "--local", "--max-tokens", "200", "--model-path", str(smollm2), "--state-dir", str(tmp_path)
@@ -226,3 +178,13 @@ def test_a_talk_at_the_terminal_with_an_engine_of_its_own(smollm2: Path, tmp_pat
         talk.type("\x04")
         assert talk.process.wait(60) == 0
         assert not is_alive(worker)
+
+
+def test_a_talk_with_a_stopgap_begins_with_what_is_better(smollm2: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "models/smollm2-135m"
+    folder.mkdir(parents=True)
+    (folder / smollm2.name).symlink_to(smollm2)
+    with terminal("chat", "--local", "--models-dir", str(folder.parent), "--state-dir", str(tmp_path)) as talk:
+        assert "`qwen-service pull qwen2.5-0.5b-instruct` (491 MB)" in talk.until("\n> ")
+        talk.type("\x04")
+        assert talk.process.wait(60) == 0

@@ -4,7 +4,7 @@ import re
 
 from playwright.sync_api import Page, expect
 
-from tests.web.conftest import reply_text, say, wait_for_reply
+from tests.web.conftest import OpenPage, reply_text, say, wait_for_reply
 from tests.web.page_service import Hold, ScriptedService, Thought
 
 
@@ -178,3 +178,10 @@ def test_the_speed_of_a_runtime_that_sends_several_tokens_at_once_is_not_told_to
     expect(page.locator("#status .speed")).to_have_text(re.compile(r"^1\d tok/s$"))
     hold.released.set()
     wait_for_reply(page)
+
+
+def test_a_stopgap_says_so_before_the_first_message(open_page: OpenPage, service: ScriptedService) -> None:
+    service.models[0]["stopgap"] = "a toy. `qwen-service pull better` talks."
+    page = open_page()
+    expect(page.locator("#welcome")).to_contain_text("qwen3-4b: a toy. qwen-service pull better talks.")
+    expect(page.locator("#welcome code")).to_have_text("qwen-service pull better")

@@ -44,6 +44,7 @@ def _entry(model: InstalledModel, models: ModelManager) -> dict[str, Any]:
         "runtime": model.spec.runtime,
         "version": model.digest[:12],
         "size": model.size,
+        "stopgap": model.spec.stopgap or None,
         "context": engine.limits.context if engine is not None else model.spec.context,
         "sampling": sorted(engine.runtime.capabilities.sampling) if engine is not None else [],
     }

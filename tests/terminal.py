@@ -1,0 +1,56 @@
+"""A program of ours at a terminal."""
+
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.service_process import ROOT
+
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("QWEN_")}
+
+
+class Terminal:
+    """A program that believes to be at a terminal."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._ours, its = pty.openpty()
+        command = [sys.executable, "-m", "qwen_service", *arguments]
+        environment = {**ENVIRONMENT, "TERM": "dumb", "COLUMNS": "200"}
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdin=its, stdout=its, stderr=its, start_new_session=True
+        )
+        os.close(its)
+        self.shown = ""
+
+    def until(self, text: str) -> str:
+        """Read until `text` is shown; returns what came before it."""
+        while text not in self.shown:
+            try:
+                new = os.read(self._ours, 4096)
+            except OSError:  # the other end is closed
+                new = b""
+            assert new, f"{text!r} was never shown: {self.shown!r}"
+            self.shown += new.decode(errors="replace")
+        before, _, self.shown = self.shown.partition(text)
+        return before
+
+    def type(self, text: str) -> None:
+        os.write(self._ours, text.encode())
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        os.close(self._ours)
+
+
+@contextmanager
+def terminal(*arguments: str) -> Iterator[Terminal]:
+    made = Terminal(*arguments)
+    try:
+        yield made
+    finally:
+        made.close()
