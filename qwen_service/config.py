@@ -170,7 +170,7 @@ class Settings(BaseSettings):
         0, "Completion tokens where a request names none. 0: what the context has room for.", ge=0
     )
     max_body_bytes: int = _setting(4_194_304, "Largest request body, in bytes.", ge=1024)
-    max_messages: int = _setting(4096, "Most messages in one request.", ge=1)
+    max_messages: int = _setting(4096, "Most messages in one request.", ge=1, le=20_000)
     max_choices: int = _setting(8, "Largest n of one request.", ge=1, le=128)
 
     body_timeout: Seconds = _setting(30, "Longest time for the body of a request to arrive, in seconds.", gt=0)

@@ -5,9 +5,10 @@ from typing import Any, Literal, Protocol
 
 import orjson
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field, model_validator
 from starlette.responses import Response
 
+from qwen_service.api.json_body import JsonRoute
 from qwen_service.api.keys import ApiKeys
 from qwen_service.api.openai.errors import error_chunk, error_response
 from qwen_service.api.streaming import StreamReply
@@ -31,7 +32,13 @@ class Service(Protocol):
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_fields(cls, body: Any) -> Any:
+        unknown = next((key for key in body if key not in cls.model_fields), None) if isinstance(body, dict) else None
+        if unknown is not None:
+            raise ValueError(f"unknown field {str(unknown)[:64]!r}; known: {', '.join(cls.model_fields)}")
+        return body
 
 
 class LoadBody(_Body):
@@ -48,7 +55,9 @@ class LogLevelBody(_Body):
 
 
 def admin_router(service: Service, read_settings: Callable[[], Settings], shut_down: Callable[[], None]) -> APIRouter:
-    router = APIRouter(tags=["administration"], responses={"default": {"description": "Why not"}})
+    router = APIRouter(
+        tags=["administration"], route_class=JsonRoute, responses={"default": {"description": "Why not"}}
+    )
 
     @router.post("/v1/models/load", summary="Switch to another installed model")
     async def load(body: LoadBody) -> Response:

@@ -6,9 +6,11 @@ models_dir without a manifest is a model of its own, named after the file or fol
 """
 
 import json
+import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -19,13 +21,26 @@ from qwen_service.models.manifest_section import ManifestError
 from qwen_service.models.spec import FileSpec, ModelSpec
 
 LIBRARY = "library/"
+SETTLED = 100_000_000  # ns
 PACKAGED = Path(__file__).parents[1] / "manifests"
+
+
+_State = tuple[tuple[str, int, int], ...]  # name, time of the last change in ns, size
+
+
+@dataclass
+class _Kept:
+    """What the last look found. `state` is None while it may not be relied on."""
+
+    state: _State | None = None
+    models: tuple[InstalledModel, ...] = ()
 
 
 @dataclass(frozen=True)
 class Catalog:
     specs: tuple[ModelSpec, ...]
     models_dir: Path
+    _kept: _Kept = field(default_factory=_Kept, compare=False, repr=False)
 
     @classmethod
     def load(cls, models_dir: Path) -> "Catalog":
@@ -38,8 +53,9 @@ class Catalog:
 
     def find(self, name: str) -> ModelSpec:
         """By name or alias, in any case, with or without `:latest`. UnknownModel lists what there is."""
-        specs = (*self.specs, *(model.spec for model in self._without_manifest()))
-        return _pick(specs, name, "known")
+        known = {spec.name for spec in self.specs}
+        others = (model.spec for model in self.installed() if model.name not in known)
+        return _pick((*self.specs, *others), name, "known")
 
     def find_installed(self, name: str) -> InstalledModel:
         """By name or alias. UnknownModel says what is missing of a model that is there in part."""
@@ -52,9 +68,39 @@ class Catalog:
         return next(model for model in models if model.spec is spec)
 
     def installed(self) -> list[InstalledModel]:
-        """Models whose files are all there, in the catalog's order, then those without a manifest."""
+        """Models whose files are all there, in the catalog's order, then those without a manifest.
+
+        Looks at the files again only when a folder has changed since: each request for a list of models asks this.
+        """
+        state = self._folders()
+        if self._kept.state != state:
+            self._kept.state, self._kept.models = None, self._look()
+            if _is_at_rest(state) and not self._has_incomplete():
+                self._kept.state = state
+        return list(self._kept.models)
+
+    def _look(self) -> tuple[InstalledModel, ...]:
         in_catalog = (InstalledModel(spec, self.models_dir / spec.name) for spec in self.specs)
-        return [*(model for model in in_catalog if not model.missing_files()), *self._without_manifest()]
+        return (*(model for model in in_catalog if not model.missing_files()), *self._without_manifest())
+
+    def _has_incomplete(self) -> bool:
+        """Whether somebody is perhaps still copying a model: a file that grows does not change its folder."""
+        there = {model.folder for model in self._kept.models}
+        return any((folder := self.models_dir / spec.name) not in there and folder.is_dir() for spec in self.specs)
+
+    def _folders(self) -> _State:
+        """What lies in models_dir, and when the folders of its models have changed."""
+        try:
+            with os.scandir(self.models_dir) as found:
+                entries = [(entry.name, entry.stat()) for entry in found if not _is_broken_link(entry)]
+        except OSError:
+            return ()
+        state = [(name, stat.st_mtime_ns, stat.st_size) for name, stat in entries]
+        there = {name for name, _ in entries}
+        for spec in self.specs:
+            if spec.name in there:
+                state += (_changed(self.models_dir / spec.name / folder) for folder in spec.folders)
+        return tuple(sorted(state))
 
     def _refuse_incomplete(self, name: str) -> None:
         for spec in self.specs:
@@ -74,6 +120,23 @@ class Catalog:
                 yield gguf_model(path)
             elif path.name.lower() not in known and _is_axllm_folder(path):
                 yield axllm_model(path)
+
+
+def _is_at_rest(state: _State) -> bool:
+    """False right after a change: a second one within the clock's step would leave the same times."""
+    return time.time_ns() - max((changed for _, changed, _ in state), default=0) > SETTLED
+
+
+def _is_broken_link(entry: "os.DirEntry[str]") -> bool:
+    return entry.is_symlink() and not os.path.exists(entry.path)
+
+
+def _changed(folder: Path) -> tuple[str, int, int]:
+    try:
+        stat = folder.stat()
+    except OSError:  # not there, or not ours to read: the look at its files says so
+        return (str(folder), 0, 0)
+    return (str(folder), stat.st_mtime_ns, stat.st_size)
 
 
 def gguf_model(path: Path) -> InstalledModel:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from qwen_service.errors import InstallError
@@ -14,7 +15,7 @@ from qwen_service.models.spec import AXLLM, FileSpec, ModelSpec
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class InstalledModel:
     spec: ModelSpec
     folder: Path
@@ -35,23 +36,17 @@ class InstalledModel:
     def tokenizer_file(self) -> Path | None:
         return self.folder / self.spec.tokenizer / "tokenizer.json" if self.spec.tokenizer is not None else None
 
-    @property
-    def template_file(self) -> Path | None:
-        if self.spec.template is not None:
-            return self.folder / self.spec.template
-        return self.folder / self.spec.tokenizer / "tokenizer_config.json" if self.spec.tokenizer is not None else None
-
-    @property
+    @cached_property
     def size(self) -> int:
         """Bytes on disk."""
         return sum(path.stat().st_size for path in self.paths() if path.is_file())
 
-    @property
+    @cached_property
     def modified(self) -> float:
         """When it was installed, seconds since 1970."""
         return max((path.stat().st_mtime for path in self.paths() if path.is_file()), default=0.0)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """64 hexadecimal digits that tell this content from another, without reading gigabytes."""
         record = load_record(self.folder)

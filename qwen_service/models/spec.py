@@ -3,6 +3,7 @@
 All paths are relative to the model's folder, all limits are in tokens, all durations in seconds.
 """
 
+import posixpath
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -98,6 +99,11 @@ class ModelSpec:
     @property
     def needs_npu(self) -> bool:
         return self.runtime != "llamacpp"
+
+    @property
+    def folders(self) -> frozenset[str]:
+        """Where its files lie, below its own folder."""
+        return frozenset(posixpath.dirname(file.path) for file in self.files)
 
     def programs_among(self, paths: Iterable[str]) -> tuple[str, ...]:
         """The vendor's programs, for any machine: upstream gives them no run bit."""

@@ -1,4 +1,8 @@
 import json
+import os
+import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -196,3 +200,63 @@ def test_digests_differ_between_models(catalog: Catalog, tmp_path: Path) -> None
     digests = {gguf_model(tmp_path / name).digest for name in ("a.gguf", "b.gguf")}
     assert len(digests) == 2
     assert all(len(digest) == 64 for digest in digests)
+
+
+def aged(folder: Path) -> None:
+    """As if nothing had been written for a second: what has just changed is not relied on."""
+    past = time.time() - 1
+    for path in (folder, *folder.rglob("*")):
+        os.utime(path, (past, past))
+
+
+def test_files_are_looked_at_again_only_after_a_change(tmp_path: Path) -> None:
+    catalog = install(Catalog.load(tmp_path))
+    aged(tmp_path)
+    first = catalog.installed()
+    assert [model.name for model in first] == ["tiny"]
+    assert catalog.installed()[0] is first[0]
+    (tmp_path / "other.gguf").write_bytes(b"GGUF")
+    assert [model.name for model in catalog.installed()] == ["tiny", "other"]
+
+
+def remove_its_file(folder: Path) -> None:
+    (folder / "tiny/tiny.gguf").unlink()
+
+
+def remove_its_folder(folder: Path) -> None:
+    shutil.rmtree(folder / "tiny")
+
+
+def replace_by_a_longer_file(folder: Path) -> None:
+    (folder / "new").write_bytes(b"GGUF and more")
+    (folder / "new").replace(folder / "tiny/tiny.gguf")
+
+
+@pytest.mark.parametrize("change", [remove_its_file, remove_its_folder, replace_by_a_longer_file])
+def test_a_model_that_is_no_longer_whole_is_noticed(change: Callable[[Path], None], tmp_path: Path) -> None:
+    catalog = install(Catalog.load(tmp_path))
+    aged(tmp_path)
+    assert [model.name for model in catalog.installed()] == ["tiny"]
+    change(tmp_path)
+    assert [model.name for model in catalog.installed()] == []
+    with pytest.raises(UnknownModel):
+        catalog.find_installed("tiny")
+
+
+def test_a_model_that_is_still_being_copied_is_noticed_when_it_is_whole(tmp_path: Path) -> None:
+    catalog = install(Catalog.load(tmp_path), content=b"G")
+    aged(tmp_path)
+    assert catalog.installed() == []
+    with (tmp_path / "tiny/tiny.gguf").open("ab") as file:
+        file.write(b"GUF")
+    assert [model.name for model in catalog.installed()] == ["tiny"]
+
+
+def test_a_file_without_manifest_that_grows_has_its_new_size(tmp_path: Path) -> None:
+    path = tmp_path / "loose.gguf"
+    path.write_bytes(b"GGUF")
+    catalog = Catalog.load(tmp_path)
+    aged(tmp_path)
+    assert catalog.installed()[0].size == 4
+    path.write_bytes(b"GGUF and more")
+    assert catalog.installed()[0].size == 13

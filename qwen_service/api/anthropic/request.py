@@ -7,7 +7,7 @@ from dataclasses import replace
 from qwen_service.api.anthropic.wire import Block, CountTokensBody, InputMessage, MessagesBody, ToolSpec
 from qwen_service.chat import ChatRequest, JsonFormat, Message, NamedTool, Sampling, Tool, ToolCall, ToolChoice
 from qwen_service.errors import InvalidRequest, RequestTooLarge, Unsupported
-from qwen_service.text.json_schema import check_schema
+from qwen_service.text.json_schema import SchemaBudget
 
 # Claude Code's first system block. It differs in each request, so nothing after it could be reused from the KV cache.
 BILLING_HEADER = "x-anthropic-billing-header:"
@@ -19,11 +19,12 @@ def chat_request(body: CountTokensBody, request_id: str, *, max_messages: int) -
         raise RequestTooLarge(
             f"{len(body.messages)} messages, at most {max_messages} are allowed (max_messages)", param="messages"
         )
+    schemas = SchemaBudget()
     system = _system(body.system)
     messages = [message for index, given in enumerate(body.messages) for message in _messages(given, index)]
-    tools = tuple(_tool(tool, index) for index, tool in enumerate(body.tools or ()) if _is_function(tool))
+    tools = tuple(_tool(tool, index, schemas) for index, tool in enumerate(body.tools or ()) if _is_function(tool))
     choice = _tool_choice(body, tools)
-    response_format = _format(body)
+    response_format = _format(body, schemas)
     last = messages[-1] if messages else Message("user")
     return ChatRequest(
         id=request_id,
@@ -137,9 +138,9 @@ def _text(block: Block, where: str) -> str:
     return block.text
 
 
-def _tool(tool: ToolSpec, index: int) -> Tool:
+def _tool(tool: ToolSpec, index: int, schemas: SchemaBudget) -> Tool:
     schema = tool.input_schema or {}
-    check_schema(schema, f"tools[{index}].input_schema")
+    schemas.check(schema, f"tools[{index}].input_schema")
     return Tool(tool.name, tool.description or "", schema)
 
 
@@ -158,9 +159,9 @@ def _tool_choice(body: CountTokensBody, tools: Sequence[Tool]) -> ToolChoice:
     return NamedTool(choice.name or "")
 
 
-def _format(body: CountTokensBody) -> JsonFormat | None:
+def _format(body: CountTokensBody, schemas: SchemaBudget) -> JsonFormat | None:
     if body.output_config is None or body.output_config.format is None:
         return None
     schema = body.output_config.format.schema_
-    check_schema(schema, "output_config.format.schema")
+    schemas.check(schema, "output_config.format.schema")
     return JsonFormat(schema)

@@ -5,7 +5,6 @@ from typing import Any, Protocol
 
 import orjson
 from fastapi import APIRouter
-from fastapi.routing import APIRoute
 from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Scope
@@ -14,6 +13,7 @@ from qwen_service.api.anthropic.errors import error_chunk, error_response
 from qwen_service.api.anthropic.request import chat_request, message_request, skipped_tools
 from qwen_service.api.anthropic.response import PING, MessageEvents, message, model_list
 from qwen_service.api.anthropic.wire import ERRORS, STREAM, CountTokensBody, MessagesBody
+from qwen_service.api.json_body import JsonRoute
 from qwen_service.api.middleware import dialect_of
 from qwen_service.api.reply_headers import ReplyHeaders
 from qwen_service.api.streaming import StreamReply, WholeReply, merged
@@ -30,7 +30,7 @@ class Service(Protocol):
     chat: ChatCompletion
 
 
-class AnthropicsOnly(APIRoute):
+class AnthropicsOnly(JsonRoute):
     """A route for requests of Anthropic's clients; those of others go on to the next route with this path."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:

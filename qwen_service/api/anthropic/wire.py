@@ -6,15 +6,9 @@ that list with these models.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
-StopSequences = Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=64, fail_fast=True)]
-
-
-class Wire(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+from qwen_service.api.wire import Count, Finite, Messages, Name, Parts, StopTexts, Tools, Wire, example
 
 
 class ErrorDetail(Wire):
@@ -34,15 +28,15 @@ class Block(Wire):
     type: str = Field(max_length=64)
     text: str | None = None
     thinking: str | None = None
-    id: str | None = Field(None, max_length=256)
-    name: str | None = Field(None, max_length=256)
+    id: Name | None = None
+    name: Name | None = None
     input: dict[str, Any] | None = None
-    tool_use_id: str | None = Field(None, max_length=256)
-    content: "str | Blocks | None" = None
+    tool_use_id: Name | None = None
+    content: "str | Parts[Block] | None" = None
     is_error: bool | None = None
 
 
-Blocks = Annotated[list[Block], Field(fail_fast=True)]
+Blocks = Parts[Block]
 Block.model_rebuild()
 
 
@@ -62,7 +56,7 @@ class ToolSpec(Wire):
 
 class ToolChoiceSpec(Wire):
     type: Literal["auto", "any", "tool", "none"]
-    name: str | None = Field(None, max_length=256)
+    name: Name | None = None
     disable_parallel_tool_use: bool | None = None
 
 
@@ -82,23 +76,19 @@ class OutputConfig(Wire):
 class CountTokensBody(Wire):
     """What the prompt is made of."""
 
-    model: str | None = Field(None, max_length=256)
-    messages: Annotated[list[InputMessage], Field(min_length=1, fail_fast=True)]
+    model: Name | None = None
+    messages: Messages[InputMessage] = Field(min_length=1)
     system: str | Blocks | None = None
-    tools: list[ToolSpec] | None = Field(None, max_length=128)
+    tools: Tools[ToolSpec] | None = None
     tool_choice: ToolChoiceSpec | None = None
     thinking: ThinkingSpec | None = None
     output_config: OutputConfig | None = None
 
 
 class MessagesBody(CountTokensBody):
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"model": "qwen3-4b", "max_tokens": 256, "messages": [{"role": "user", "content": "Hello!"}]}]
-        }
-    )
+    model_config = example(model="qwen3-4b", max_tokens=256, messages=[{"role": "user", "content": "Hello!"}])
     max_tokens: Count | None = None
-    stop_sequences: StopSequences | None = None
+    stop_sequences: StopTexts | None = None
     stream: bool | None = None
     temperature: Annotated[Finite, Field(ge=0, le=2)] | None = None
     top_p: Annotated[Finite, Field(ge=0, le=1)] | None = None

@@ -17,20 +17,21 @@ from qwen_service.api.ollama.wire import (
 )
 from qwen_service.chat import ChatRequest, JsonFormat, Message, Sampling, Tool, ToolCall
 from qwen_service.errors import InvalidRequest, RequestTooLarge, Unsupported
-from qwen_service.text.json_schema import check_schema
+from qwen_service.text.json_schema import SchemaBudget
 
 
 def chat_request(body: ChatBody, request_id: str, *, max_messages: int) -> ChatRequest:
-    messages = body.messages or []
+    messages, schemas = body.messages or [], SchemaBudget()
     if len(messages) > max_messages:
         message = f"{len(messages)} messages, at most {max_messages} are allowed (max_messages)"
         raise RequestTooLarge(message, param="messages")
     return _request(
         body,
         request_id,
+        schemas,
         messages=tuple(_message(message, index) for index, message in enumerate(messages)),
         continues=bool(messages) and _is_open(messages[-1]) and not body.format,  # a format begins with the reply
-        tools=tuple(_tool(tool, index) for index, tool in enumerate(body.tools or ())),
+        tools=tuple(_tool(tool, index, schemas) for index, tool in enumerate(body.tools or ())),
     )
 
 
@@ -41,21 +42,21 @@ def generate_request(body: GenerateBody, request_id: str) -> ChatRequest:
     if body.raw and (body.system or body.context):
         raise InvalidRequest("raw mode does not support template, system, or context", param="raw")
     if body.raw or body.suffix:
-        return _request(body, request_id, prompt=body.prompt or "", suffix=body.suffix or None)
+        return _request(body, request_id, SchemaBudget(), prompt=body.prompt or "", suffix=body.suffix or None)
     system = (Message("system", body.system),) if body.system else ()
-    return _request(body, request_id, messages=(*system, Message("user", body.prompt or "")))
+    return _request(body, request_id, SchemaBudget(), messages=(*system, Message("user", body.prompt or "")))
 
 
 def ignored_options(body: GenerationFields) -> list[str]:
     return [name for name in IGNORED_OPTIONS if body.options and getattr(body.options, name) is not None]
 
 
-def _request(body: GenerationFields, request_id: str, **content: Any) -> ChatRequest:
+def _request(body: GenerationFields, request_id: str, schemas: SchemaBudget, **content: Any) -> ChatRequest:
     options = body.options or Options.model_validate({})
     return ChatRequest(
         id=request_id,
         model=body.model,
-        response_format=_format(body.format),
+        response_format=_format(body.format, schemas),
         sampling=_sampling(options, (body.top_logprobs or 0) if body.logprobs else None),
         stop=_stops(options.stop),
         thinking=None if body.think in (None, "") else body.think is not False,
@@ -86,12 +87,12 @@ def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
     return tuple(filter(None, stops))
 
 
-def _format(wanted: str | dict[str, Any] | None) -> JsonFormat | None:
+def _format(wanted: str | dict[str, Any] | None, schemas: SchemaBudget) -> JsonFormat | None:
     if not wanted:
         return JsonFormat({}) if wanted == {} else None
     if isinstance(wanted, str):
         return JsonFormat()
-    check_schema(wanted, "format")
+    schemas.check(wanted, "format")
     return JsonFormat(wanted)
 
 
@@ -126,9 +127,9 @@ def _tool_call(call: CallPart, where: str, default_id: str) -> ToolCall:
     return ToolCall(call.id or default_id, call.function.name, text)
 
 
-def _tool(tool: ToolSpec, index: int) -> Tool:
+def _tool(tool: ToolSpec, index: int, schemas: SchemaBudget) -> Tool:
     parameters = tool.function.parameters or {}
-    check_schema(parameters, f"tools[{index}].function.parameters")
+    schemas.check(parameters, f"tools[{index}].function.parameters")
     return Tool(tool.function.name, tool.function.description or "", parameters)
 
 

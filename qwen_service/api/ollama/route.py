@@ -1,21 +1,16 @@
 """How Ollama's routes differ from those around them: any content type is JSON, and errors are {"error": "text"}."""
 
-from collections.abc import Callable, Coroutine
-from typing import Any
-
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
 from qwen_service.api.body_fault import first_fault
+from qwen_service.api.json_body import Handler, JsonRoute
 from qwen_service.api.ollama.errors import error_response
 from qwen_service.errors import InvalidRequest, ServiceError
 
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
-
-class OllamaRoute(APIRoute):
+class OllamaRoute(JsonRoute):
     """Ollama never looks at the content type, and `curl -d` sends a form's."""
 
     def get_route_handler(self) -> Handler:

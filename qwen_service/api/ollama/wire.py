@@ -5,28 +5,31 @@ Unknown fields are accepted and ignored, as Ollama does; docs/api.md lists what 
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, Field
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+from qwen_service.api.wire import (
+    Finite,
+    Ids,
+    Messages,
+    Name,
+    Parts,
+    Seed,
+    Stop,
+    Texts,
+    Tools,
+    Wire,
+    example,
+)
+
 KeepAlive = Annotated[int | float | str, Field(union_mode="left_to_right")]
 ModelName = Annotated[str, Field(max_length=256, validation_alias=AliasChoices("model", "name"))]
 Text = str | None
-TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-
-
-class Wire(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
-
-
-def example(**body: Any) -> ConfigDict:
-    """What /docs offers to send."""
-    return ConfigDict(json_schema_extra={"examples": [body]})
 
 
 class Options(Wire):
     num_ctx: Annotated[int, Field(ge=0)] | None = Field(None, description="Capped at the model's own context.")
     num_predict: int | None = Field(None, description="-1 and -2: until the model or the context ends.")
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    seed: Seed | None = None
     temperature: Annotated[Finite, Field(ge=0)] | None = None
     top_p: Annotated[Finite, Field(ge=0)] | None = None
     top_k: Annotated[int, Field(ge=-1, le=1_000_000)] | None = None
@@ -34,7 +37,7 @@ class Options(Wire):
     repeat_penalty: Annotated[Finite, Field(ge=0, le=10)] | None = None
     presence_penalty: Finite | None = None
     frequency_penalty: Finite | None = None
-    stop: str | Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=16)] | None = None
+    stop: Stop | None = None
     # Sampling that no engine here offers: named in X-Ignored-Parameters. How a model is loaded is ignored in silence.
     typical_p: Finite | None = Field(None, description="Ignored.")
     tfs_z: Finite | None = Field(None, description="Ignored.")
@@ -57,12 +60,12 @@ IGNORED_OPTIONS = (
 
 
 class CallFunction(Wire):
-    name: str = Field(max_length=256)
+    name: Name
     arguments: dict[str, Any] | str | None = None
 
 
 class CallPart(Wire):
-    id: str | None = Field(None, max_length=256)
+    id: Name | None = None
     function: CallFunction
 
 
@@ -70,10 +73,10 @@ class ChatMessage(Wire):
     role: Literal["system", "user", "assistant", "tool"]
     content: Text = None
     thinking: Text = None
-    images: list[Any] | None = Field(None, description="Refused unless empty.")
-    tool_calls: list[CallPart] | None = Field(None, max_length=128)
-    tool_name: str | None = Field(None, max_length=256)
-    tool_call_id: str | None = Field(None, max_length=256)
+    images: Parts[Any] | None = Field(None, description="Refused unless empty.")
+    tool_calls: Parts[CallPart] | None = None
+    tool_name: Name | None = None
+    tool_call_id: Name | None = None
 
 
 class ToolFunction(Wire):
@@ -103,8 +106,8 @@ class GenerationFields(Wire):
 
 class ChatBody(GenerationFields):
     model_config = example(model="qwen3-4b", messages=[{"role": "user", "content": "Hello!"}])
-    messages: list[ChatMessage] | None = None
-    tools: list[ToolSpec] | None = Field(None, max_length=128)
+    messages: Messages[ChatMessage] | None = None
+    tools: Tools[ToolSpec] | None = None
 
 
 class GenerateBody(GenerationFields):
@@ -113,9 +116,9 @@ class GenerateBody(GenerationFields):
     suffix: Text = None
     system: Text = None
     template: Text = Field(None, description="Refused unless empty: templates come with the model.")
-    context: Annotated[list[TokenId], Field(max_length=1_000_000)] | None = None
+    context: Ids | None = None
     raw: bool | None = None
-    images: list[Any] | None = Field(None, description="Refused unless empty.")
+    images: Parts[Any] | None = Field(None, description="Refused unless empty.")
 
 
 class ShowBody(Wire):
@@ -136,7 +139,7 @@ class DeleteBody(Wire):
 class EmbedBody(Wire):
     model_config = example(model="qwen3-4b", input="Hello!")
     model: ModelName
-    input: str | Annotated[list[str], Field(max_length=2048)]
+    input: str | Texts[str]
     truncate: bool | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
     keep_alive: KeepAlive | None = Field(None, description="Ignored.")

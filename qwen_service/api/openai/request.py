@@ -19,7 +19,7 @@ from qwen_service.api.openai.wire import (
 )
 from qwen_service.chat import ChatRequest, JsonFormat, Message, NamedTool, Sampling, Tool, ToolCall, ToolChoice
 from qwen_service.errors import InvalidRequest, RequestTooLarge, Unsupported
-from qwen_service.text.json_schema import check_schema
+from qwen_service.text.json_schema import SchemaBudget
 
 TOKEN_ID = re.compile(r"[0-9]{1,9}")
 
@@ -83,7 +83,8 @@ def _conversation(
         raise RequestTooLarge(
             f"{len(messages)} messages, at most {max_messages} are allowed (max_messages)", param="messages"
         )
-    tools = tuple(_tool(tool, index) for index, tool in enumerate(body.tools or ()))
+    schemas = SchemaBudget()
+    tools = tuple(_tool(tool, index, schemas) for index, tool in enumerate(body.tools or ()))
     thinking, template_kwargs = _thinking(body)
     sampling = _sampling(body, top_logprobs)
     max_tokens = _limit(body.max_tokens, body.max_completion_tokens)
@@ -94,7 +95,7 @@ def _conversation(
         tools=tools,
         tool_choice=_tool_choice(body, tools),
         parallel_tool_calls=body.parallel_tool_calls is not False,
-        response_format=_format(body.response_format),
+        response_format=_format(body.response_format, schemas),
         sampling=replace(sampling, max_tokens=max_tokens),
         stop=_stops(body.stop),
         thinking=thinking,
@@ -183,9 +184,9 @@ def _tool_call(call: ToolCallPart, where: str) -> ToolCall:
     return ToolCall(call.id, call.function.name, arguments or "{}")
 
 
-def _tool(tool: ToolSpec, index: int) -> Tool:
+def _tool(tool: ToolSpec, index: int, schemas: SchemaBudget) -> Tool:
     parameters = tool.function.parameters or {}
-    check_schema(parameters, f"tools[{index}].function.parameters")
+    schemas.check(parameters, f"tools[{index}].function.parameters")
     return Tool(tool.function.name, tool.function.description or "", parameters)
 
 
@@ -202,20 +203,20 @@ def _tool_choice(chat: ChatFields, tools: Sequence[Tool]) -> ToolChoice:
     return NamedTool(choice.function.name)
 
 
-def _format(response_format: ResponseFormat | None) -> JsonFormat | None:
+def _format(response_format: ResponseFormat | None, schemas: SchemaBudget) -> JsonFormat | None:
     if response_format is None or response_format.type == "text":
         return None
     if response_format.type == "json_object":
-        return _json_of(response_format.schema_, "response_format.schema")
+        return _json_of(response_format.schema_, "response_format.schema", schemas)
     schema = response_format.json_schema.schema_ if response_format.json_schema is not None else None
     if schema is None:
         raise InvalidRequest("response_format json_schema needs json_schema.schema", param="response_format")
-    return _json_of(schema, "response_format.json_schema.schema")
+    return _json_of(schema, "response_format.json_schema.schema", schemas)
 
 
-def _json_of(schema: dict[str, Any] | None, where: str) -> JsonFormat:
+def _json_of(schema: dict[str, Any] | None, where: str, schemas: SchemaBudget) -> JsonFormat:
     if schema is not None:
-        check_schema(schema, where)
+        schemas.check(schema, where)
     return JsonFormat(schema)
 
 
@@ -236,7 +237,8 @@ def _continues(chat: ChatFields, messages: Sequence[ChatMessage]) -> bool:
     field = "continue_final_message"
     if messages[-1].role != "assistant" or messages[-1].tool_calls:
         raise InvalidRequest(f"{field} needs a last message of the assistant, with text", param=field)
-    if _format(chat.response_format) is not None or chat.tool_choice not in (None, "none", "auto"):
+    is_formatted = chat.response_format is not None and chat.response_format.type != "text"
+    if is_formatted or chat.tool_choice not in (None, "none", "auto"):
         raise Unsupported(f"{field}: a format or a forced call begins with the reply", param=field)
     return True
 

@@ -8,6 +8,7 @@ import orjson
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from qwen_service.api.json_body import JsonRoute
 from qwen_service.api.openai.embeddings import embeddings_object, inputs
 from qwen_service.api.openai.errors import error_chunk, error_response
 from qwen_service.api.openai.models import model_list, one_model
@@ -44,7 +45,7 @@ class Service(Protocol):
 
 
 def openai_router(service: Service) -> APIRouter:
-    router = APIRouter(tags=["OpenAI"], responses=ERRORS)
+    router = APIRouter(tags=["OpenAI"], route_class=JsonRoute, responses=ERRORS)
     settings = service.settings
 
     @router.post(

@@ -6,29 +6,28 @@ docs/api.md, and a test compares that list with these models.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-MAX_STOPS = 4  # as OpenAI
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Penalty = Annotated[Finite, Field(ge=-2, le=2)]
-Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
-TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
-Limit = Count | Literal[-1]  # -1, no limit, is not OpenAI's, but many local servers' and therefore apps'
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
-Stop = (
-    Annotated[str, Field(max_length=1024)]
-    | Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=MAX_STOPS)]
+from qwen_service.api.wire import (
+    Count,
+    Finite,
+    Ids,
+    LogitBias,
+    Messages,
+    Name,
+    Parts,
+    Seed,
+    SmallObject,
+    Stop,
+    Texts,
+    Tools,
+    Wire,
+    example,
 )
 
-
-class Wire(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
-
-
-def example(**body: Any) -> ConfigDict:
-    """What /docs offers to send."""
-    return ConfigDict(json_schema_extra={"examples": [body]})
+Penalty = Annotated[Finite, Field(ge=-2, le=2)]
+Limit = Count | Literal[-1]  # -1, no limit, is not OpenAI's, but many local servers' and therefore apps'
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class ContentPart(Wire):
@@ -38,7 +37,7 @@ class ContentPart(Wire):
 
 
 class FunctionCall(Wire):
-    name: str = Field(max_length=256)
+    name: Name
     arguments: str | dict[str, Any] | None = None
 
 
@@ -50,11 +49,11 @@ class ToolCallPart(Wire):
 
 class ChatMessage(Wire):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[ContentPart] | None = None
+    content: str | Parts[ContentPart] | None = None
     reasoning_content: str | None = None
-    tool_calls: list[ToolCallPart] | None = Field(None, max_length=128)
-    tool_call_id: str | None = Field(None, max_length=256)
-    name: str | None = Field(None, max_length=256)
+    tool_calls: Parts[ToolCallPart] | None = None
+    tool_call_id: Name | None = None
+    name: Name | None = None
 
 
 class FunctionSpec(Wire):
@@ -102,7 +101,7 @@ class Reasoning(Wire):
 class SamplingFields(Wire):
     """What chat and plain completions have in common."""
 
-    model: str | None = Field(None, max_length=256)
+    model: Name | None = None
     max_tokens: Limit | None = None
     temperature: Annotated[Finite, Field(ge=0, le=2)] | None = None
     top_p: Annotated[Finite, Field(ge=0, le=1)] | None = None
@@ -111,7 +110,7 @@ class SamplingFields(Wire):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repetition_penalty: Annotated[Finite, Field(gt=0, le=10)] | None = None
-    logit_bias: Annotated[dict[str, Annotated[Finite, Field(ge=-100, le=100)]], Field(max_length=1024)] | None = None
+    logit_bias: LogitBias | None = None
     seed: Seed | None = None
     stop: Stop | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
@@ -125,30 +124,30 @@ class ChatFields(Wire):
 
     max_completion_tokens: Limit | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    tools: list[ToolSpec] | None = Field(None, max_length=128)
+    tools: Tools[ToolSpec] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     reasoning_effort: Effort | None = None
     reasoning: Reasoning | None = None
     continue_final_message: bool | None = None
-    chat_template_kwargs: dict[str, Any] | None = Field(None, max_length=32)
+    chat_template_kwargs: SmallObject | None = None
     functions: Any = Field(None, description="Refused: use tools.")
     function_call: Any = Field(None, description="Refused: use tool_choice.")
-    modalities: list[str] | None = Field(None, description='Only ["text"]; anything else is refused.')
+    modalities: Texts[str] | None = Field(None, description='Only ["text"]; anything else is refused.')
     audio: Any = Field(None, description="Refused.")
 
 
 class ChatCompletionBody(SamplingFields, ChatFields):
     model_config = example(model="qwen3-4b", messages=[{"role": "user", "content": "Hello!"}], stream=True)
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: Messages[ChatMessage] = Field(min_length=1)
     logprobs: bool | None = None
 
 
 class CompletionBody(SamplingFields, ChatFields):
     model_config = example(model="qwen3-4b", prompt="Once upon a time", max_tokens=32)
-    prompt: str | list[str] | list[TokenId] | list[list[TokenId]] | None = None
-    messages: list[ChatMessage] | None = Field(None, min_length=1)
+    prompt: str | Texts[str] | Ids | Texts[Ids] | None = None
+    messages: Messages[ChatMessage] | None = Field(None, min_length=1)
     suffix: str | None = None
     echo: bool | None = None
     best_of: int | None = Field(None, description="Refused unless equal to n.")
@@ -156,15 +155,13 @@ class CompletionBody(SamplingFields, ChatFields):
 
 
 TextToEmbed = Annotated[str, Field(min_length=1)]
-IdsToEmbed = Annotated[list[TokenId], Field(min_length=1)]
+IdsToEmbed = Annotated[Ids, Field(min_length=1)]
 
 
 class EmbeddingsBody(Wire):
     model_config = example(model="qwen3-4b", input="Hello!")
-    model: str | None = Field(None, max_length=256)
-    input: (
-        TextToEmbed | IdsToEmbed | Annotated[list[TextToEmbed] | list[IdsToEmbed], Field(min_length=1, max_length=2048)]
-    )
+    model: Name | None = None
+    input: TextToEmbed | IdsToEmbed | Annotated[Texts[TextToEmbed] | Texts[IdsToEmbed], Field(min_length=1)]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
     user: str | None = Field(None, description="Ignored.")
