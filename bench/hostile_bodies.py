@@ -137,6 +137,8 @@ def _routes(fields: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "/v1/chat/completions", openai
     yield "/api/chat", ollama
     yield "/v1/messages", anthropic
+    if schema is None and stop is None and "messages" in fields:
+        yield "/v1/responses", {"input": fields.pop("messages"), "max_output_tokens": 1}
 
 
 def _tool(name: str, schema: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from qwen_service.api.openai.responses.input_items import messages_of
 from qwen_service.api.openai.responses.wire import ResponsesBody, TextFormat, ToolChoiceSpec, ToolSpec
 from qwen_service.chat import ChatRequest, JsonFormat, Message, NamedTool, Sampling, Tool, ToolChoice
 from qwen_service.errors import InvalidRequest, RequestTooLarge, Unsupported
-from qwen_service.text.json_schema import check_schema
+from qwen_service.text.json_schema import SchemaBudget
 
 FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_.:-]{1,128}")
 LOGPROBS = "message.output_text.logprobs"  # of `include`
@@ -25,8 +25,8 @@ def chat_request(body: ResponsesBody, request_id: str, *, max_messages: int) -> 
         raise RequestTooLarge(
             f"{len(body.input)} items, at most {max_messages} are allowed (max_messages)", param="input"
         )
-    messages = _messages(body)
-    tools = tuple(_tool(tool, index) for index, tool in enumerate(body.tools or ()) if tool.type == "function")
+    messages, schemas = _messages(body), SchemaBudget()
+    tools = tuple(_tool(tool, index, schemas) for index, tool in enumerate(body.tools or ()) if tool.type == "function")
     tools, choice = _choice(body.tool_choice, tools)
     effort = body.reasoning.effort if body.reasoning is not None else None
     return ChatRequest(
@@ -36,7 +36,7 @@ def chat_request(body: ResponsesBody, request_id: str, *, max_messages: int) -> 
         tools=tools,
         tool_choice=choice,
         parallel_tool_calls=body.parallel_tool_calls is not False,
-        response_format=_format(body.text.format if body.text is not None else None),
+        response_format=_format(body.text.format if body.text is not None else None, schemas),
         sampling=_sampling(body),
         thinking=None if effort is None else effort not in ("none", "minimal"),
         truncate=body.truncation != "disabled",
@@ -88,12 +88,12 @@ def _shown(tool: ToolSpec) -> str:
     return next((text for text in (tool.name, tool.type) if text and FUNCTION_NAME.fullmatch(text)), "unnamed")
 
 
-def _tool(tool: ToolSpec, index: int) -> Tool:
+def _tool(tool: ToolSpec, index: int, schemas: SchemaBudget) -> Tool:
     where = f"tools[{index}]"
     if tool.name is None or not FUNCTION_NAME.fullmatch(tool.name):
         raise InvalidRequest(f"{where}: a function needs a name of letters, digits and _.:-", param=f"{where}.name")
     parameters = tool.parameters or {}
-    check_schema(parameters, f"{where}.parameters")
+    schemas.check(parameters, f"{where}.parameters")
     return Tool(tool.name, tool.description or "", parameters)
 
 
@@ -125,12 +125,12 @@ def _required(tools: tuple[Tool, ...]) -> tuple[tuple[Tool, ...], ToolChoice]:
     return tools, "required"
 
 
-def _format(text_format: TextFormat | None) -> JsonFormat | None:
+def _format(text_format: TextFormat | None, schemas: SchemaBudget) -> JsonFormat | None:
     if text_format is None or text_format.type == "text":
         return None
     if text_format.type == "json_object":
         return JsonFormat(None)
     if text_format.schema_ is None:
         raise InvalidRequest("text.format json_schema needs schema", param="text.format.schema")
-    check_schema(text_format.schema_, "text.format.schema")
+    schemas.check(text_format.schema_, "text.format.schema")
     return JsonFormat(text_format.schema_)

@@ -7,6 +7,7 @@ import orjson
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from qwen_service.api.json_body import JsonRoute
 from qwen_service.api.openai.errors import error_response
 from qwen_service.api.openai.response import PING
 from qwen_service.api.openai.responses.request import chat_request, skipped_tools
@@ -28,7 +29,7 @@ class Service(Protocol):
 
 
 def responses_router(service: Service) -> APIRouter:
-    router = APIRouter(tags=["OpenAI"], responses=ERRORS)
+    router = APIRouter(tags=["OpenAI"], route_class=JsonRoute, responses=ERRORS)
 
     @router.post("/v1/responses", summary="Answer a conversation, in the Responses API", responses=STREAM)
     async def create(body: ResponsesBody) -> Response:

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from qwen_service.api.openai.wire import Effort, Finite, Limit, Wire, example
+from qwen_service.api.openai.wire import Effort, Limit
+from qwen_service.api.wire import Finite, Messages, Name, Parts, Texts, Tools, Wire, example
 
-Name = Annotated[str, Field(max_length=256)]
 MetadataValue = Annotated[str, Field(max_length=512)]
 
 
@@ -22,20 +22,17 @@ class Part(Wire):
     refusal: str | None = None
 
 
-Parts = Annotated[list[Part], Field(max_length=4096, fail_fast=True)]
-
-
 class Item(Wire):
     """An input item of any type; without a type it is a message. input_items.py says what each type needs."""
 
     type: str | None = Field(None, max_length=64)
     role: Literal["system", "developer", "user", "assistant"] | None = None
-    content: str | Parts | None = None
+    content: str | Parts[Part] | None = None
     call_id: Name | None = None
     name: Name | None = None
     arguments: str | None = None
-    output: str | Parts | None = None
-    summary: Parts | None = None
+    output: str | Parts[Part] | None = None
+    summary: Parts[Part] | None = None
 
 
 class ToolSpec(Wire):
@@ -57,7 +54,7 @@ class ToolChoiceSpec(Wire):
     type: str = Field(max_length=64)
     name: Name | None = None
     mode: Literal["auto", "required"] | None = None
-    tools: Annotated[list[AllowedTool], Field(max_length=128, fail_fast=True)] | None = None
+    tools: Tools[AllowedTool] | None = None
 
 
 class TextFormat(Wire):
@@ -80,16 +77,16 @@ class ReasoningConfig(Wire):
 class ResponsesBody(Wire):
     model_config = example(model="qwen3-4b", input="Hello!", stream=True)
     model: Name | None = None
-    input: str | Annotated[list[Item], Field(fail_fast=True)] = Field(description="A text, or a list of items.")
+    input: str | Messages[Item] = Field(description="A text, or a list of items.")
     instructions: str | None = None
-    tools: Annotated[list[ToolSpec], Field(max_length=128, fail_fast=True)] | None = None
+    tools: Tools[ToolSpec] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoiceSpec | None = None
     parallel_tool_calls: bool | None = None
     max_output_tokens: Limit | None = None
     temperature: Annotated[Finite, Field(ge=0, le=2)] | None = None
     top_p: Annotated[Finite, Field(ge=0, le=1)] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    include: Annotated[list[Annotated[str, Field(max_length=128)]], Field(max_length=64, fail_fast=True)] | None = None
+    include: Texts[Annotated[str, Field(max_length=128)]] | None = None
     text: TextConfig | None = None
     reasoning: ReasoningConfig | None = None
     truncation: Literal["auto", "disabled"] | None = None
