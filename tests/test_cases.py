@@ -86,6 +86,17 @@ def test_every_case_has_a_name_of_its_own() -> None:
     assert len(names) == len(set(names))
 
 
+def test_a_talk_is_the_same_prompt_in_every_dialect() -> None:
+    prompts: dict[str, dict[str, str]] = {}
+    for line in (FOLDER / "dialects.jsonl").read_text(encoding="utf-8").splitlines():
+        talk, _, dialect = json.loads(line)["it"].rpartition(" in ")
+        prompts.setdefault(talk, {})[dialect] = json.loads(line)["prompt"]
+    assert prompts
+    for told in prompts.values():
+        assert sorted(told) == ["anthropic", "ollama", "openai", "responses"]
+        assert len(set(told.values())) == 1
+
+
 def _script(case: dict[str, Any]) -> Script:
     reply = case.get("reply", "Hello there")
     return Script(
@@ -119,7 +130,7 @@ def _expect(case: dict[str, Any], response: httpx.Response, script: Script) -> N
 
 def _events(response: httpx.Response) -> list[Any]:
     assert response.headers["content-type"].startswith("text/event-stream")
-    data = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line.startswith("data: ")]
+    data = [line.removeprefix("data: ") for line in response.text.split("\n") if line.startswith("data: ")]
     return [item if item == "[DONE]" else json.loads(item) for item in data]
 
 

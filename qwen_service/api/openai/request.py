@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -177,11 +178,17 @@ def _tool_call(call: ToolCallPart, where: str) -> ToolCall:
     arguments = call.function.arguments
     if isinstance(arguments, dict):
         return ToolCall(call.id, call.function.name, json.dumps(arguments, ensure_ascii=False))
-    try:
-        json.loads(arguments or "{}")
-    except (ValueError, RecursionError):
-        raise InvalidRequest(f"{where}: arguments of {call.function.name!r} are not JSON", param=where) from None
-    return ToolCall(call.id, call.function.name, arguments or "{}")
+    return ToolCall(call.id, call.function.name, call_arguments(arguments, where))
+
+
+def call_arguments(arguments: str | None, where: str) -> str:
+    """JSON text. What is no JSON, of a reply that was cut, is passed on: it must not end the conversation."""
+    with suppress(ValueError):
+        try:
+            json.loads(arguments or "{}")
+        except RecursionError:
+            raise InvalidRequest(f"{where}: the arguments are nested too deeply", param=where) from None
+    return arguments or "{}"
 
 
 def _tool(tool: ToolSpec, index: int, schemas: SchemaBudget) -> Tool:

@@ -3,10 +3,10 @@
 Only then does the model's template write the conversation as the model itself wrote it, so that the KV cache holds it.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from qwen_service.api.openai.request import call_arguments
 from qwen_service.api.openai.responses.wire import Item, Part
 from qwen_service.chat import Message, ToolCall
 from qwen_service.errors import InvalidRequest, Unsupported
@@ -91,17 +91,9 @@ def _said(item: Item, where: str) -> Message:
 
 
 def _call(item: Item, where: str) -> ToolCall:
-    """Arguments that are no JSON, of a reply that was cut, are passed on: they must not end the conversation."""
     if not item.call_id or not item.name:
         raise InvalidRequest(f"{where}: a function_call needs call_id and name", param=where)
-    arguments = item.arguments or "{}"
-    try:
-        json.loads(arguments)
-    except RecursionError:
-        raise InvalidRequest(f"{where}: the arguments are nested too deeply", param=f"{where}.arguments") from None
-    except ValueError:
-        return ToolCall(item.call_id, item.name, arguments)
-    return ToolCall(item.call_id, item.name, arguments)
+    return ToolCall(item.call_id, item.name, call_arguments(item.arguments, f"{where}.arguments"))
 
 
 def _tool_result(item: Item, where: str) -> Message:
