@@ -96,6 +96,9 @@ class SimulatedCard:
             self._read = file.tell()
         return [json.loads(line) for line in lines]
 
+    def whole_record(self) -> Iterator[tuple[str, list[int]]]:
+        return ((event["event"], event["kv"]) for event in map(json.loads, self.record.read_text().splitlines()))
+
     def seen(self) -> Iterator[tuple[str, list[int]]]:
         return ((event["event"], event["kv"]) for event in self.events())
 
@@ -119,6 +122,7 @@ async def simulated_card(
     card = SimulatedCard(folder, tokenizer, server, environment, **timeouts)
     try:
         yield card
+        assert not [kind for kind, _ in card.whole_record() if kind == "corrupt"], "a corrupt KV cache was continued"
     finally:
         await card.runtime.stop()
         await server.stop()

@@ -2,10 +2,12 @@
 
 The program asks our tokenizer server for the ids of every prompt and hands it every id it generates. So a prompt
 travels as a key, a reply arrives on a token channel, and what the KV cache holds is known id for id: a prompt that
-continues it is prefilled from there, any other after a reset. After a stop, an error or a doubt the next prompt resets.
+continues it is prefilled from there, any other after a reset. A stop waits for the program's next /decode and is exact
+then. Where a stop could not be, and after an error, what the cache holds is in doubt, and the next prompt resets.
 """
 
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 
 from qwen_service.chat import Sampling
 from qwen_service.errors import PromptTooLong, ProtocolError, RuntimeFailure, Stalled
@@ -13,8 +15,8 @@ from qwen_service.runtime import Capabilities, Limits, LoadProgress, Piece, Pref
 from qwen_service.runtimes.axera.api_client import EngineBusy
 from qwen_service.runtimes.axera.api_engine import AxApiEngine, Work
 from qwen_service.runtimes.axera.api_reply import AxApiReply
-from qwen_service.runtimes.axera.channel import Idle
-from qwen_service.runtimes.axera.kv_cache import Ids, KvCache, Plan
+from qwen_service.runtimes.axera.channel import Decoded, Idle
+from qwen_service.runtimes.axera.kv_cache import CHUNK, Ids, KvCache, Plan, held_after
 from qwen_service.runtimes.axera.program import AxeraProgram
 from qwen_service.runtimes.axera.tokenizer_server import TokenizerServer
 from qwen_service.text.tokenizer import LocalTokenizer
@@ -23,6 +25,15 @@ LIMITS = Limits(context=2559, prompt=2048)  # of the published builds of Qwen3-4
 OPENING = "<|im_start|>"  # of every conversation with Qwen
 REFUSAL = "SetKVCache failed"  # its limits are lower than the ones that we know
 ATTEMPTS = 3  # at an engine that somebody else uses, too
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """`before`: what the KV cache holds if the prefill is stopped; None: not known."""
+
+    work: Work
+    plan: Plan
+    before: Ids | None
 
 
 class AxApi(Runtime):
@@ -58,8 +69,10 @@ class AxApi(Runtime):
             context=reported.get("max_token_len", self._limits.context),
             prompt=reported.get("prefill_max_token_num", self._limits.prompt),
         )
-        self._kv = KvCache(self._limits.prompt)
-        self._kv.hold(self._opening)
+        # A limit that the program has not reported might be wrong, and only a diff after something is checked.
+        sure = self._limits.prompt if "prefill_max_token_num" in reported else CHUNK
+        self._kv = KvCache(self._limits.prompt, from_nothing=sure)
+        self._kv.reset_to(self._opening)
         self._strangers = self._server.strangers
         return self._limits
 
@@ -68,16 +81,14 @@ class AxApi(Runtime):
         room = self._limits.context - len(ids)
         budget = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
         reply = AxApiReply(self._tokenizer.decoder(), eos_id=self._tokenizer.eos_id, budget=budget)
-        work, plan = await self._begin(ids, sampling)
+        begun = await self._begin(ids, sampling, most=budget)
         try:
-            yield Prefill(len(ids), plan.cached, plan.cached + len(plan.reset))
+            yield Prefill(len(ids), begun.plan.cached, begun.plan.cached + len(begun.plan.reset or ()))
             while not reply.ended:
-                if (piece := await self._next_piece(work, reply)) is not None:
+                if (piece := await self._next_piece(begun.work, reply)) is not None:
                     yield piece
         finally:
-            await self._engine.finish(work, stop=not reply.whole)
-            if reply.whole and not self._engine.failure.done():
-                self._kv.hold((*ids, *reply.ids))
+            await self._come_to_rest(begun, ids, reply)
 
     async def failed(self) -> RuntimeFailure:
         return await self._engine.failed()
@@ -89,20 +100,21 @@ class AxApi(Runtime):
         self._doubt_strangers()
         return self._kv.reusable(prompt.token_ids)
 
-    async def _begin(self, ids: Ids, sampling: Sampling) -> tuple[Work, Plan]:
+    async def _begin(self, ids: Ids, sampling: Sampling, *, most: int) -> _Begun:
         for _ in range(ATTEMPTS):
             self._doubt_strangers()
             plan = self._kv.plan(ids)
+            before = self._kv.after_stopped_prefill if plan.reset is None else None
             self._kv.doubt()
             try:
-                if plan.reset:
+                if plan.reset is not None:
                     await self._engine.reset(plan.reset)
-                work = await self._engine.generate(ids, plan.diff, sampling)
+                work = await self._engine.generate(ids, plan.diff, sampling, most=most)
             except EngineBusy:
                 await self._engine.until_idle()
                 continue
             if await self._runs_as_planned(work):
-                return work, plan
+                return _Begun(work, plan, before)
         raise Stalled("Somebody else keeps the runtime busy. Can others reach its port?")
 
     async def _runs_as_planned(self, work: Work) -> bool:
@@ -116,15 +128,27 @@ class AxApi(Runtime):
                 await self._engine.finish(work)
         return undisturbed
 
+    async def _come_to_rest(self, begun: _Begun, ids: Ids, reply: AxApiReply) -> None:
+        work, tokens = begun.work, reply.tokens
+        try:
+            await self._engine.finish(work, reply.overhear, stop=not tokens.ended)
+        finally:
+            held = held_after(ids, tokens, work.stop, after_stopped_prefill=begun.before)
+            if held is not None and not self._engine.failure.done():
+                self._kv.hold(held)
+
     def _doubt_strangers(self) -> None:
         if self._server.strangers != self._strangers:
             self._strangers = self._server.strangers
             self._kv.doubt()
 
     async def _next_piece(self, work: Work, reply: AxApiReply) -> Piece | None:
-        event = await self._engine.next(work)
+        event = await self._engine.next(work, ending=reply.tokens.undecided)
         if isinstance(event, Idle) and not reply.ids:
             if REFUSAL in work.said:  # it lives on, and takes the next prompt after a reset
                 raise PromptTooLong(f"The engine has no room for this prompt. It says: {work.said}", param="messages")
             raise ProtocolError(f"The runtime gave no reply. It says: {work.said or 'nothing'}")
-        return reply.feed(event)
+        piece = reply.feed(event)
+        if isinstance(event, Decoded) and event.held:
+            await self._engine.stop_held(work)
+        return piece

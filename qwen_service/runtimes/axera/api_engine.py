@@ -7,9 +7,9 @@ a stop is lost. Nothing else is asked of the program until it is over, even when
 
 import asyncio
 import signal
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from qwen_service.chat import Sampling
@@ -17,8 +17,8 @@ from qwen_service.errors import ProtocolError, RuntimeFailure, Stalled, StartFai
 from qwen_service.process.child import ChildProcess
 from qwen_service.runtime import LoadProgress
 from qwen_service.runtimes.axera.api_client import AxApiClient, EngineBusy
-from qwen_service.runtimes.axera.channel import ChannelEvent, Encoded, Idle, Lost, ResetCalled, TokenChannel
-from qwen_service.runtimes.axera.kv_cache import Ids
+from qwen_service.runtimes.axera.channel import ChannelEvent, Decoded, Encoded, Idle, Lost, ResetCalled, TokenChannel
+from qwen_service.runtimes.axera.kv_cache import Ids, Stop
 from qwen_service.runtimes.axera.program import AxeraProcess, AxeraProgram, listens, refuse_taken_port
 from qwen_service.runtimes.axera.tokenizer_server import TokenizerServer
 
@@ -27,8 +27,10 @@ POLL = 0.25  # seconds between looks at a program that says nothing; it decodes 
 LISTENS = 5.0  # seconds from its ready line until it listens
 SETTLE = 0.02  # seconds between looks at a program that is about to be idle; it stops within a step of 0.25 s
 LAST_WORDS = 2.0  # seconds: a program that hangs up may be dying
+RELUCTANT = 1.0  # seconds from an exact stop until it is asked again; it comes to rest at once
 
 T = TypeVar("T")
+Heard = Callable[[ChannelEvent], bool]  # True: the reply is over, the program will be idle in a moment
 
 
 @dataclass(eq=False, slots=True)
@@ -37,6 +39,8 @@ class Work:
     queued: bool = False
     begun: bool = False
     said: str = ""  # words of the program's own, such as a refusal
+    decodes: bool = False  # a part of its reply has come
+    stop: Stop = field(default_factory=Stop)
 
 
 class AxApiEngine:
@@ -71,9 +75,13 @@ class AxApiEngine:
         """Make `ids` all that the KV cache holds. EngineBusy when work runs that is not ours."""
         await self._to_its_end(self._reset(ids))
 
-    async def generate(self, prompt: Ids, diff: Ids, sampling: Sampling) -> Work:
-        """Queue it; next() tells how it goes, finish() must follow. EngineBusy when work runs that is not ours."""
+    async def generate(self, prompt: Ids, diff: Ids, sampling: Sampling, *, most: int) -> Work:
+        """Queue it; next() tells how it goes, finish() must follow. EngineBusy when work runs that is not ours.
+
+        The batch with which `most` ids are there comes with its answer held: stop_held() is due.
+        """
         work = self._new_work(self._server.prompt(prompt, diff))
+        work.channel.gate.stop_after(most)
         try:
             await self._to_its_end(self._queue(work, self._client.generate(work.channel.key, sampling)))
         except BaseException:
@@ -81,13 +89,22 @@ class AxApiEngine:
             raise
         return work
 
-    async def next(self, work: Work) -> ChannelEvent:
-        """What the program does next; Idle is the last. Raises a RuntimeFailure."""
-        return await self._in_time(self._next(work), "The NPU has given no sign of life for")
+    async def next(self, work: Work, *, ending: bool = False) -> ChannelEvent:
+        """What the program does next; Idle is the last. Raises a RuntimeFailure. `ending`: Idle is expected."""
+        return await self._in_time(
+            self._next(work, SETTLE if ending else POLL), "The NPU has given no sign of life for"
+        )
 
-    async def finish(self, work: Work, *, stop: bool = True) -> None:
-        """Return when the program is idle, or has failed; with `stop` it leaves undone what it has not done by now."""
-        await self._to_its_end(self._finish(work, stop=stop))
+    async def stop_held(self, work: Work) -> None:
+        """Stop the program while it waits for the answer that the gate holds, then let it have the answer."""
+        await self._to_its_end(self._stop_held(work))
+
+    async def finish(self, work: Work, heard: Heard = lambda _: False, *, stop: bool = True) -> None:
+        """Return when the program is idle, or has failed; with `stop` it leaves undone what it has not done by now.
+
+        `heard` is given what the program does until then, up to Idle.
+        """
+        await self._to_its_end(self._finish(work, heard, stop=stop))
 
     async def failed(self) -> RuntimeFailure:
         return await asyncio.shield(self.failure)
@@ -135,10 +152,10 @@ class AxApiEngine:
         await self._ask(call)
         work.queued = True
 
-    async def _next(self, work: Work) -> ChannelEvent:
+    async def _next(self, work: Work, poll: float = POLL) -> ChannelEvent:
         while True:
             try:
-                async with asyncio.timeout(POLL):
+                async with asyncio.timeout(poll):
                     event = await work.channel.next()
             except TimeoutError:
                 if work.begun and await self._is_done(work):
@@ -147,25 +164,59 @@ class AxApiEngine:
             if isinstance(event, Lost):
                 raise event.error
             work.begun = work.begun or isinstance(event, Encoded | ResetCalled)
+            work.decodes = work.decodes or isinstance(event, Decoded)
             return event
 
-    async def _finish(self, work: Work, *, stop: bool) -> None:
+    async def _stop_held(self, work: Work) -> None:
+        if (count := work.channel.gate.held) is None:
+            return
+        await self._ask(self._client.stop())
+        if work.channel.gate.release():
+            work.stop.exactly_after = count
+        else:
+            work.stop.loosely = True
+
+    async def _finish(self, work: Work, heard: Heard, *, stop: bool) -> None:
         with work.channel:
             try:
-                await self._in_time(self._come_to_rest(work, stop=stop), "The runtime has not stopped for")
+                await self._in_time(self._come_to_rest(work, heard, stop=stop), "The runtime has not stopped for")
             except RuntimeFailure as failure:
                 self._process.fail(failure)
 
-    async def _come_to_rest(self, work: Work, *, stop: bool) -> None:
-        while work.queued and not work.begun:
-            await self._next(work)
+    async def _come_to_rest(self, work: Work, heard: Heard, *, stop: bool) -> None:
+        over = False
+        while work.queued and (not work.begun or work.channel.heard):
+            over = await self._hear(work, heard)
+        if stop and work.decodes and not over:
+            work.channel.gate.stop_at_next()
+            while work.queued and work.stop == Stop() and not over:
+                over = await self._hear(work, heard)
+        if over or work.stop != Stop():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RELUCTANT):
+                    await self._until_done(work)
         await self._until_done(work, stop=stop)
+        while work.channel.heard:
+            heard(await self._next(work))
+        heard(Idle())
+
+    async def _hear(self, work: Work, heard: Heard) -> bool:
+        event = await self._next(work)
+        over = heard(event)
+        if isinstance(event, Idle):
+            work.queued = False
+        if isinstance(event, Decoded) and event.held:
+            await self._stop_held(work)
+        return over
 
     async def _until_done(self, work: Work, *, stop: bool = False) -> None:
+        pause = SETTLE / 8
         while work.queued and not await self._is_done(work):
             if stop:  # once may not be enough
+                work.stop.loosely = True
                 await self._ask(self._client.stop())
-            await asyncio.sleep(SETTLE)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, SETTLE)
         work.queued = False
 
     async def _in_time(self, step: Coroutine[Any, Any, T], complaint: str) -> T:

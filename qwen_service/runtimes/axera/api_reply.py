@@ -9,29 +9,35 @@ from qwen_service.text.tokenizer import TokenDecoder
 
 
 class AxApiReply:
-    """`ids` are those handed out. `whole`: the program ended the reply itself, and its KV cache holds just `ids`."""
+    """`ids` are those handed out, `tokens` all that the program has generated. After `ended` there are no more pieces."""
 
     def __init__(self, decoder: TokenDecoder, *, eos_id: int | None, budget: int) -> None:
         self._decoder = decoder
         self._eos_id = eos_id
         self._budget = budget
-        self._tokens = ReplyTokens()
+        self.tokens = ReplyTokens()
         self.ids: list[int] = []
-        self.whole = False
         self.ended = False
 
     def feed(self, event: ChannelEvent) -> Piece | None:
         """Raises ProtocolError when what comes cannot be a reply."""
         match event:
             case Decoded(call):
-                return self._piece(self._tokens.feed(call), more_follows=len(call) == BATCH)
+                return self._piece(self.tokens.feed(call), more_follows=len(call) == BATCH)
             case Idle():
-                self._tokens.finish()
+                self.tokens.finish()
                 return self._piece([], more_follows=False)
             case _:
                 return None
 
+    def overhear(self, event: ChannelEvent) -> bool:
+        """What comes when nobody wants the reply any more. True: the program has ended it."""
+        self.feed(event)
+        return self.tokens.ended
+
     def _piece(self, fresh: list[int], *, more_follows: bool) -> Piece | None:
+        if self.ended:
+            return None
         begun = self._before_eos(fresh)
         taken = begun[: self._budget - len(self.ids)]
         self.ids += taken
@@ -50,9 +56,8 @@ class AxApiReply:
     def _reason(self, *, cut: bool, eos: bool, more_follows: bool) -> Literal["stop", "length"] | None:
         if eos and not cut:
             return "stop"
-        if cut or (len(self.ids) >= self._budget and more_follows and not self._tokens.ended):
+        if cut or (len(self.ids) >= self._budget and more_follows and not self.tokens.ended):
             return "length"
-        if self._tokens.cut:  # nobody has stopped it: its context was full, and the cache lacks the last token
+        if self.tokens.cut:  # nobody has stopped it: its context was full
             return "length"
-        self.whole = self._tokens.ended
-        return "stop" if self.whole else None
+        return "stop" if self.tokens.ended else None

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from qwen_service.runtimes.axera.stop_gate import StopGate
+
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
@@ -24,9 +26,13 @@ class ResetCalled:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One call of /decode: a batch, or the whole reply (reply_tokens.py tells them apart)."""
+    """One call of /decode: a batch, or the whole reply (reply_tokens.py tells them apart).
+
+    `held`: the channel's gate holds the answer back. Stop the program now, then release the gate.
+    """
 
     token_ids: tuple[int, ...]
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +59,12 @@ class TokenChannel:
         token_ids: tuple[int, ...],
         diff: tuple[int, ...],
         on_close: Callable[["TokenChannel"], None],
+        longest_hold: float,
     ) -> None:
         self.key = key
         self.token_ids = token_ids
         self.diff = diff
+        self.gate = StopGate(longest_hold)
         self._on_close = on_close
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[ChannelEvent] = asyncio.Queue()
@@ -85,6 +93,7 @@ class TokenChannel:
         if not self._closed:
             self._closed = True
             self._on_close(self)
+            self.gate.release()
 
     def __enter__(self) -> Self:
         return self

@@ -8,6 +8,7 @@ largest prefill group. Beyond that it refuses everything until a reset, so a pla
 from dataclasses import dataclass
 
 from qwen_service.errors import PromptTooLong, Unsupported
+from qwen_service.runtimes.axera.reply_tokens import ReplyTokens
 
 CHUNK = 128  # ids of one prefill step
 
@@ -16,48 +17,101 @@ Ids = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """First reset to these ids, unless that is empty; then prefill `diff`, which never is."""
+    """First reset to these ids, unless that is None; then prefill `diff`, which never is empty."""
 
-    reset: Ids
+    reset: Ids | None
     diff: Ids
     cached: int  # ids of the prompt that are held already
 
 
+@dataclass(slots=True)
+class Stop:
+    """How a reply was stopped. `exactly_after`: so many ids had been decoded when the program was stopped, held.
+
+    `loosely`: at another moment, perhaps in the middle of a step.
+    """
+
+    exactly_after: int | None = None
+    loosely: bool = False
+
+
 class KvCache:
-    def __init__(self, largest: int) -> None:
+    """`from_nothing`: the longest prompt that may follow a reset to no ids.
+
+    Such a reset computes nothing and leaves all to the diff. The program does not check the length of what comes then.
+    """
+
+    def __init__(self, largest: int, *, from_nothing: int = 0) -> None:
         self._largest = largest
+        self._from_nothing = min(from_nothing, largest // CHUNK * CHUNK)
         self._held: Ids = ()
         self._known = False
+        self._replied = False
 
     @property
     def held(self) -> Ids | None:
         """None: in doubt."""
         return self._held if self._known else None
 
+    @property
+    def after_stopped_prefill(self) -> Ids | None:
+        """What is held when the prefill of the next turn is stopped; None: in doubt.
+
+        The program then reads the length of its cache back from the last decode step that it has computed. That is the
+        right one only if there was such a step since the last reset.
+        """
+        return self._held if self._known and self._replied else None
+
+    def reset_to(self, ids: Ids) -> None:
+        self._held, self._known, self._replied = ids, True, False
+
     def hold(self, ids: Ids) -> None:
-        self._held, self._known = ids, True
+        """After a reply."""
+        self._held, self._known, self._replied = ids, True, True
 
     def doubt(self) -> None:
-        """After a stop or an error: what is held is not known until the next reset."""
-        self._held, self._known = (), False
+        """After some stops, and after an error: what is held is not known until the next reset."""
+        self._held, self._known, self._replied = (), False, False
 
     def reusable(self, prompt: Ids) -> int:
         count = len(self._held)
-        if not self._known or not count < len(prompt) or prompt[:count] != self._held:
-            return 0
-        return count if len(prompt) - count <= self._room(count) else 0
+        return count if self._can_continue(prompt) else 0
 
     def plan(self, prompt: Ids) -> Plan:
         if len(prompt) > self._largest:
             raise PromptTooLong(f"The prompt has {len(prompt)} tokens; the engine takes {self._largest}.")
-        if len(prompt) < 2:
-            raise Unsupported("This engine needs a prompt of two tokens or more.", param="prompt")
-        if count := self.reusable(prompt):
-            return Plan((), prompt[count:], count)
+        least = 1 if self._from_nothing else 2
+        if len(prompt) < least:
+            raise Unsupported(f"This engine needs a prompt of {least} tokens or more.", param="prompt")
+        if self._can_continue(prompt):
+            return Plan(None, prompt[len(self._held) :], len(self._held))
+        if len(prompt) <= self._from_nothing:
+            return Plan((), prompt, 0)
         # A reset to whole steps costs nothing extra: reset and diff together take as many steps as the prompt has.
         # The reset is kept short, because the rest can be stopped and a reset cannot.
         count = CHUNK if len(prompt) > CHUNK else 1
         return Plan(prompt[:count], prompt[count:], 0)
 
-    def _room(self, held: int) -> int:
-        return (self._largest - held) // CHUNK * CHUNK
+    def _can_continue(self, prompt: Ids) -> bool:
+        count = len(self._held)
+        if not self._known or not count < len(prompt) or prompt[:count] != self._held:
+            return False
+        most = (self._largest - count) // CHUNK * CHUNK if count else self._from_nothing
+        return len(prompt) - count <= most
+
+
+def held_after(prompt: Ids, tokens: ReplyTokens, stop: Stop, *, after_stopped_prefill: Ids | None) -> Ids | None:
+    """What the cache holds after a reply to `prompt`; None: not known.
+
+    The last id of a reply enters the cache with the step that finds the end. A reply that is stopped lacks that step.
+    """
+    ids = tuple(tokens.ids)
+    if not tokens.ended or not ids:
+        return None
+    if stop.loosely:
+        return after_stopped_prefill if tokens.cut and len(ids) == 1 else None  # one id, of the broken prefill
+    if stop.exactly_after == len(ids):
+        return (*prompt, *ids[:-1])
+    if tokens.cut or (stop.exactly_after or 0) in range(1, len(ids)):
+        return None
+    return (*prompt, *ids)  # it has ended by itself, also where a stop came too late to matter

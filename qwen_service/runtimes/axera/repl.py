@@ -2,7 +2,8 @@
 
 A prompt travels as a key on stdin, which the program hands to our tokenizer server for ids; a reply arrives as the
 ids that it has decoded there. The prompt is fed token by token, as slowly as a reply is written. A reply is stopped by
-SIGINT, repeated until the program waits again, since one that comes too early is lost.
+SIGINT while it waits for our answer to a /decode. Before its first one, while the prompt is fed, SIGINT is repeated until
+the program waits again, since one that comes too early is lost.
 
 The context builds (Qwen3) keep their KV cache from prompt to prompt and are given what is new only. They have no way
 back: a prompt that does not continue what they hold starts a new process, which takes as long as loading does.
@@ -16,7 +17,7 @@ from qwen_service.chat import Sampling
 from qwen_service.errors import ProtocolError, RuntimeFailure, Stalled, StartFailed
 from qwen_service.runtime import Capabilities, Limits, LoadProgress, Piece, Prefill, Prompt, Runtime
 from qwen_service.runtimes.axera.channel import ChannelEvent, Decoded, Encoded, Idle, Lost, TokenChannel
-from qwen_service.runtimes.axera.kv_cache import Ids, KvCache, Plan
+from qwen_service.runtimes.axera.kv_cache import Ids, KvCache, Plan, Stop, held_after
 from qwen_service.runtimes.axera.repl_process import ReplProcess, ReplProgram
 from qwen_service.runtimes.axera.repl_reply import ReplReply
 from qwen_service.runtimes.axera.tokenizer_server import TokenizerServer
@@ -25,6 +26,8 @@ from qwen_service.text.tokenizer import LocalTokenizer
 CONTEXT = 1024  # tokens; of the published build, where the program does not report it
 SLOWEST_PROMPT = 10.0  # tokens per second; a card feeds about 15
 INTERRUPT_EVERY = 0.02  # seconds
+LONGEST_HOLD = 0.7  # seconds that an answer may wait for a stop; the program's client waits one
+RELUCTANT = 3.0  # seconds without a batch, which comes every 0.2 to 0.8, until a stop is tried at any moment
 CONTEXT_FLAG = "--url_tokenizer_model"  # known to the context builds only
 END_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|im_start|>")
 
@@ -60,7 +63,7 @@ class AxRepl(Runtime):
         self._limits = Limits(context=context, prompt=reported.get("prefill_max_token_num", context - 1))
         if self._kv is not None:
             self._kv = KvCache(self._limits.prompt)
-            self._kv.hold(opening)
+            self._kv.reset_to(opening)
         return self._limits
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Prefill | Piece, None]:
@@ -69,7 +72,10 @@ class AxRepl(Runtime):
         plan = await self._prepare(ids)
         room = self._limits.context - len(ids)
         reply = ReplReply(self._tokenizer.decoder(), end_ids=self._end_ids, max_tokens=sampling.max_tokens, room=room)
-        channel = self._server.prompt(ids, plan.diff)
+        channel = self._server.prompt(ids, plan.diff, longest_hold=LONGEST_HOLD)
+        if sampling.max_tokens is not None:
+            channel.gate.stop_after(sampling.max_tokens)
+        stop = Stop()
         self._process.submit(channel)
         try:
             while not reply.ended:
@@ -77,13 +83,11 @@ class AxRepl(Runtime):
                 event = await self._next(channel, self._program.stall_timeout + fed)
                 if isinstance(event, Encoded):
                     yield Prefill(len(ids), plan.cached, plan.cached)
-                elif (piece := self._piece(event, reply)) is not None:
+                elif (piece := self._piece(event, channel, reply, stop)) is not None:
                     yield piece
         finally:
-            self._resting = asyncio.create_task(self._come_to_rest(channel, reply))
+            self._resting = asyncio.create_task(self._come_to_rest(ids, channel, reply, stop))
             await asyncio.shield(self._resting)
-            if self._kv is not None and reply.complete and not self._process.failure.done():
-                self._kv.hold((*ids, *reply.ids))
 
     async def failed(self) -> RuntimeFailure:
         while True:
@@ -127,10 +131,12 @@ class AxRepl(Runtime):
         if self._process.failure.done():
             raise self._process.failure.result()
 
-    def _piece(self, event: ChannelEvent, reply: ReplReply) -> Piece | None:
+    def _piece(self, event: ChannelEvent, channel: TokenChannel, reply: ReplReply, stop: Stop) -> Piece | None:
         try:
             match event:
-                case Decoded(call):
+                case Decoded(call, held):
+                    if held:
+                        self._stop_held(channel, stop)
                     return reply.feed(call)
                 case Idle():
                     return reply.finish()
@@ -148,16 +154,40 @@ class AxRepl(Runtime):
         except TimeoutError:
             raise self._process.fail(Stalled(f"The NPU has given no sign of life for {patience:.0f} s.")) from None
 
-    async def _come_to_rest(self, channel: TokenChannel, reply: ReplReply) -> None:
+    def _stop_held(self, channel: TokenChannel, stop: Stop) -> None:
+        """The program waits for the answer that the gate holds: it sees the signal before anything else."""
+        self._process.interrupt()
+        if channel.gate.release():
+            stop.exactly_after = channel.gate.held
+        else:
+            stop.loosely = True
+
+    async def _come_to_rest(self, ids: Ids, channel: TokenChannel, reply: ReplReply, stop: Stop) -> None:
         """Return when the program waits for a prompt again, or is lost."""
         with channel:
             try:
                 async with asyncio.timeout(self._program.stop_timeout):
-                    while not (self._process.idle or self._process.failure.done()):
-                        if not reply.over:
-                            self._process.interrupt()
-                        with suppress(TimeoutError):
-                            async with asyncio.timeout(INTERRUPT_EVERY):
-                                await channel.next()
+                    await self._until_idle(channel, reply, stop)
             except TimeoutError:
                 self._process.fail(Stalled(f"The runtime does not stop within {self._program.stop_timeout:g} s."))
+            except RuntimeFailure as failure:
+                self._process.fail(failure)
+        if self._kv is not None and not self._process.failure.done():
+            # Directly after the prefill: no version of this program has been seen to say what it then holds.
+            held = held_after(ids, reply.tokens, stop, after_stopped_prefill=None)
+            if held is not None:
+                self._kv.hold(held)
+
+    async def _until_idle(self, channel: TokenChannel, reply: ReplReply, stop: Stop) -> None:
+        channel.gate.stop_at_next()
+        now = asyncio.get_running_loop().time
+        patient_until = now() + RELUCTANT if reply.tokens.ids else 0.0
+        while channel.heard or not (self._process.idle or self._process.failure.done()):
+            if not reply.tokens.ended and now() > patient_until:
+                stop.loosely = True
+                self._process.interrupt()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(INTERRUPT_EVERY):
+                    event = await channel.next()
+                    self._piece(event, channel, reply, stop)
+                    patient_until = now() + RELUCTANT if isinstance(event, Decoded) else patient_until

@@ -12,7 +12,7 @@ FinishReason = Literal["stop", "length"]
 
 
 class ReplReply:
-    """`ids` are those handed out. `over`: the program has ended the reply; `ended`: there is nothing more to hand out.
+    """`ids` are those handed out, `tokens` all that the program has generated. `ended`: there is nothing more to hand out.
 
     `end_ids` end a reply and are no text: the program itself knows one of them only. `room`: what the context has left
     for the reply, in tokens.
@@ -23,30 +23,20 @@ class ReplReply:
         self._end_ids = end_ids
         self._max_tokens = max_tokens
         self._room = room
-        self._tokens = ReplyTokens()
-        self._dropped = False
+        self.tokens = ReplyTokens()
         self.ids: list[int] = []
         self.ended = False
 
-    @property
-    def over(self) -> bool:
-        return self._tokens.ended
-
-    @property
-    def complete(self) -> bool:
-        """`ids` are all that the program generated, and the model itself ended them."""
-        return self.over and not self._dropped and not self._tokens.cut
-
     def feed(self, call: tuple[int, ...]) -> Piece | None:
         """One call of /decode. Raises ProtocolError when it cannot be of a reply."""
-        fresh = self._tokens.feed(call)
-        return self._piece(fresh, more_follows=len(call) == BATCH and not self.over)
+        fresh = self.tokens.feed(call)
+        return self._piece(fresh, more_follows=len(call) == BATCH and not self.tokens.ended)
 
     def finish(self) -> Piece | None:
         """The program waits for a prompt again: what has come is all. None when the end was known already."""
-        if not self._tokens.may_be_over:
+        if not self.tokens.may_be_over:
             raise ProtocolError("The runtime waits for a prompt before it has decoded its whole reply.")
-        self._tokens.finish()
+        self.tokens.finish()
         return self._piece([], more_follows=False)
 
     def _piece(self, fresh: list[int], *, more_follows: bool) -> Piece | None:
@@ -55,7 +45,6 @@ class ReplReply:
         text_ids = self._before_end(fresh)
         taken = text_ids[: self._left()]
         self.ids += taken
-        self._dropped = self._dropped or len(taken) < len(fresh)
         refuse_endless_run(self.ids)
         reason = self._reason(eos=len(text_ids) < len(fresh), cut=len(taken) < len(text_ids), more_follows=more_follows)
         self.ended = reason is not None
@@ -76,7 +65,7 @@ class ReplReply:
             return "length"
         if eos:
             return "stop"
-        if not self.over:
+        if not self.tokens.ended:
             return None
         # One token of tolerance: whether the last place of the context is used differs between builds.
-        return "length" if self._tokens.cut or len(self.ids) >= self._room - 1 else "stop"
+        return "length" if self.tokens.cut or len(self.ids) >= self._room - 1 else "stop"

@@ -17,10 +17,12 @@ LONGEST_RUN = 256  # of one token: an NPU that has failed repeats its last one f
 class ReplyTokens:
     """feed() gives the ids that are new; after the whole reply was seen `ended` is true.
 
-    `cut`: its last tokens came with the whole only, so no eos but a stop or the end of the context ended it.
+    `ids` are all that it has given. `cut`: the last tokens came with the whole only, so no eos but a stop or the end of
+    the context ended the reply.
     """
 
     def __init__(self) -> None:
+        self.ids: list[int] = []
         self._seen: list[int] = []
         self._undecided: list[int] = []  # equal to all that was seen: a repetition, or the whole reply
         self._calls = 0
@@ -29,6 +31,11 @@ class ReplyTokens:
         self.cut = False
 
     def feed(self, call: Sequence[int]) -> list[int]:
+        fresh = self._fresh(call)
+        self.ids += fresh
+        return fresh
+
+    def _fresh(self, call: Sequence[int]) -> list[int]:
         if self.ended:
             raise ProtocolError(f"The runtime decoded {len(call)} tokens after the end of its reply.")
         self._calls += 1
@@ -44,6 +51,11 @@ class ReplyTokens:
         self._partial = len(call) < BATCH
         self._seen += call
         return fresh + list(call)
+
+    @property
+    def undecided(self) -> bool:
+        """The last call was the whole reply, or a batch that repeats the one before."""
+        return bool(self._undecided)
 
     @property
     def may_be_over(self) -> bool:

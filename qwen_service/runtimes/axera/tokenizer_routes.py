@@ -53,11 +53,13 @@ class TokenizerRoutes:
             "/health": self._health,
         }
 
-    def open_prompt(self, token_ids: tuple[int, ...], diff: tuple[int, ...]) -> TokenChannel:
-        return self._open(self._prompts, "q", token_ids, diff)
+    def open_prompt(self, token_ids: tuple[int, ...], diff: tuple[int, ...], *, longest_hold: float) -> TokenChannel:
+        key = "q" + secrets.token_hex(4)
+        return self._open(self._prompts, TokenChannel(key, token_ids, diff, self._forget, longest_hold))
 
     def open_reset(self, token_ids: tuple[int, ...]) -> TokenChannel:
-        return self._open(self._resets, "r", token_ids, token_ids)
+        key = "r" + secrets.token_hex(4)
+        return self._open(self._resets, TokenChannel(key, token_ids, token_ids, self._forget, longest_hold=0))
 
     @property
     def open_prompts(self) -> int:
@@ -75,10 +77,7 @@ class TokenizerRoutes:
             self._log.exception("%s failed", url.path)
             return self._harmless(f"{type(error).__name__}: {error}")
 
-    def _open(
-        self, channels: dict[str, TokenChannel], prefix: str, token_ids: tuple[int, ...], diff: tuple[int, ...]
-    ) -> TokenChannel:
-        channel = TokenChannel(prefix + secrets.token_hex(4), token_ids, diff, self._forget)
+    def _open(self, channels: dict[str, TokenChannel], channel: TokenChannel) -> TokenChannel:
         with self._lock:
             channels[channel.key] = channel
         return channel
@@ -118,9 +117,14 @@ class TokenizerRoutes:
             return self._harmless('"tokens" must be a list of integers')
         channel = None if "tokens" in body else self._bound.get(_uid(body))
         if channel is not None:
-            channel.post(Decoded(tuple(ids)))
-            return {"text": ""}
+            held = channel.gate.holds(len(ids))
+            channel.post(Decoded(tuple(ids), held))
+            return self._when_released(channel) if held else {"text": ""}
         return self._decode_ids(ids) if len(ids) >= LONG_TEXT else {"text": self._tokenizer.decode_now(ids)}
+
+    async def _when_released(self, channel: TokenChannel) -> Answer:
+        await channel.gate.until_released()
+        return {"text": ""}
 
     async def _decode_ids(self, ids: Sequence[int]) -> Answer:
         return {"text": await asyncio.to_thread(self._tokenizer.decode_now, ids)}

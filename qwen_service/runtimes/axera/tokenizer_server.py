@@ -22,6 +22,7 @@ from qwen_service.text.tokenizer import LocalTokenizer
 BACKLOG = 128
 START_TIMEOUT = 5.0  # seconds
 RESTART_PAUSE = 0.05  # seconds, well below the one second of the clients
+LONGEST_HOLD = 5.0  # seconds that the uid dialect's clients, which wait ten, are kept waiting for a stop
 
 
 class TokenizerServer:
@@ -70,9 +71,16 @@ class TokenizerServer:
         """Grows when a program works on what was not registered here: somebody else talks to it."""
         return self._routes.strangers
 
-    def prompt(self, token_ids: Sequence[int], diff: Sequence[int] | None = None) -> TokenChannel:
-        """Register a generation. `diff`: the ids to prefill after what the program's KV cache holds (uid dialect)."""
-        return self._routes.open_prompt(tuple(token_ids), tuple(token_ids if diff is None else diff))
+    def prompt(
+        self, token_ids: Sequence[int], diff: Sequence[int] | None = None, *, longest_hold: float = LONGEST_HOLD
+    ) -> TokenChannel:
+        """Register a generation. `diff`: the ids to prefill after what the program's KV cache holds (uid dialect).
+
+        `longest_hold`: seconds for which the channel's gate may hold an answer.
+        """
+        return self._routes.open_prompt(
+            tuple(token_ids), tuple(token_ids if diff is None else diff), longest_hold=longest_hold
+        )
 
     def reset(self, token_ids: Sequence[int]) -> TokenChannel:
         """Register the ids of a system prompt; the key is to be the program's `system_prompt`."""

@@ -33,7 +33,6 @@ def test_each_id_comes_once_and_the_last_piece_has_the_reason(reply: AxApiReply)
     assert [piece.token_ids for piece in pieces] == [(1, 2, 3), (4,), ()]
     assert [piece.finish_reason for piece in pieces] == [None, None, "stop"]
     assert reply.ids == [1, 2, 3, 4]
-    assert reply.whole
 
 
 def test_characters_cut_by_a_batch_are_joined(tokenizer: LocalTokenizer, reply: AxApiReply) -> None:
@@ -43,17 +42,15 @@ def test_characters_cut_by_a_batch_are_joined(tokenizer: LocalTokenizer, reply: 
     assert all("\N{REPLACEMENT CHARACTER}" not in piece.text for piece in pieces)
 
 
-def test_a_first_eos_ends_an_empty_reply_that_the_cache_does_not_hold(reply: AxApiReply) -> None:
+def test_a_first_eos_ends_an_empty_reply_and_the_program_goes_on(reply: AxApiReply) -> None:
     pieces = feed(reply, [EOS, 5, 6])
     assert [(piece.text, piece.token_ids, piece.finish_reason) for piece in pieces] == [("", (), "stop")]
-    assert not reply.whole
 
 
 def test_the_budget_cuts_inside_a_batch(tokenizer: LocalTokenizer) -> None:
     reply = AxApiReply(tokenizer.decoder(), eos_id=EOS, budget=4)
     assert [piece.token_ids for piece in feed(reply, [1, 2, 3], [4, 5, 6])] == [(1, 2, 3), (4,)]
     assert reply.ended
-    assert not reply.whole
 
 
 def test_a_budget_of_nothing_gives_nothing(tokenizer: LocalTokenizer) -> None:
@@ -64,7 +61,6 @@ def test_a_budget_of_nothing_gives_nothing(tokenizer: LocalTokenizer) -> None:
 def test_tokens_that_only_the_whole_reply_has_tell_of_a_full_context(reply: AxApiReply) -> None:
     pieces = feed(reply, [1, 2, 3], [1, 2, 3, 4])
     assert [(piece.token_ids, piece.finish_reason) for piece in pieces] == [((1, 2, 3), None), ((4,), "length")]
-    assert not reply.whole
 
 
 def test_an_idle_program_ends_the_reply_that_looked_like_a_repetition(reply: AxApiReply) -> None:

@@ -1,10 +1,11 @@
 """The context builds of the REPL program: they keep their KV cache, and are given only what is new."""
 
 import asyncio
+from contextlib import aclosing
 
 import pytest
 
-from qwen_service.chat import ChatRequest
+from qwen_service.chat import ChatRequest, Sampling
 from qwen_service.errors import StartFailed
 from qwen_service.runtime import Prompt
 from tests.simulated_repl import Rig, exists, reply
@@ -48,12 +49,25 @@ async def test_another_conversation_gets_a_new_process_and_that_is_no_failure(ri
     await failed
 
 
-async def test_after_a_stop_nothing_is_taken_for_held(rig: Rig) -> None:
-    runtime = await rig.start(SIM_REPL="context", SIM_REPLY="echo", SIM_TOKEN_MS="2")
-    await reply(runtime, prompt(START, *range(40, 60)), max_tokens=3)
-    following = prompt(START, *range(40, 60), 40, 41, 42, 70)
-    assert runtime.reusable_tokens(following) == 0
-    assert (await reply(runtime, following))[0] == rig.tokenizer.decode_now([*range(40, 60), 40, 41, 42, 70])
+@pytest.mark.parametrize(("limit", "held"), [(1, 0), (2, 23), (3, 23), (4, 0), (5, 26), (6, 26)])
+async def test_after_a_stop_it_is_known_what_is_held(rig: Rig, limit: int, held: int) -> None:
+    """One id more than were wanted, where the limit is 3k + 1: that cannot be continued."""
+    record = rig.folder / "kv.jsonl"
+    runtime = await rig.start(SIM_REPL="context", SIM_REPLY="echo", SIM_TOKEN_MS="2", SIM_RECORD=str(record))
+    await reply(runtime, prompt(START, *range(40, 60)), max_tokens=limit)
+    following = prompt(START, *range(40, 60), *range(40, 40 + limit), 70)
+    assert runtime.reusable_tokens(following) == held
+    said = rig.tokenizer.decode_now([*range(40, 60), *range(40, 40 + limit), 70])
+    assert (await reply(runtime, following))[0] == said
+    assert '"corrupt"' not in record.read_text().replace('"corrupt":', "")
+
+
+async def test_after_a_stop_during_the_prompt_nothing_is_taken_for_held(rig: Rig) -> None:
+    runtime = await rig.start(SIM_REPL="context", SIM_REPLY="echo", SIM_TOKEN_MS="100")
+    async with aclosing(runtime.generate(prompt(START, *range(40, 60)), Sampling())) as items:
+        await anext(items)
+    assert runtime.reusable_tokens(prompt(START, *range(40, 60), 70)) == 0
+    assert runtime.reusable_tokens(prompt(START, 70)) == 0
 
 
 async def test_a_reply_that_ends_at_once_is_empty(rig: Rig) -> None:

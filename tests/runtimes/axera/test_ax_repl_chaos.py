@@ -87,7 +87,7 @@ class Chaos:
 
     async def killer(self) -> None:
         while True:
-            await asyncio.sleep(self.random.uniform(0.5, 3.0))
+            await asyncio.sleep(self.random.uniform(0.3, 1.2))
             with suppress(ProcessLookupError, FileNotFoundError, ValueError):
                 os.kill(self.rig.pid, signal.SIGKILL)
 
@@ -123,7 +123,7 @@ async def test_every_request_ends_in_its_own_answer_or_an_error_and_nothing_is_l
         await chaos.run(requests)
         assert rig.server.open_prompts == 0
     print(dict(chaos.outcomes), len(chaos.pids), "lives")
-    assert chaos.outcomes["answered"] > requests // 4
+    assert chaos.outcomes["answered"] > requests // 10  # a busy machine refuses more
     assert chaos.outcomes.total() >= requests
     assert len(chaos.pids) > requests // 50
     assert not [pid for pid in chaos.pids if exists(pid)]

@@ -279,3 +279,78 @@ async def test_stop_is_idempotent_and_frees_the_port(tokenizer: LocalTokenizer) 
     await again.start()
     assert again.ready
     await again.stop()
+
+
+async def answered(task: "asyncio.Task[dict[str, Any]]") -> bool:
+    """Whether an answer that is not held, which takes a millisecond, has come."""
+    return bool((await asyncio.wait({task}, timeout=0.1))[0])
+
+
+def decode(server: TokenizerServer, *ids: int, **more: str) -> "asyncio.Task[dict[str, Any]]":
+    return asyncio.create_task(call(server, "/decode", {"token_ids": ids, **more}))
+
+
+async def test_the_answer_to_the_batch_that_reaches_the_limit_is_held_until_it_is_released(
+    server: TokenizerServer,
+) -> None:
+    with server.prompt([5]) as channel:
+        channel.gate.stop_after(4)
+        await call(server, "/encode", {"text": channel.key})
+        assert (await decode(server, 1, 2, 3))["text"] == ""
+        held = decode(server, 4, 5, 6)
+        assert [await channel.next() for _ in range(3)] == [
+            Encoded(), Decoded((1, 2, 3)), Decoded((4, 5, 6), held=True)
+        ]  # fmt: skip
+        assert not await answered(held)
+        assert channel.gate.held == 6
+        assert channel.gate.release()
+        assert (await held)["text"] == ""
+        assert not channel.gate.release()
+        assert (await decode(server, 7, 8, 9))["text"] == ""  # once is enough
+
+
+async def test_the_next_batch_can_be_held_and_nobody_elses(server: TokenizerServer) -> None:
+    with server.prompt([5]) as channel, server.prompt([6]) as other:
+        await call(server, "/encode", {"uid": "one", "text": channel.key})
+        await call(server, "/encode", {"uid": "two", "text": other.key})
+        channel.gate.stop_at_next()
+        assert (await decode(server, 1, 2, 3, uid="two"))["text"] == ""
+        assert (await call(server, "/decode", {"tokens": [14990, 1879, 0]}))["text"].startswith("hello")
+        assert (await decode(server, 1, 2, uid="one"))["text"] == ""  # the reply has ended
+        held = decode(server, 1, 2, 3, uid="one")
+        assert not await answered(held)
+        assert channel.gate.release()
+        await held
+
+
+async def test_an_answer_that_nobody_releases_is_given_in_time_and_no_longer_counts_as_held(
+    server: TokenizerServer,
+) -> None:
+    with server.prompt([5], longest_hold=0.2) as channel:
+        await call(server, "/encode", {"text": channel.key})
+        channel.gate.stop_at_next()
+        assert (await decode(server, 1, 2, 3))["text"] == ""
+        assert not channel.gate.release()
+
+
+async def test_a_client_that_gives_up_while_it_is_held_is_not_held(server: TokenizerServer) -> None:
+    with server.prompt([5]) as channel:
+        await call(server, "/encode", {"text": channel.key})
+        channel.gate.stop_at_next()
+        body = b'{"token_ids": [1, 2, 3]}'
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"POST /decode HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        assert [await channel.next(), await channel.next()] == [Encoded(), Decoded((1, 2, 3), held=True)]
+        writer.close()
+        await writer.wait_closed()
+        await call(server, "/health")
+        assert not channel.gate.release()
+
+
+async def test_closing_a_channel_releases_what_it_holds(server: TokenizerServer) -> None:
+    with server.prompt([5]) as channel:
+        await call(server, "/encode", {"text": channel.key})
+        channel.gate.stop_at_next()
+        held = decode(server, 1, 2, 3)
+        assert not await answered(held)
+    assert (await held)["text"] == ""
