@@ -7,10 +7,11 @@ here=$(cd "$(dirname "$0")" && pwd)
 has_systemd() { [ -d /run/systemd/system ]; }
 
 remove() {
-  if has_systemd; then systemctl disable --now qwen-chat.service qwen3-4b.service 2>/dev/null || true; fi
+  if has_systemd; then systemctl disable --now qwen-chat.service qwen3-4b.service qwen-tuning.service 2>/dev/null || true; fi
   rm -rf /opt/qwen /usr/share/doc/qwen-service
   rm -f /usr/bin/qwen-service /etc/logrotate.d/qwen-service /usr/lib/udev/rules.d/40-qwen-service.rules \
-    /usr/share/man/man1/qwen-service.1.gz /usr/lib/systemd/system/qwen-chat.service /usr/lib/systemd/system/qwen3-4b.service
+    /usr/share/man/man1/qwen-service.1.gz /usr/lib/systemd/system/qwen-chat.service \
+    /usr/lib/systemd/system/qwen3-4b.service /usr/lib/systemd/system/qwen-tuning.service
   if has_systemd; then systemctl daemon-reload; fi
 }
 

@@ -49,12 +49,12 @@ ln -sf python "$venv/bin/python3"
 # Byte code that is never checked against its source: the folder is read-only for the service, and packages do not change.
 "$python" -m compileall -q -j 0 --invalidation-mode unchecked-hash -s "$folder" "$packages"
 
-install -D -m 755 scripts/start_service.sh "$folder/opt/qwen/bin/start_service.sh"
+install -D -m 755 -t "$folder/opt/qwen/bin" scripts/start_service.sh scripts/tune_host.sh
 install -D -m 755 packaging/qwen-service "$folder/usr/bin/qwen-service"
 install -D -m 644 packaging/qwen-service.1 "$folder/usr/share/man/man1/qwen-service.1"
 install -D -m 644 packaging/config.yaml "$folder/etc/qwen/config.yaml"
 install -D -m 644 packaging/logrotate "$folder/etc/logrotate.d/qwen-service"
 install -D -m 644 packaging/udev.rules "$folder/usr/lib/udev/rules.d/40-qwen-service.rules"
-install -D -m 644 -t "$folder/usr/lib/systemd/system" systemd/qwen-chat.service systemd/qwen3-4b.service
+install -D -m 644 -t "$folder/usr/lib/systemd/system" systemd/*.service
 install -D -m 644 -t "$folder/usr/share/doc/qwen-service" README.md LICENSE docs/*.md
 install -D -m 644 -t "$folder/usr/share/doc/qwen-service/proxy" packaging/proxy/*

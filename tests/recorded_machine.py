@@ -34,6 +34,10 @@ class RecordedMachine:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
+    def process(self, pid: int, command: str, *, parent: int = 1) -> None:
+        self.write(f"proc/{pid}/cmdline", command.replace(" ", "\0"))
+        self.write(f"proc/{pid}/status", f"Name:\tx\nPPid:\t{parent}\n")
+
     def remove(self, name: str) -> None:
         (self.root / name).unlink()
 

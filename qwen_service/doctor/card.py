@@ -1,6 +1,7 @@
 """The doctor on the Axera card: on the bus, known to the driver, open to us, answering, with room for the model."""
 
 import os
+import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -16,26 +17,34 @@ from qwen_service.models.installed import InstalledModel
 PCI_ID = ("1f4b", "0650")  # Axera Semiconductor Co., Ltd, AX650N
 DRIVER = "axcl"  # its modules are called axcl_*
 OVERLAY = "dtoverlay=pciex1-compat-pi5,no-mip"
+DEAD = re.compile(r"device \d+: dead", re.IGNORECASE)
+OWN_NUMBER = 3  # what an AX650N was seen to call itself, wherever it is plugged in
+OUR_OWN = "qwen_service", "qwen-service"
 KERNEL_LOGS = ("var/log/kern.log", "var/log/dmesg", "var/log/syslog")
 
 
 async def examine_card(host: Host, settings: Settings, models: list[InstalledModel]) -> AsyncIterator[Finding]:
     if host.machine.is_board:
-        async for finding in _answers(await BoardFiles(host.root).read(), models):
+        async for finding in _answers(host, await BoardFiles(host.root).read(), models):
             yield finding
         return
-    if PCI_ID not in host.pci_devices():
+    cards = host.pci_folders(PCI_ID)
+    if not cards:
         yield _no_card(host)
         return
-    yield ok("card", f"{host.pci_devices().count(PCI_ID)} on the PCIe bus ({':'.join(PCI_ID)})")
+    yield ok("card", f"{len(cards)} on the PCIe bus ({':'.join(PCI_ID)})")
     for finding in (*_driver(host), *_device(host), *_profile(host), *_kernel_log(host, settings)):
         yield finding
     program = host.which("axcl-smi")
     if program is None:
         yield fail("card", "There is no axcl-smi", "Install the vendor's axclhost package for this system.")
         return
-    async for finding in _answers(await AxclSmi(program).read(), models):
+    reading = await AxclSmi(program).read()
+    async for finding in _answers(host, reading, models):
         yield finding
+    if reading is not None and not reading.cards:
+        for finding in _numbering(host, cards):
+            yield finding
 
 
 def _no_card(host: Host) -> Finding:
@@ -94,7 +103,20 @@ def _engine_log(settings: Settings) -> Path:
     return (settings.log_folder / "model.log").absolute()
 
 
-async def _answers(reading: Reading | None, models: list[InstalledModel]) -> AsyncIterator[Finding]:
+def _numbering(host: Host, cards: list[Path]) -> Iterator[Finding]:
+    """onnxsim/onnxsim pull request 1215: the driver drops the heartbeats of a card with another number than its bus."""
+    buses = {int(card.name.split(":")[1], 16) for card in cards if card.name.count(":") == 2}
+    if DEAD.search("".join(host.tail(name) for name in KERNEL_LOGS)) and buses - {OWN_NUMBER}:
+        yield warn(
+            "card",
+            f"The driver called the card dead, on PCIe bus {', '.join(map(str, sorted(buses)))}. A healthy card that calls"
+            f" itself {OWN_NUMBER} is not heard by drivers that expect the number of its bus",
+            "If it never worked on this machine: take another slot, or a driver with `slot_index_force=3`"
+            " (github.com/onnxsim/onnxsim/pull/1215). If it did work: `axcl-smi reboot`.",
+        )
+
+
+async def _answers(host: Host, reading: Reading | None, models: list[InstalledModel]) -> AsyncIterator[Finding]:
     if reading is None:
         yield warn("card", "axcl-smi is in use by another program", "Run the doctor again in a moment.")
     elif not reading.cards:
@@ -102,9 +124,10 @@ async def _answers(reading: Reading | None, models: list[InstalledModel]) -> Asy
     else:
         for card in reading.cards:
             yield _card(card)
-            for model in models:
-                if finding := _room(card, model):
-                    yield finding
+            rooms = [found for model in models if (found := _room(card, model))]
+            shared = list(_holders(host, card, models))
+            for finding in (*rooms, *(shared if all(room.level == "ok" for room in rooms) else ())):
+                yield finding
 
 
 def _card(card: Card) -> Finding:
@@ -113,6 +136,20 @@ def _card(card: Card) -> Finding:
     if card.temperature is not None and card.temperature > Thresholds().warn_above:
         return warn("card", text, "It is hot: give it a heat sink and air.")
     return ok("card", text)
+
+
+def _holders(host: Host, card: Card, models: list[InstalledModel]) -> Iterator[Finding]:
+    """Programs that are not ours. A card serves several, in turns, as long as its memory suffices."""
+    for process in card.processes:
+        who = f"{process.name}\n{host.command_line(process.pid)}"
+        if not any(own in who for own in (*OUR_OWN, *(str(model.folder) for model in models))):
+            yield warn(
+                "card",
+                f"card {card.index} is shared with {process.name} (pid {process.pid}), which holds {process.cmm_kib // 1024} MiB:"
+                " each waits for the other",
+                f"Stop it where it is not needed (`systemctl status {process.pid}` names its unit), but never while it"
+                " loads: a program killed then can take the card down until a restart.",
+            )
 
 
 def _room(card: Card, model: InstalledModel) -> Finding | None:

@@ -7,6 +7,7 @@ from qwen_service.doctor.card import examine_card
 from qwen_service.doctor.finding import Finding, fail, ok
 from qwen_service.doctor.host import Host
 from qwen_service.doctor.models import examine_models
+from qwen_service.doctor.speed import examine_speed
 from qwen_service.doctor.system import examine_system
 from qwen_service.errors import ServiceError
 from qwen_service.models.catalog import Catalog
@@ -15,6 +16,7 @@ from qwen_service.models.installed import InstalledModel
 
 async def examine(host: Host, settings: Settings) -> list[Finding]:
     findings = list(examine_system(host, settings))
+    findings += [finding async for finding in examine_speed(host, settings)]
     catalog, problem = _catalog(settings.models_dir.expanduser())
     models = catalog.installed() if catalog else []
     findings += [finding async for finding in examine_card(host, settings, _of_card(models))]

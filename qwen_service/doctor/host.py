@@ -3,7 +3,9 @@
 With another root than / a recorded machine is examined like a live one. Nothing here changes anything.
 """
 
+import itertools
 import os
+import re
 import shutil
 import stat
 import sys
@@ -81,10 +83,36 @@ class Host:
         values = {line[0].rstrip(":"): int(line[1]) for line in lines if len(line) >= 2 and line[1].isdecimal()}
         return values.get("MemTotal", 0), values.get("MemAvailable", values.get("MemTotal", 0))
 
-    def pci_devices(self) -> list[tuple[str, str]]:
-        """Vendor and device of every PCI function, as four hexadecimal digits."""
+    def pci_folders(self, identity: tuple[str, str]) -> list[Path]:
+        """Folders of the PCI functions with this vendor and device (four hexadecimal digits each), by bus address."""
         folders = sorted((self.root / "sys/bus/pci/devices").glob("*"))
-        return [(_hex(self.text(f"{f}/vendor")), _hex(self.text(f"{f}/device"))) for f in folders]
+        return [f for f in folders if (_hex(self.text(f"{f}/vendor")), _hex(self.text(f"{f}/device"))) == identity]
+
+    def interrupts(self) -> dict[str, list[int]]:
+        """Number of an interrupt -> how often each core has served it."""
+        rows = (line.split() for line in self.text("proc/interrupts").splitlines()[1:])
+        found: dict[str, list[int]] = {}
+        for row in rows:
+            if row and row[0].removesuffix(":").isdecimal():
+                counts = list(itertools.takewhile(str.isdecimal, row[1:]))
+                found[row[0].removesuffix(":")] = [int(count) for count in counts]
+        return found
+
+    def device_of(self, folder: Path) -> str:
+        """The device that the folder, or what will hold it, is on; "" where it is none."""
+        place = folder.absolute()
+        mounts = [line.split() for line in self.text("proc/mounts").splitlines()]
+        above = [row for row in mounts if len(row) > 2 and (place == Path(row[1]) or Path(row[1]) in place.parents)]
+        return max(above, key=lambda row: len(row[1]))[0] if above else ""
+
+    def command_line(self, pid: int) -> str:
+        """Its own, and those of the processes that started it, nearest first: one a line."""
+        lines: list[str] = []
+        while pid > 1 and len(lines) < 8:
+            lines.append(self.text(f"proc/{pid}/cmdline").replace("\0", " ").strip())
+            parent = re.search(r"^PPid:\s+(\d+)", self.text(f"proc/{pid}/status"), re.MULTILINE)
+            pid = int(parent[1]) if parent else 0
+        return "\n".join(lines)
 
     def account(self, name: str) -> Account | None:
         for line in self.text("etc/passwd").splitlines():

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from qwen_service.config import Settings
+from qwen_service.doctor.card import OUR_OWN
 from qwen_service.doctor.finding import Finding, fail, ok, warn
 from qwen_service.doctor.host import Host
 from qwen_service.install.progress import human_bytes
@@ -15,7 +16,6 @@ NEEDED_PYTHON = (3, 11)
 NEEDED_MODULES = ("fastapi", "uvicorn", "uvloop", "httptools", "tokenizers", "jinja2", "orjson", "xllamacpp")
 SERVICE_USER = "qwen"
 BUILT_AFTER = datetime(2026, 1, 1, tzinfo=UTC).timestamp()  # an earlier clock is wrong
-OUR_OWN = "qwen_service", "qwen-service"
 
 
 def examine_system(host: Host, settings: Settings) -> Iterator[Finding]:
@@ -112,6 +112,12 @@ def _ports(host: Host, settings: Settings) -> Iterator[Finding]:
 def _port(address: str, holder: str, use: str) -> Finding:
     if any(name in holder for name in OUR_OWN):
         return ok("ports", f"{address} is held by this service: {holder}")
+    if "/m5stack/" in holder:
+        return warn(
+            "ports",
+            f"{address}, wanted for {use}, is held by M5Stack's StackFlow: {holder}",
+            "Its units: `systemctl list-units 'llm-*'`; `sudo systemctl disable --now UNIT` frees port and card.",
+        )
     who = holder or "another user's program (run the doctor with sudo to see which)"
     cure = f"Stop it, or give {use} another port in config.yaml."
     return warn("ports", f"{address}, wanted for {use}, is held by {who}", cure)

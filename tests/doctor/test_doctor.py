@@ -6,39 +6,12 @@ import pytest
 import yaml
 
 from qwen_service.commands.doctor import as_json, as_text
-from qwen_service.config import Settings
 from qwen_service.doctor.examination import configuration, examine
 from qwen_service.doctor.finding import Finding
 from qwen_service.doctor.host import Account, Host
 from qwen_service.models.catalog import PACKAGED
+from tests.doctor.examined import findings, only, settings, the
 from tests.recorded_machine import RecordedMachine
-
-
-@pytest.fixture
-def pi(tmp_path: Path) -> RecordedMachine:
-    return RecordedMachine(tmp_path / "root")
-
-
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    return tmp_path / "models"
-
-
-def settings(models: Path, **values: object) -> Settings:
-    return Settings(models_dir=models, log_dir=models.parent / "log", **values)  # type: ignore[arg-type]
-
-
-async def findings(pi: RecordedMachine, models: Path, host: Host | None = None) -> list[Finding]:
-    return await examine(host or pi.host(), settings(models))
-
-
-async def the(area: str, pi: RecordedMachine, models: Path, host: Host | None = None) -> list[Finding]:
-    return [finding for finding in await findings(pi, models, host) if finding.area == area]
-
-
-def only(found: list[Finding], *levels: str) -> Finding:
-    (finding,) = [finding for finding in found if finding.level in (levels or ("warn", "fail"))]
-    return finding
 
 
 async def test_a_healthy_machine_with_a_card_has_nothing_wrong(pi: RecordedMachine, models: Path) -> None:
