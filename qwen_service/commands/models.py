@@ -3,6 +3,7 @@
 import argparse
 import json
 
+from qwen_service.commands.model_table import PURPOSES, VOICE, print_table, speed
 from qwen_service.commands.progress import add_models_dir_flags, add_progress_flag, catalog_from, sink_for
 from qwen_service.install.progress import human_bytes
 from qwen_service.install.removal import on_disk, remove_model
@@ -15,7 +16,8 @@ from qwen_service.models.spec import HubSource, ModelSpec, WheelSource
 
 def add_model_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     listing = _command(commands, "list", "list the installed models")
-    listing.add_argument("--all", action="store_true", help="also those that could be pulled")
+    listing.add_argument("--all", action="store_true", help="also those that could be pulled, with what each can do")
+    listing.add_argument("--for", dest="purpose", choices=sorted(PURPOSES), help="only those that are good for this")
     listing.add_argument("--json", action="store_true", help="for programs")
     listing.set_defaults(run=list_models)
 
@@ -35,18 +37,24 @@ def add_model_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
 
 def list_models(options: argparse.Namespace) -> int:
     catalog = catalog_from(options)
-    installed = catalog.installed()
-    names = {model.name for model in installed}
-    available = [spec for spec in catalog.specs if spec.name not in names] if options.all else []
+    everything = catalog.installed()
+    names = {model.name for model in everything}
+    is_good = PURPOSES[options.purpose] if options.purpose else _is_anything
+    installed = [model for model in everything if is_good(model.spec)]
+    wide = options.all or options.purpose is not None
+    available = [spec for spec in catalog.specs if wide and spec.name not in names and is_good(spec)]
     if options.json:
         rows = [_row(model.spec, model) for model in installed] + [_row(spec, None) for spec in available]
         print(json.dumps(rows, indent=1, ensure_ascii=False))
         return 0
-    for model in installed:
-        print(f"{model.name:28} {human_bytes(model.size):>9}  {model.spec.title}")
-    for spec in available:
-        print(f"{spec.name:28} {'-':>9}  {spec.title}")
-    if not installed and not available:
+    if wide:
+        print_table([*((model.spec, model) for model in installed), *((spec, None) for spec in available)], Machine())
+    else:
+        for model in installed:
+            print(f"{model.name:28} {human_bytes(model.size):>9}  {model.spec.title}")
+    if options.purpose == "voice":
+        print(VOICE)
+    elif not installed and not available:
         print("No model is installed. `qwen-service list --all` shows what there is, `pull NAME` installs it.")
     return 0
 
@@ -92,12 +100,23 @@ def _command(
     return parser
 
 
+def _is_anything(_spec: ModelSpec) -> bool:
+    return True
+
+
 def _row(spec: ModelSpec, model: InstalledModel | None) -> dict[str, object]:
     return {
         "name": spec.name,
         "aliases": spec.aliases,
         "title": spec.title,
         "runtime": spec.runtime,
+        "capabilities": sorted(model.capabilities if model else spec.capabilities),
+        "context": spec.context,
+        "decode_rate": spec.decode_rate,
+        "prefill_rate": spec.prefill_rate,
+        "measured_on": spec.measured_on or None,
+        "card_memory": spec.card_memory_kib * 1024 if spec.card_memory_kib else None,
+        "obstacle": spec.obstacle(Machine()),
         "installed": model is not None,
         "size": model.size if model else None,
         "folder": str(model.folder) if model else None,
@@ -117,7 +136,8 @@ def _facts(spec: ModelSpec, model: InstalledModel | None) -> list[tuple[str, obj
         ("runtime", spec.runtime + (f" (not on this machine: {why})" if (why := spec.obstacle(Machine())) else "")),
         ("abilities", ", ".join(sorted(spec.capabilities))),
         ("context", f"{spec.context} tokens" if spec.context else ""),
-        ("speed", f"about {spec.decode_rate:g} tokens/s on the card" if spec.decode_rate else ""),
+        ("speed", speed(spec)),
+        ("card memory", f"{human_bytes(spec.card_memory_kib * 1024)}" if spec.card_memory_kib else ""),
         ("source", _source_text(spec)),
         ("installed", f"{model.folder}, {human_bytes(model.size)}" if model else "no"),
         ("recorded", f"{record.source} {record.revision} at {record.installed}" if record else ""),

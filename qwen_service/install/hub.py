@@ -1,6 +1,8 @@
 """A model repository on the Hugging Face hub or a mirror of it (HF_ENDPOINT; HF_TOKEN is sent to it, never shown)."""
 
 import hashlib
+import tempfile
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,6 +87,17 @@ class Hub:
             f" {len(needed)} files of this model and a program for this machine ({', '.join(one_of) or 'none needed'})."
             " A folder from elsewhere can be adopted: qwen-service pull NAME --from DIR"
         )
+
+    def read(self, revision: str, file: HubFile) -> bytes:
+        """A small file. Raises DownloadFailed where it is not the published one."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "file"
+            with PartialFile(path.with_suffix(".part")) as partial:
+                self.fetch(revision, file, partial, time.sleep)
+                if not file.matches(partial.path, partial.sha256):
+                    raise DownloadFailed(f"{self.repo}: {file.path} is not the published file. Try again.")
+                partial.finish(path)
+            return path.read_bytes()
 
     def fetch(self, revision: str, file: HubFile, target: PartialFile, pause: Callable[[float], object]) -> None:
         """Go on from what `target` holds. Cut connections are resumed and 429 is waited for, a few times."""

@@ -5,7 +5,6 @@ packaged ones of the same name. A GGUF file, or a folder in axllm's form (config
 models_dir without a manifest is a model of its own, named after the file or folder.
 """
 
-import json
 import os
 import re
 import time
@@ -15,6 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from qwen_service.errors import UnknownModel
+from qwen_service.models.axllm_shape import CONFIG, read_config
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.manifest import read_manifest
 from qwen_service.models.manifest_section import ManifestError
@@ -208,10 +208,9 @@ def _refuse_double_names(specs: Iterable[ModelSpec]) -> None:
 
 def _is_axllm_folder(folder: Path) -> bool:
     try:
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_config((folder / CONFIG).read_bytes()) is not None
+    except OSError:
         return False  # not a folder, or of some other kind: not ours to complain about
-    return isinstance(content, dict) and "filename_post_axmodel" in content
 
 
 def _name_from(stem: str) -> str:

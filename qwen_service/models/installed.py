@@ -5,12 +5,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from qwen_service.errors import InstallError
+from qwen_service.models.axllm_shape import CONFIG, has_eyes, needed_files, read_config
 from qwen_service.models.machine import Machine
 from qwen_service.models.record import load_record
-from qwen_service.models.spec import AXLLM, FileSpec, ModelSpec
+from qwen_service.models.spec import AXLLM, Capability, FileSpec, ModelSpec
 
+TOKENIZER_FLAG = b"url_tokenizer_model"
+CHUNK = 1 << 20  # bytes
 # A file that git-lfs has not fetched begins with this line and is about 130 bytes long.
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -57,6 +61,12 @@ class InstalledModel:
             identity = sorted((file.path, file.sha256 or "", path.stat().st_size) for file, path in there)
         return hashlib.sha256(repr((self.name, identity)).encode()).hexdigest()
 
+    @cached_property
+    def capabilities(self) -> frozenset[Capability]:
+        """Of its manifest, and what its folder shows besides."""
+        config = self._axllm_config()
+        return self.spec.capabilities | ({"vision"} if config is not None and has_eyes(config) else set())
+
     def paths(self) -> list[Path]:
         return [path for _, path in self._files()]
 
@@ -84,6 +94,14 @@ class InstalledModel:
         known = {"folder": str(self.folder.absolute()), **values}
         return [self.program(machine), *(_fill(argument, known) for argument in self._arguments(machine))]
 
+    def has_own_tokenizer(self, machine: Machine) -> bool:
+        """Its program is one of those of 2026, which tokenize by themselves and know no --url_tokenizer_model.
+
+        A flag's name is a text within the program, so that nobody has to start it.
+        """
+        path = Path(self.program(machine))
+        return path.is_file() and not is_lfs_pointer(path) and not contains(path, TOKENIZER_FLAG)
+
     def can_be_told(self, key: str, machine: Machine) -> bool:
         """Whether its program has a flag for `devices`, or `port`: most builds have 8000 compiled in."""
         return any("{" + key + "}" in argument for argument in self._arguments(machine))
@@ -93,7 +111,18 @@ class InstalledModel:
         return self.spec.arguments + (program.arguments if program else ())
 
     def _files(self) -> list[tuple[FileSpec, Path]]:
-        return [(file, self.folder / file.path) for file in self.spec.files]
+        listed = {file.path: file for file in self.spec.files}
+        if (config := self._axllm_config()) is not None:
+            listed = {name: FileSpec(name) for name in needed_files(config)} | listed
+        return [(file, self.folder / file.path) for file in listed.values()]
+
+    def _axllm_config(self) -> Mapping[str, Any] | None:
+        if self.spec.runtime != "axllm":
+            return None
+        try:
+            return read_config((self.folder / CONFIG).read_bytes())
+        except OSError:  # it is missing, and will be called so
+            return None
 
 
 def is_lfs_pointer(path: Path) -> bool:
@@ -101,6 +130,17 @@ def is_lfs_pointer(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return file.read(len(LFS_POINTER)) == LFS_POINTER
+
+
+def contains(path: Path, text: bytes) -> bool:
+    """Whether the file has these bytes in it, also across the end of a chunk."""
+    with path.open("rb") as file:
+        rest = b""
+        while block := file.read(CHUNK):
+            if text in rest + block:
+                return True
+            rest = block[-len(text) :]
+    return False
 
 
 def pointer_advice(pointers: list[str]) -> str:

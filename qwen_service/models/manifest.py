@@ -95,6 +95,7 @@ def parse_manifest(content: object, origin: str) -> ModelSpec:
         decode_rate=section.one("decode_rate", number, None),
         prefill_rate=section.one("prefill_rate", number, None),
         card_memory_kib=section.one("card_memory_kib", positive, None),
+        measured_on=section.one("measured_on", text, ""),
     )
     section.finish()
     _check(spec, origin)

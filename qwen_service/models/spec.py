@@ -12,7 +12,7 @@ from qwen_service.chat import Sampling
 from qwen_service.models.machine import Machine, MachineKind
 
 RuntimeName = Literal["llamacpp", "ax_repl", "ax_api", "axllm"]
-Capability = Literal["completion", "tools", "thinking", "insert"]
+Capability = Literal["completion", "tools", "thinking", "insert", "vision"]
 AXLLM = "axllm"  # the program of the runtime of the same name: in the folder, or on PATH
 NO_NPU = "there is no Axera card or its driver is not loaded (no /dev/axcl_host); see `qwen-service doctor`"
 NpuValue = bool | int | float
@@ -87,6 +87,7 @@ class ModelSpec:
     decode_rate: float | None = None  # tokens per second
     prefill_rate: float | None = None
     card_memory_kib: int | None = None
+    measured_on: str = ""  # the machine that the three rates above come from; a Pi 5 and a board differ by 3 times
 
     @property
     def format(self) -> Literal["gguf", "axmodel"]:

@@ -3,13 +3,13 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from qwen_service.api.abilities import abilities
 from qwen_service.engine import Engine
 from qwen_service.engines.manager import ModelManager
 from qwen_service.errors import UnknownModel
 from qwen_service.models.catalog import same_name
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.spec import ModelSpec
-from qwen_service.text.fill_in_middle import supports_infill
 
 # A model stays loaded; clients want a date all the same, and Ollama gives one of this kind for keep_alive -1.
 FOR_EVER = timedelta(days=365 * 100)
@@ -40,7 +40,7 @@ def show(models: ModelManager, name: str) -> dict[str, Any]:
         "template": template,
         "details": _details(model.spec),
         "model_info": _model_info(model.spec, engine),
-        "capabilities": capabilities(model.spec, engine),
+        "capabilities": abilities(model, engine),
         "modified_at": _moment(model.modified),
     }
 
@@ -60,20 +60,6 @@ def not_found(name: str, there_is: str) -> UnknownModel:
 def tagged(name: str) -> str:
     """Ollama's names always have a tag."""
     return name if ":" in name else f"{name}:latest"
-
-
-def capabilities(spec: ModelSpec, engine: Engine | None) -> list[str]:
-    """As the loaded model's own template and vocabulary have it; else what its manifest says."""
-    if engine is None:
-        return sorted(spec.capabilities)
-    template = engine.text.template
-    offers = {
-        "completion": True,
-        "tools": template.supports_tools,
-        "insert": supports_infill(spec, template),
-        "thinking": template.supports_thinking,
-    }
-    return [name for name, offered in offers.items() if offered]
 
 
 def _entry(model: InstalledModel) -> dict[str, Any]:

@@ -9,12 +9,13 @@ import orjson
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from qwen_service.api.abilities import abilities
 from qwen_service.api.ollama.context import continued
 from qwen_service.api.ollama.embed_routes import add_embed_routes
 from qwen_service.api.ollama.errors import error_line, error_response
 from qwen_service.api.ollama.keep_alive import seconds_of
 from qwen_service.api.ollama.model_routes import Service, add_model_routes
-from qwen_service.api.ollama.models import capabilities, find, not_found
+from qwen_service.api.ollama.models import find, not_found
 from qwen_service.api.ollama.request import chat_request, generate_request, ignored_options
 from qwen_service.api.ollama.response import NDJSON, ChatReply, GenerateReply, Reply, now
 from qwen_service.api.ollama.route import OllamaRoute
@@ -75,7 +76,7 @@ class Generation:
 
     async def _prepared(self, request: ChatRequest, context: list[int] | None) -> ChatRequest:
         model, engine = await self._loaded(request.model)
-        if request.thinking and "thinking" not in capabilities(model.spec, engine):
+        if request.thinking and "thinking" not in abilities(model.installed, engine):
             raise Unsupported(f'"{request.model}" does not support thinking', param="think")
         return await continued(engine.text, request, context) if context else request
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from qwen_service.api.abilities import abilities
 from qwen_service.engines.manager import ModelManager
 from qwen_service.engines.supervisor import Phase
 from qwen_service.errors import UnknownModel
@@ -42,6 +43,7 @@ def _entry(model: InstalledModel, models: ModelManager) -> dict[str, Any]:
         "aliases": list(model.spec.aliases),
         "state": STATES[served.phase] if served is not None else "installed",
         "runtime": model.spec.runtime,
+        "capabilities": abilities(model, engine),
         "version": model.digest[:12],
         "size": model.size,
         "stopgap": model.spec.stopgap or None,

@@ -135,6 +135,7 @@ class ModelEntry(Reply):
     aliases: list[str]
     state: Literal["loaded", "loading", "failed", "installed"]
     runtime: str
+    capabilities: list[str]
     version: str
     size: int
     context: int | None

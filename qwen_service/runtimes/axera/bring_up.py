@@ -1,5 +1,6 @@
 """Bring up a card's model: its tokenizer, our tokenizer server, the vendor's program; in this order, and back."""
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -30,6 +31,11 @@ from qwen_service.text.tokenizer import LocalTokenizer
 log = logging.getLogger(__name__)
 
 AX_API = "qwen_service.runtimes.axera.api"  # imported when needed: its HTTP client takes 4 MB, the REPL needs none
+OWN_TOKENIZER = (
+    "{} is the vendor's program of 2026: it has a tokenizer of its own and never asks for ours (no --url_tokenizer_model)."
+    " Such a folder is for axllm: `qwen-service list --all` shows the models for it, qwen3-4b-axllm among them. The program"
+    " that this model needs is in an older commit of its repository; `qwen-service pull` takes that one."
+)
 SYSTEM_PROMPT = "You are a helpful assistant."  # on the command line only; conversations bring their own
 
 
@@ -62,6 +68,10 @@ class CardLoader:
     async def __call__(self, progress: LoadProgress) -> Engine:
         if reason := fixed_card(self._model, self._machine, index=self._index, device=self._device):
             raise StartFailed(reason, permanent=True)
+        if self._model.spec.runtime == "ax_api" and await asyncio.to_thread(
+            self._model.has_own_tokenizer, self._machine
+        ):
+            raise StartFailed(OWN_TOKENIZER.format(Path(self._model.program(self._machine)).name), permanent=True)
         if self._index == 0 and (doubt := fixed_port(self._model, self._settings, self._machine)):
             log.warning("%s", doubt)
         tokenizer, template = await self._text.read(progress)

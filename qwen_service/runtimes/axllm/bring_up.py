@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from qwen_service.card.faults import CardFault
 from qwen_service.card.recovery import CardRecovery, card_recovery, prepare_cards, reboot_may_help
@@ -16,6 +17,7 @@ from qwen_service.models.machine import Machine
 from qwen_service.runtime import Limits, LoadProgress
 from qwen_service.runtimes.axera.build_flags import fixed_port
 from qwen_service.runtimes.axera.program import AxeraProgram
+from qwen_service.runtimes.axllm.program import find_axllm
 from qwen_service.runtimes.axllm.rough_tokenizer import ROUGH_TEMPLATE, RoughTokenizer
 from qwen_service.runtimes.axllm.runtime import LIMITS, AxLlm
 from qwen_service.text.output_format import OutputFormat
@@ -48,8 +50,9 @@ class AxLlmLoader:
         spec, settings = self.model.spec, self.settings
         if not settings.runtime_join:
             await prepare_cards(self.recovery, settings.devices, self._memory_per_card(), progress)
+        own = None if settings.runtime_join or spec.programs else await find_axllm(self.model, self.machine)
         program = AxeraProgram(
-            command=self._command,
+            command=partial(self._command, own),
             folder=self.model.folder.absolute(),
             env={**os.environ, "AXLLM_DEVICES": ",".join(map(str, settings.devices))},
             port=settings.runtime_port,
@@ -85,9 +88,11 @@ class AxLlmLoader:
         except InstallError as error:
             raise StartFailed(error.message, permanent=True) from error
 
-    def _command(self, values: Mapping[str, str]) -> list[str]:
+    def _command(self, program: str | None, values: Mapping[str, str]) -> list[str]:
+        """`program`: the axllm that was found; None where the manifest names another."""
         devices = ",".join(map(str, self.settings.devices))
-        return self.model.command(self.machine, {"devices": devices, **values})
+        argv = self.model.command(self.machine, {"devices": devices, **values})
+        return [program or argv[0], *argv[1:]]
 
 
 def _text(tokenizer: LocalTokenizer | None) -> ModelText:

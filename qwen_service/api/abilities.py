@@ -1,0 +1,20 @@
+"""What a model can do, in Ollama's words: completion, tools, insert, thinking, vision. The same in every dialect."""
+
+from qwen_service.engine import Engine
+from qwen_service.models.installed import InstalledModel
+from qwen_service.text.fill_in_middle import supports_infill
+
+
+def abilities(model: InstalledModel, engine: Engine | None) -> list[str]:
+    """As the loaded model's own template and vocabulary have it; else what its manifest and its folder say."""
+    if engine is None:
+        return sorted(model.capabilities)
+    template = engine.text.template
+    offers = {
+        "completion": True,
+        "tools": template.supports_tools,
+        "insert": supports_infill(model.spec, template),
+        "thinking": template.supports_thinking,
+        "vision": "vision" in model.capabilities,
+    }
+    return [name for name, offered in offers.items() if offered]

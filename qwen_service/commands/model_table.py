@@ -1,0 +1,55 @@
+"""What an owner asks of a catalog: does it run here, how fast, how much does it remember, what can it do."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from qwen_service.install.progress import human_bytes
+from qwen_service.models.installed import InstalledModel
+from qwen_service.models.machine import Machine
+from qwen_service.models.spec import ModelSpec
+
+LONG = 8192  # tokens
+PURPOSES: Mapping[str, Callable[[ModelSpec], bool]] = {
+    "tools": lambda spec: "tools" in spec.capabilities,
+    "pictures": lambda spec: "vision" in spec.capabilities,
+    "long": lambda spec: (spec.context or 0) >= LONG,
+    "voice": lambda _spec: False,  # a voice is no chat model
+}
+# The vendor's speech models are no chat models: they have programs of their own. Times as its pages give them.
+VOICE = """\
+Hearing and speaking is done by programs beside the model, on the same card (docs/clients.md, "Speech"):
+  SenseVoice   speech to text   asr_server   0.04 of the time that the recording lasts
+  Whisper      speech to text   asr_server   not measured
+  Kokoro       text to speech   tts_server   0.09 to 0.37 of the time that the speech lasts"""
+HEADINGS = ("NAME", "RUNS ON", "SIZE", "MEMORY", "CONTEXT", "CAN", "SPEED")
+NOT_MEASURED = "not measured"
+
+
+def print_table(models: Sequence[tuple[ModelSpec, InstalledModel | None]], machine: Machine) -> None:
+    """SIZE is of what is installed; `-` where it is not. MEMORY is the card's."""
+    if not models:
+        return
+    rows = [HEADINGS, *(_row(spec, model, machine) for spec, model in models)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def speed(spec: ModelSpec) -> str:
+    """Never without its machine: the same card is three times as slow behind the PCIe of a Raspberry Pi 5."""
+    parts = [f"{spec.decode_rate:g} tokens/s"] if spec.decode_rate else []
+    parts += [f"prompt {spec.prefill_rate:g} tokens/s"] if spec.prefill_rate else []
+    return f"{', '.join(parts)} ({spec.measured_on})" if parts and spec.measured_on else ", ".join(parts)
+
+
+def _row(spec: ModelSpec, model: InstalledModel | None, machine: Machine) -> tuple[str, ...]:
+    memory = human_bytes(spec.card_memory_kib * 1024) if spec.card_memory_kib else NOT_MEASURED
+    abilities = (model.capabilities if model else spec.capabilities) - {"completion"}
+    return (
+        spec.name,
+        ("card" if spec.needs_npu else "CPU") + (" (not here)" if spec.obstacle(machine) else ""),
+        human_bytes(model.size) if model else "-",
+        memory if spec.needs_npu else "-",
+        str(spec.context) if spec.context else "?",
+        ", ".join(sorted(abilities)) or "chat",
+        speed(spec) or NOT_MEASURED,
+    )

@@ -1,0 +1,66 @@
+"""`qwen-service list --all` and `--for`: what an owner wants to know before a download."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from qwen_service.cli import main
+from qwen_service.commands.model_table import speed
+from qwen_service.models.catalog import Catalog
+
+
+def listed(capsys: pytest.CaptureFixture[str], folder: Path, *flags: str) -> str:
+    assert main(["list", *flags, "--models-dir", str(folder)]) == 0
+    return capsys.readouterr().out
+
+
+def test_all_models_have_their_line_and_nothing_is_made_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = listed(capsys, tmp_path, "--all").splitlines()
+    assert lines[0].split() == ["NAME", "RUNS", "ON", "SIZE", "MEMORY", "CONTEXT", "CAN", "SPEED"]
+    by_name = {line.split()[0]: line for line in lines[1:]}
+    assert set(by_name) == {spec.name for spec in Catalog.load(tmp_path).specs}
+    assert "3.7 tokens/s, prompt 106 tokens/s (Raspberry Pi 5 with an LLM-8850 card)" in by_name["qwen3-4b"]
+    assert by_name["qwen3-1.7b-axllm"].endswith("not measured")
+    assert "prompt 556 tokens/s (AX650 board, the vendor's benchmark)" in by_name["qwen2.5-1.5b-instruct-axllm"]
+
+
+@pytest.mark.parametrize(
+    ("purpose", "there", "not_there"),
+    [
+        ("tools", "qwen3-4b-2507-axllm", "smollm2-135m"),
+        ("pictures", "qwen3-vl-2b-axllm", "qwen3-4b"),
+        ("long", "minicpm5-1b-axllm", "qwen3-4b"),
+    ],
+)
+def test_a_purpose_chooses(
+    purpose: str, there: str, not_there: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [line.split()[0] for line in listed(capsys, tmp_path, "--for", purpose).splitlines()]
+    assert there in names
+    assert not_there not in names
+
+
+def test_a_voice_has_programs_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = listed(capsys, tmp_path, "--for", "voice")
+    assert "asr_server" in shown
+    assert "Kokoro" in shown
+
+
+def test_programs_read_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = {row["name"]: row for row in json.loads(listed(capsys, tmp_path, "--all", "--json"))}
+    assert rows["qwen3-vl-2b-axllm"]["capabilities"] == ["completion", "tools", "vision"]
+    assert (rows["qwen3-4b"]["decode_rate"], rows["qwen3-4b"]["measured_on"][:14]) == (3.7, "Raspberry Pi 5")
+    assert rows["qwen3-1.7b-axllm"]["decode_rate"] is None
+
+
+def test_every_rate_of_the_catalog_names_its_machine(tmp_path: Path) -> None:
+    for spec in Catalog.load(tmp_path).specs:
+        assert bool(speed(spec)) == bool(spec.decode_rate or spec.prefill_rate)
+        assert not speed(spec) or spec.measured_on, spec.name
+
+
+def test_the_plans_names_still_mean_the_plans_models(tmp_path: Path) -> None:
+    catalog = Catalog.load(tmp_path)
+    assert catalog.find("qwen2.5").name == "qwen2.5-1.5b-instruct"
+    assert catalog.find("qwen3").name == "qwen3-4b"
