@@ -1,6 +1,7 @@
-"""`langchain-openai` and `langchain-ollama`, as their getting-started pages use them."""
+"""`langchain-openai`, `langchain-anthropic` and `langchain-ollama`, as their getting-started pages use them."""
 
 import pytest
+from langchain_anthropic import ChatAnthropic
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
@@ -27,16 +28,22 @@ def get_weather(city: str) -> str:
     return f"22 degrees ({city})"
 
 
-both_apis = pytest.mark.parametrize("api", ["openai", "ollama"])
+each_api = pytest.mark.parametrize("api", ["openai", "responses", "anthropic", "ollama"])
 
 
 def model_of(api: str, url: str) -> BaseChatModel:
-    if api == "openai":
-        return ChatOpenAI(model="tiny", base_url=f"{url}/v1", api_key=SecretStr("none"), max_retries=0)
+    key = SecretStr("none")
+    if api == "anthropic":
+        return ChatAnthropic(model_name="tiny", base_url=url, api_key=key, max_retries=0, timeout=60, stop=None)
+    if api != "ollama":
+        by_responses = api == "responses"
+        return ChatOpenAI(
+            model="tiny", base_url=f"{url}/v1", api_key=key, max_retries=0, use_responses_api=by_responses
+        )
     return ChatOllama(model="tiny", base_url=url, validate_model_on_init=True)
 
 
-@both_apis
+@each_api
 def test_invoke(api: str, url: str) -> None:
     message = model_of(api, url).invoke([("system", "Be kind."), ("human", "Say hello")])
     assert message.text == "Hello there, friend."
@@ -44,19 +51,19 @@ def test_invoke(api: str, url: str) -> None:
     assert message.usage_metadata["output_tokens"] == 3
 
 
-@both_apis
+@each_api
 def test_stream(api: str, url: str) -> None:
     assert "".join(chunk.text for chunk in model_of(api, url).stream("Say hello")) == "Hello there, friend."
 
 
-@both_apis
+@each_api
 async def test_asynchronous(api: str, url: str) -> None:
     model = model_of(api, url)
     assert (await model.ainvoke("Say hello")).text == "Hello there, friend."
     assert "".join([chunk.text async for chunk in model.astream("Say hello")]) == "Hello there, friend."
 
 
-@both_apis
+@each_api
 def test_a_tool_is_called_and_its_result_read(api: str, url: str) -> None:
     with_tools = model_of(api, url).bind_tools([get_weather])
     question = HumanMessage("What is the weather in Paris?")
@@ -67,7 +74,7 @@ def test_a_tool_is_called_and_its_result_read(api: str, url: str) -> None:
     assert with_tools.invoke([question, answer, result]).text == "It is 22 degrees (Paris) in Paris."
 
 
-@both_apis
+@each_api
 @pytest.mark.parametrize("method", ["json_schema", "function_calling"])
 def test_structured_output(api: str, url: str, method: str) -> None:
     event = model_of(api, url).with_structured_output(CalendarEvent, method=method).invoke("Science fair on Friday")
