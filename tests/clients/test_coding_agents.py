@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -54,13 +55,21 @@ class Worker(Script):
     context: int = 200_000  # tokens of the scripted tokenizer are letters
     coder: Coder = CODERS[0]
 
+    @property
+    def reply_ids(self) -> list[int]:
+        """Of the first reply, as the engine generates it: an id a word."""
+        return [ord(word[0]) for word in re.findall(r"\S+\s*|\s+", self.call())]
+
+    def call(self) -> str:
+        arguments = {self.coder.argument: "echo $((6 * 7))", **self.coder.more}
+        return f"<tool_call>\n{json.dumps({'name': self.coder.tool, 'arguments': arguments})}\n</tool_call>"
+
     def reply_to(self, prompt: Prompt, sampling: Sampling) -> str:
         last = prompt.request.messages[-1]
         if last.role == "tool":
             return f"The shell says {last.content.strip().splitlines()[-1]}."
         if any(m.role == "user" and "Use the shell" in m.content for m in prompt.request.messages):
-            arguments = {self.coder.argument: "echo $((6 * 7))", **self.coder.more}
-            return f"<tool_call>\n{json.dumps({'name': self.coder.tool, 'arguments': arguments})}\n</tool_call>"
+            return self.call()
         return "Hello there, friend."
 
 
@@ -117,4 +126,5 @@ def test_a_text_turn_with_a_small_prompt(service: str, worker: Worker, tmp_path:
 def test_a_tool_turn_extends_the_first_prompt(service: str, worker: Worker, tmp_path: Path) -> None:
     assert launched(worker.coder, service, tmp_path, "Use the shell to multiply").endswith("The shell says 42.")
     first, second = (prompt.token_ids for prompt in worker.prompts)
-    assert second[: len(first)] == first  # so that the KV cache covers all of it
+    known = (*first, *worker.reply_ids)
+    assert second[: len(known)] == known  # so that the KV cache covers all of it
