@@ -92,6 +92,7 @@ class ChatRequest:
     continues: bool = False  # the reply goes on with the last message, which is an assistant's
     truncate: bool = True  # False: an overflowing conversation is refused instead of trimmed
     context_size: int | None = None  # a client's own, smaller bound on prompt + completion
+    keep_alive: float | None = None  # seconds that the model stays loaded after this; inf: for ever
     priority: Priority = "interactive"
     client: str = ""  # who asks, for fairness: API key name or address
 

@@ -93,6 +93,11 @@ class Settings(BaseSettings):
         "A request for an installed model that is not loaded: on switches to it, off refuses with 409, auto switches between CPU"
         " models only, since loading a card takes minutes.",
     )
+    unload_when_idle: Seconds = _setting(
+        0,
+        "A model that nobody has used for so many seconds is unloaded, and its memory freed; the next request loads it again."
+        " 0: it stays, but for what Ollama's `keep_alive` says of a CPU model. On a card `keep_alive` counts only if this is set.",
+    )
     drain_timeout: Seconds = _setting(120, "When switching models, running replies may go on for so many seconds.")
     tokenizer_port: Port = _setting(
         12345, "Loopback port of the tokenizer that the vendor's programs ask; one more for each further card."

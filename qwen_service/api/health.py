@@ -70,7 +70,7 @@ def _model(model: ModelState) -> dict[str, Any]:
     return {
         "name": model.name,
         "runtime": model.runtime,
-        "state": model.phase,
+        "state": "unloaded" if model.asleep else model.phase,
         "progress": first.progress or None,
         "restarts": sum(engine.restarts for engine in model.engines),
         "error": first.last_error or None,

@@ -110,6 +110,7 @@ class ModelManager:
         async with self._switch:
             old = self.current
             if old is not None and same_name(old.name, target.name) and old.phase != "failed":
+                await old.rest.wake()
                 return old
             self._choice.refuse_impossible(target)
             return await self._replace(old, target)
@@ -209,7 +210,7 @@ class ModelManager:
     def _serve(self, model: InstalledModel, *, is_fallback: bool = False) -> ServedModel:
         loaders = self._loaders(model, self._settings, self._machine)
         supervisors = tuple(Supervisor(name, load, on_change=self._note_change) for name, load in loaders.items())
-        served = ServedModel(model, supervisors, is_fallback)
+        served = ServedModel(model, supervisors, is_fallback, self._settings.unload_when_idle or None)
         served.start()
         return served
 

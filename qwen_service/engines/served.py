@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from qwen_service.engine import Engine
+from qwen_service.engines.rest import Rest
 from qwen_service.engines.supervisor import Phase, Supervisor
 from qwen_service.errors import Loading, ServiceError, Unavailable
 from qwen_service.models.installed import InstalledModel
@@ -20,9 +21,20 @@ class ServedModel:
     installed: InstalledModel
     supervisors: tuple[Supervisor, ...]
     is_fallback: bool = False
-    users: int = field(default=0, init=False)  # requests from their arrival to their end
+    unload_when_idle: float | None = None  # seconds; None: stays loaded
+    rest: Rest = field(init=False)
     waiting_for_load: int = field(default=0, init=False)
     _left: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+
+    def __post_init__(self) -> None:
+        self.rest = Rest(
+            keep_for=self.unload_when_idle,
+            # Loading takes minutes on a card; the fallback is unloaded when the card is back.
+            is_allowed=not self.is_fallback and (self.unload_when_idle is not None or not self.spec.needs_npu),
+            is_loaded=lambda: self.phase == "ready",
+            unload=self._unload,
+            load=self._load,
+        )
 
     @property
     def name(self) -> str:
@@ -31,6 +43,16 @@ class ServedModel:
     @property
     def spec(self) -> ModelSpec:
         return self.installed.spec
+
+    @property
+    def users(self) -> int:
+        """Requests from their arrival to their end."""
+        return self.rest.users
+
+    @property
+    def asleep(self) -> bool:
+        """Unloaded because nobody uses it; the next request loads it again."""
+        return self.rest.asleep
 
     @property
     def phase(self) -> Phase:
@@ -60,18 +82,17 @@ class ServedModel:
 
     @property
     def down_for(self) -> float:
-        """Seconds since an engine was last ready; 0 while one is."""
-        if self.engine is not None:
+        """Seconds since an engine was last ready; 0 while one is, or nobody wants one."""
+        if self.engine is not None or self.asleep:
             return 0.0
         return time.monotonic() - min(supervisor.down_since for supervisor in self.supervisors)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        self.users += 1
         try:
-            yield
+            with self.rest.in_use():
+                yield
         finally:
-            self.users -= 1
             self._left.set()
 
     async def unused(self) -> None:
@@ -81,10 +102,18 @@ class ServedModel:
             await self._left.wait()
 
     def start(self) -> None:
+        self._load()
+        self.rest.plan()
+
+    async def stop(self) -> None:
+        await self.rest.end()
+        await self._unload()
+
+    def _load(self) -> None:
         for supervisor in self.supervisors:
             supervisor.start()
 
-    async def stop(self) -> None:
+    async def _unload(self) -> None:
         await asyncio.gather(*(supervisor.stop() for supervisor in self.supervisors))
 
     async def tried(self) -> None:
@@ -103,6 +132,8 @@ class ServedModel:
 
     async def ready(self, *, at_most: float, waiters: int) -> Engine:
         """An engine that runs. Waits for a quick load or restart; raises Loading or Unavailable."""
+        if self.asleep:  # first: the engine of one that is just being unloaded is still there
+            await self.rest.wake()
         if (engine := self.engine) is not None:
             return engine
         if (reason := self.out_of_service()) is not None:

@@ -81,6 +81,7 @@ class Supervisor(Generic[E]):
         self.down_since = time.monotonic()
 
     def start(self) -> None:
+        self.down_since = time.monotonic()
         self._enter("loading")
         self._task = asyncio.create_task(self._run(), name=f"supervisor {self.name}")
 

@@ -64,7 +64,8 @@ def _model_state(model: ServedModel | None) -> ModelState | None:
         model.spec.runtime,
         model.phase,
         engines,
-        tokenizer_ready=model.tokenizer_ready,
+        tokenizer_ready=model.tokenizer_ready or model.asleep,
+        asleep=model.asleep,
         prompt_seconds=round(100 / rate, 1) if rate else None,
     )
 

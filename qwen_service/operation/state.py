@@ -24,15 +24,16 @@ class ModelState:
     phase: str
     engines: tuple[EngineState, ...]
     tokenizer_ready: bool = False
+    asleep: bool = False  # unloaded because nobody uses it; the next request loads it
     prompt_seconds: float | None = None  # what 100 tokens of prompt cost, where prefill is slow
 
     @property
     def ready(self) -> bool:
-        return self.phase == "ready"
+        return self.phase == "ready" or self.asleep
 
     @property
     def whole(self) -> bool:
-        return all(engine.phase == "ready" for engine in self.engines)
+        return self.asleep or all(engine.phase == "ready" for engine in self.engines)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,8 @@ def _status(models: ModelManager) -> tuple[str, bool]:
     if current is None:
         return models.trouble or "no model is loaded", True
     engines = ", ".join(filter(None, (engine.progress for engine in current.supervisors)))
+    if current.asleep:
+        return f"{current.name}: unloaded, nobody uses it", True
     reason = current.out_of_service()
     if reason is not None:
         return f"{current.name}: {reason.message}", True

@@ -73,6 +73,7 @@ class ChatCompletion:
             began = time.monotonic()
             model = await self._models.obtain(request.model)
             with model.in_use():
+                model.rest.keep(request.keep_alive)
                 engine = await model.ready(at_most=self._patience, waiters=self._waiters)
                 load = time.monotonic() - began
                 reply = structured(

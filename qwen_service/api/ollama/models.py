@@ -6,6 +6,7 @@ from typing import Any
 from qwen_service.api.abilities import abilities
 from qwen_service.engine import Engine
 from qwen_service.engines.manager import ModelManager
+from qwen_service.engines.served import ServedModel
 from qwen_service.errors import UnknownModel
 from qwen_service.models.catalog import same_name
 from qwen_service.models.installed import InstalledModel
@@ -23,7 +24,7 @@ def running(models: ModelManager) -> dict[str, Any]:
     loaded = [
         served for served in (models.current, models.fallback) if served is not None and served.engine is not None
     ]
-    return {"models": [_running(served.installed, served.engine) for served in loaded if served.engine is not None]}
+    return {"models": [_running(served, served.engine) for served in loaded if served.engine is not None]}
 
 
 def show(models: ModelManager, name: str) -> dict[str, Any]:
@@ -73,10 +74,12 @@ def _entry(model: InstalledModel) -> dict[str, Any]:
     }
 
 
-def _running(model: InstalledModel, engine: Engine) -> dict[str, Any]:
+def _running(served: ServedModel, engine: Engine) -> dict[str, Any]:
+    model = served.installed
     on_card = model.spec.needs_npu
+    left = served.rest.seconds_left()
     return _entry(model) | {
-        "expires_at": _moment(datetime.now(UTC).timestamp() + FOR_EVER.total_seconds()),
+        "expires_at": _moment(datetime.now(UTC).timestamp() + (FOR_EVER.total_seconds() if left is None else left)),
         "size_vram": (model.spec.card_memory_kib or model.size // 1024) * 1024 if on_card else 0,
         "context_length": engine.limits.context,
     }

@@ -5,6 +5,7 @@ from typing import Any
 
 import orjson
 
+from qwen_service.api.ollama.keep_alive import seconds_of
 from qwen_service.api.ollama.wire import (
     IGNORED_OPTIONS,
     CallPart,
@@ -62,6 +63,7 @@ def _request(body: GenerationFields, request_id: str, schemas: SchemaBudget, **c
         thinking=None if body.think in (None, "") else body.think is not False,
         truncate=body.truncate is not False,
         context_size=options.num_ctx or None,
+        keep_alive=None if body.keep_alive is None else seconds_of(body.keep_alive),
         **content,
     )
 

@@ -75,15 +75,15 @@ class Generation:
             raise self._not_found(request.model) from error
 
     async def _prepared(self, request: ChatRequest, context: list[int] | None) -> ChatRequest:
-        model, engine = await self._loaded(request.model)
-        if request.thinking and "thinking" not in abilities(model.installed, engine):
-            raise Unsupported(f'"{request.model}" does not support thinking', param="think")
-        return await continued(engine.text, request, context) if context else request
+        model = await self._service.models.obtain(request.model)
+        with model.in_use():
+            engine = await self._engine(model)
+            if request.thinking and "thinking" not in abilities(model.installed, engine):
+                raise Unsupported(f'"{request.model}" does not support thinking', param="think")
+            return await continued(engine.text, request, context) if context else request
 
-    async def _loaded(self, name: str | None) -> tuple[ServedModel, Engine]:
-        model = await self._service.models.obtain(name)
-        settings = self._settings
-        return model, await model.ready(at_most=settings.queue_timeout, waiters=settings.queue_size)
+    async def _engine(self, model: ServedModel) -> Engine:
+        return await model.ready(at_most=self._settings.queue_timeout, waiters=self._settings.queue_size)
 
     def _load_or_unload(self, body: GenerationFields, reply: Reply) -> Response:
         async def compute() -> Response:
@@ -94,15 +94,19 @@ class Generation:
         return WholeReply(compute, error_response)
 
     async def _is_unloaded(self, body: GenerationFields) -> bool:
-        """A loaded model stays loaded: loading one takes minutes on a card."""
-        if body.keep_alive is not None and seconds_of(body.keep_alive) == 0:
+        """On a card a loaded model stays loaded, unless unload_when_idle allows it: loading takes minutes."""
+        keep_alive = None if body.keep_alive is None else seconds_of(body.keep_alive)
+        if keep_alive == 0:
             name = unaliased(body.model, self._settings.model_aliases)
             served = self._service.models.served(find(self._service.models, name))
-            return served is None or served.engine is None
+            return served is None or await served.rest.unload_now() or served.engine is None
         try:
-            await self._loaded(body.model)
+            model = await self._service.models.obtain(body.model)
         except UnknownModel as error:
             raise self._not_found(body.model) from error
+        with model.in_use():
+            model.rest.keep(keep_alive)
+            await self._engine(model)
         return False
 
     def _not_found(self, name: str | None) -> UnknownModel:
@@ -112,8 +116,6 @@ class Generation:
 def _answer(
     body: GenerationFields, events: AsyncGenerator[Event, None], reply: Reply, headers: ReplyHeaders
 ) -> Response:
-    if body.keep_alive is not None:
-        seconds_of(body.keep_alive)  # honoured where a model can be unloaded; a wrong one is refused everywhere
     if body.stream is False:
         return WholeReply(lambda: _whole(events, reply, headers), error_response)
     return StreamReply(

@@ -1,0 +1,108 @@
+"""When a model that nobody uses is unloaded, and that the next request loads it again.
+
+Nothing is unloaded while a request uses the model or waits for it: both count as users from their arrival on.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+SOON = 1.0  # seconds until the next look at a model that is still loading
+
+
+class Rest:
+    """`unload` and `load` are what is done; `is_loaded` tells whether there is something to unload.
+
+    `keep_for` is the time in seconds after the last use, None for ever; a request may set another one.
+    """
+
+    def __init__(
+        self,
+        *,
+        keep_for: float | None,
+        is_allowed: bool,
+        is_loaded: Callable[[], bool],
+        unload: Callable[[], Awaitable[None]],
+        load: Callable[[], None],
+    ) -> None:
+        self.is_allowed = is_allowed
+        self.asleep = False
+        self.users = 0
+        self._default = self._keep_for = keep_for
+        self._is_loaded, self._unload, self._load = is_loaded, unload, load
+        self._timer: asyncio.TimerHandle | None = None
+        self._unloading: asyncio.Task[None] | None = None
+        self._last_used = time.monotonic()
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        self.users += 1
+        self._cancel_timer()
+        try:
+            yield
+        finally:
+            self.users -= 1
+            self._last_used = time.monotonic()
+            self.plan()
+
+    def keep(self, seconds: float | None) -> None:
+        """For so long after the last use; None: for as long as the configuration says; inf: for ever."""
+        if self.is_allowed:
+            self._keep_for = self._default if seconds is None else None if seconds == float("inf") else seconds
+            self.plan()
+
+    def plan(self) -> None:
+        self._cancel_timer()
+        if not self.users and not self.asleep and (left := self.seconds_left()) is not None:
+            self._timer = asyncio.get_running_loop().call_later(left, self._fall_asleep)
+
+    def seconds_left(self) -> float | None:
+        """Until it is unloaded, if nobody uses it any more; None: it stays."""
+        if self._keep_for is None:
+            return None
+        return self._keep_for if self.users else max(0.0, self._keep_for - (time.monotonic() - self._last_used))
+
+    async def unload_now(self) -> bool:
+        """Or as soon as nobody uses it. False where it may not be unloaded."""
+        if not self.is_allowed:
+            return False
+        self.keep(0)
+        self._fall_asleep()
+        await self._unloaded()
+        return True
+
+    async def wake(self) -> None:
+        """Load again what is unloaded, after that has ended."""
+        await self._unloaded()
+        if self.asleep:
+            self.asleep = False
+            self._last_used = time.monotonic()
+            self._load()
+            self.plan()
+
+    async def end(self) -> None:
+        self._cancel_timer()
+        await self._unloaded()
+
+    def _fall_asleep(self) -> None:
+        self._cancel_timer()
+        if self.users or self.asleep:
+            return
+        if not self._is_loaded():
+            self._timer = asyncio.get_running_loop().call_later(SOON, self._fall_asleep)
+            return
+        self.asleep = True
+        self._unloading = asyncio.create_task(self._run_unload(), name="unload")
+
+    async def _run_unload(self) -> None:
+        await self._unload()
+
+    async def _unloaded(self) -> None:
+        if self._unloading is not None:
+            await asyncio.wait({self._unloading})
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
