@@ -6,7 +6,7 @@
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 
@@ -118,13 +118,21 @@ class Service:
             engine.start()
 
     async def stop(self) -> None:
-        await self.pulls.stop()
-        for engine in self.speech:
-            await engine.stop()
-        await self.embeddings.stop()
+        """The models first: whatever else hangs, the vendor's programs get their polite end. Errors are logged."""
+        await _stopped({"models": self.models.stop})
+        others = {"pulls": self.pulls.stop, "embeddings": self.embeddings.stop}
+        others |= {f"speech {number}": engine.stop for number, engine in enumerate(self.speech)}
         if self.cards is not None:
-            await self.cards.stop()
-        await self.models.stop()
+            others["cards"] = self.cards.stop
+        await _stopped(others)
+
+
+async def _stopped(parts: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
+    """Stop them together. What goes wrong with one is logged, and keeps no other from its end."""
+    results = await asyncio.gather(*(stop() for stop in parts.values()), return_exceptions=True)
+    for name, result in zip(parts, results, strict=True):
+        if isinstance(result, Exception):
+            log.error("%s could not be stopped: %s", name, result, exc_info=result)
 
 
 def _terminate() -> None:
@@ -169,6 +177,7 @@ def create_app(
             public_paths=service.page.public_paths,
         ),
     )
+    app.state.begin_stop = service.pulls.abandon  # for who serves the app: what need not be waited for on the way down
     app.include_router(anthropic_router(service))  # first: one of its routes is OpenAI's, too
     app.include_router(openai_router(service))
     app.include_router(responses_router(service))

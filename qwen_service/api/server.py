@@ -142,11 +142,21 @@ class _MarksAdminSocket(HttpToolsProtocol):
 
 
 class Server(uvicorn.Server):
-    """Listens on a unix socket for administrators as well. `config.http` is a GuardedProtocol."""
+    """Listens on a unix socket for administrators as well. `config.http` is a GuardedProtocol.
 
-    def __init__(self, config: uvicorn.Config, admin_socket: Path | None = None) -> None:
+    `begin_stop` is called as soon as the server is told to stop, before it waits for running replies.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        admin_socket: Path | None = None,
+        *,
+        begin_stop: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(config)
         self._admin_socket = admin_socket
+        self._begin_stop = begin_stop
         self._listens_for_administrators = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -159,7 +169,13 @@ class Server(uvicorn.Server):
                 log.warning("no admin socket at %s: %s", self._admin_socket, error)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """A second Ctrl-C cuts the replies, and the engines still get their polite end: uvicorn alone would skip it."""
+        self._begin_stop()
         await super().shutdown(sockets)
+        if self.force_exit:
+            for task in self.server_state.tasks:
+                task.cancel(msg="a second signal")
+            await self.lifespan.shutdown()
         if self._listens_for_administrators and self._admin_socket is not None:
             self._admin_socket.unlink(missing_ok=True)
 

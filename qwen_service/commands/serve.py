@@ -7,7 +7,7 @@ import logging
 import socket
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
@@ -17,6 +17,7 @@ from qwen_service.app import create_app
 from qwen_service.commands.settings import add_setting_flags, make_folders, settings_from
 from qwen_service.config import ConfigError, Settings
 from qwen_service.operation import logs
+from qwen_service.process.instance_lock import AlreadyRunning, InstanceLock
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,23 @@ def run(app: FastAPI, settings: Settings) -> int:
     """Serve until a signal says stop. Raises ConfigError."""
     make_folders(settings)
     logs.configure(settings.log_level, settings.log_format, settings.service_log, tokenizer_file=settings.tokenizer_log)
-    sockets = listen(settings)
+    lock = InstanceLock(settings.state_folder / "service.pid")
+    try:
+        lock.take()
+    except AlreadyRunning as other:
+        raise ConfigError(
+            f"state_dir: {settings.state_folder} is in use by another qwen-service, process {other.pid}."
+            " Stop that one, or give this one a folder of its own with --state-dir."
+        ) from None
+    except OSError as error:  # some network file systems have no locks
+        log.warning("no lock on %s: %s; nothing keeps a second service from using it", settings.state_folder, error)
+    try:
+        return _serve(app, settings, listen(settings))
+    finally:
+        lock.release()
+
+
+def _serve(app: FastAPI, settings: Settings, sockets: list[socket.socket]) -> int:
     config = uvicorn.Config(
         app,
         loop="uvloop",
@@ -51,13 +68,14 @@ def run(app: FastAPI, settings: Settings) -> int:
         server_header=False,
         proxy_headers=False,  # api/access.py knows whom to believe
         timeout_keep_alive=75,
-        timeout_graceful_shutdown=int(settings.grace_time) or None,
+        timeout_graceful_shutdown=cast(int, settings.grace_time),  # a float does, and 0 is at once
     )
     for listener in sockets:
         host, port = listener.getsockname()[:2]
         log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
     warn_of_exposure(settings)
-    server = Server(config, (settings.admin_socket or settings.state_folder / "admin.sock").expanduser())
+    admin_socket = (settings.admin_socket or settings.state_folder / "admin.sock").expanduser()
+    server = Server(config, admin_socket, begin_stop=app.state.begin_stop)
     server.run(sockets=sockets)
     return 0 if server.started else 1
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwen_service.config import Settings
-from qwen_service.errors import Died, NotOffered, PromptTooLong, QueueFull, UnknownModel
+from qwen_service.errors import Died, NotOffered, PromptTooLong, QueueFull, ShuttingDown, UnknownModel
 from qwen_service.models.catalog import gguf_model, same_name, unaliased
 from qwen_service.runtimes.llamacpp import wire
 from qwen_service.runtimes.llamacpp.process import LlamaProcess, check_gguf
@@ -33,6 +33,8 @@ class Embeddings:
         self._path = settings.embedding_model
         self._process: LlamaProcess | None = None
         self._starting = asyncio.Lock()
+        self._start_task: asyncio.Task[LlamaProcess] | None = None
+        self._stopped = False
         self._asked = 0
         self.name = gguf_model(self._path).name if self._path is not None else ""
 
@@ -52,6 +54,12 @@ class Embeddings:
         return Embedded(tuple(vectors), sum(map(len, ids)))
 
     async def stop(self) -> None:
+        """Ends a start that is under way as well; nothing starts afterwards."""
+        self._stopped = True
+        if (starting := self._start_task) is not None and not starting.cancel():
+            self._process = None if starting.exception() else starting.result()
+        if starting is not None:
+            await asyncio.wait([starting])
         if self._process is not None:
             await self._process.stop()
             self._process = None
@@ -95,7 +103,15 @@ class Embeddings:
     async def _running(self) -> LlamaProcess:
         async with self._starting:
             if self._process is None:
-                self._process = await self._start()
+                if self._stopped:
+                    raise ShuttingDown("the service is stopping")
+                if self._start_task is None:  # else it is that of a client who has left
+                    self._start_task = asyncio.create_task(self._start(), name="start embeddings")
+                await asyncio.wait([self._start_task])
+                started, self._start_task = self._start_task, None
+                if started.cancelled():
+                    raise ShuttingDown("the service is stopping")
+                self._process = started.result()
             return self._process
 
     async def _start(self) -> LlamaProcess:

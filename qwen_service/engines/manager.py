@@ -20,6 +20,7 @@ from qwen_service.errors import Loading, NotLoaded, QueueFull, ServiceError, Sta
 from qwen_service.models.catalog import Catalog, same_name, unaliased
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
+from qwen_service.process.daemon_threads import in_daemon_thread
 
 log = logging.getLogger(__name__)
 
@@ -71,13 +72,11 @@ class ModelManager:
             self._prepare_fallback(self._settings.fallback_model)
 
     async def stop(self) -> None:
-        for task in (self._stand_in, self._exchanging):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait([task])
-        for model in (self.current, self.fallback):
-            if model is not None:
-                await model.stop()
+        tasks = [task for task in (self._stand_in, self._exchanging) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(model.stop() for model in (self.current, self.fallback) if model is not None))
 
     async def obtain(self, name: str | None) -> ServedModel:
         """The served model that a request means; switches to it where `autoload` allows.
@@ -205,7 +204,7 @@ class ModelManager:
             ) from None
 
     async def _simulate(self, name: str) -> InstalledModel:
-        return await asyncio.to_thread(simulated, name, self._settings)  # it may have to fetch a tokenizer
+        return await in_daemon_thread(simulated, name, self._settings)  # it may have to fetch a tokenizer
 
     def _serve(self, model: InstalledModel, *, is_fallback: bool = False) -> ServedModel:
         loaders = self._loaders(model, self._settings, self._machine)
@@ -252,5 +251,5 @@ class ModelManager:
         await asyncio.sleep(self._fallback_lingers)
         if self.current is not None and self.current.engine is not None:
             await fallback.unused()
-            self.fallback = None
             await fallback.stop()
+            self.fallback = None  # only now: who stops the service in between must find it

@@ -6,7 +6,7 @@ recorded. A model that is installed already in the same revision is left alone.
 
 import threading
 from collections.abc import Mapping
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, wait
 from pathlib import Path
 
 from qwen_service.errors import ChecksumMismatch, DownloadFailed, InstallError
@@ -20,8 +20,10 @@ from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
 from qwen_service.models.record import RecordedFile, load_record, new_record
 from qwen_service.models.spec import HubSource, ModelSpec, WheelSource
+from qwen_service.process.daemon_threads import DaemonThreads
 
 PARALLEL = 4  # connections; more are slower on a Raspberry Pi's disk
+STOP_TIMEOUT = 2.0  # seconds
 WELCOME = ("post_config.json", "README.md", "LICENSE", "axllm")  # taken along where the repository has them
 
 
@@ -146,13 +148,14 @@ class _Fetch:
     def run(self, files: list[HubFile]) -> dict[str, RecordedFile]:
         resumed = sum(self._bytes_there(file) for file in files)
         self._tally = Tally(self._sink, "downloading", len(files), sum(f.size for f in files), resumed)
-        with ThreadPoolExecutor(PARALLEL) as pool:
-            work = {pool.submit(self._fetch, file): file.path for file in files}
-            try:
-                done, _ = wait(work, return_when=FIRST_EXCEPTION)
-            finally:  # also when interrupted from the keyboard
-                self._stop.set()
-                pool.shutdown(wait=False, cancel_futures=True)
+        pool = DaemonThreads(PARALLEL, "download")
+        work = {pool.submit(self._fetch, file): file.path for file in files}
+        try:
+            done, _ = wait(work, return_when=FIRST_EXCEPTION)
+        finally:  # also when interrupted from the keyboard
+            self._stop.set()
+            pool.close(cancel=True)
+            wait(work, STOP_TIMEOUT)  # one that hangs on the hub is left to itself
         for result in sorted(done, key=lambda result: isinstance(result.exception(), _Stopped)):
             result.result()  # raises what went wrong first, not what was stopped because of it
         return {path: result.result() for result, path in work.items()}

@@ -10,10 +10,11 @@ from contextlib import aclosing
 from importlib import import_module
 from pathlib import Path
 
-from qwen_service.errors import InstallError, ServiceError
+from qwen_service.errors import InstallError, ServiceError, ShuttingDown
 from qwen_service.install.progress import Progress, ProgressSink
 from qwen_service.models.machine import Machine
 from qwen_service.models.spec import ModelSpec
+from qwen_service.process.daemon_threads import in_daemon_thread
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +22,7 @@ DOWNLOADS = (
     "qwen_service.install.downloads"  # imported when needed: the hub's client takes 8 MB, and few services ever pull
 )
 INTERVAL = 0.2  # seconds between two reports of progress
+STOP_TIMEOUT = 2.0  # seconds
 
 
 class Pulls:
@@ -28,9 +30,12 @@ class Pulls:
         self._models_dir = models_dir
         self._machine = machine
         self._running: dict[str, _Pull] = {}
+        self._stopping = False
 
     async def follow(self, spec: ModelSpec) -> AsyncGenerator[str | Progress, None]:
         """Stages and progress until the model is installed. Raises an InstallError."""
+        if self._stopping:
+            raise ShuttingDown("the service is stopping")
         running = self._running.get(spec.name)
         if running is None:
             running = self._running[spec.name] = _Pull()
@@ -43,16 +48,26 @@ class Pulls:
         finally:
             running.followers -= 1
 
-    async def stop(self) -> None:
-        """Nobody waits any more: return when the threads have seen that."""
-        pulls = list(self._running.values())
-        for running in pulls:
+    def abandon(self) -> None:
+        """The service is stopping: whoever follows a pull is told so, and its thread stops at its next step."""
+        self._stopping = True
+        for running in self._running.values():
+            running.stopping.set()
             running.followers = 0
-        await asyncio.gather(*(running.task for running in pulls), return_exceptions=True)
+
+    async def stop(self) -> None:
+        """Return when the threads have stopped, or after STOP_TIMEOUT: one that hangs on a hub is left to itself."""
+        self.abandon()
+        tasks = [running.task for running in self._running.values()]
+        if tasks:
+            await asyncio.wait(tasks, timeout=STOP_TIMEOUT)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _pull(self, spec: ModelSpec, running: "_Pull") -> None:
         try:
-            await asyncio.to_thread(_pull, spec, self._models_dir, self._machine, running)
+            await in_daemon_thread(_pull, spec, self._models_dir, self._machine, running)
         except ServiceError as error:
             log.warning("pull of %s: %s", spec.name, error.message)
             if running.followers:
@@ -70,6 +85,7 @@ class _Pull:
 
     def __init__(self) -> None:
         self.followers = 0
+        self.stopping = asyncio.Event()
         self.task: asyncio.Task[None]
         self._latest: str | Progress = "pulling manifest"
 
@@ -88,4 +104,6 @@ class _Pull:
                 seen = self._latest
                 yield seen
             await asyncio.wait({self.task}, timeout=INTERVAL)
+            if self.stopping.is_set():
+                raise ShuttingDown("the service is stopping; what was fetched is kept for the next pull")
         self.task.result()

@@ -118,6 +118,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send_body(content[start:])
 
     def send_body(self, body: bytes) -> None:
+        if (most := self.server.options.hang_after) is not None and len(body) > most:
+            self.wfile.write(body[:most])
+            threading.Event().wait()
         limit: int | None = self.server.options.cut_after
         if limit is not None and len(body) > limit and self.server.take("cuts_left"):
             self.wfile.write(body[:limit])
@@ -164,6 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path)
     parser.add_argument("--cut-after", type=int, help="end the connection after so many bytes of a file")
+    parser.add_argument("--hang-after", type=int, help="send so many bytes of a file, then nothing more")
     parser.add_argument("--cuts", type=int, default=0, help="how often")
     parser.add_argument("--wrong-bytes", help="serve this file with other bytes")
     parser.add_argument("--no-ranges", action="store_true", help="ignore Range")

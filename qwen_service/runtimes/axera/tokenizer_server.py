@@ -21,6 +21,7 @@ from qwen_service.text.tokenizer import LocalTokenizer
 
 BACKLOG = 128
 START_TIMEOUT = 5.0  # seconds
+STOP_TIMEOUT = 2.0
 RESTART_PAUSE = 0.05  # seconds, well below the one second of the clients
 LONGEST_HOLD = 5.0  # seconds that the uid dialect's clients, which wait ten, are kept waiting for a stop
 
@@ -102,7 +103,7 @@ class TokenizerServer:
             with contextlib.suppress(RuntimeError):  # it has just ended by itself
                 self._loop.call_soon_threadsafe(self._end.set)
         if self._thread is not None:
-            await asyncio.to_thread(self._thread.join)
+            await asyncio.to_thread(self._thread.join, STOP_TIMEOUT)  # a daemon: one that hangs ends with us
             self._thread = None
         if self._socket is not None:
             self._socket.close()
