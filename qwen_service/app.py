@@ -45,6 +45,7 @@ from qwen_service.errors import InvalidRequest, ServiceError
 from qwen_service.install.pulls import Pulls
 from qwen_service.models.catalog import Catalog
 from qwen_service.models.machine import Machine
+from qwen_service.models.personas import Personas
 from qwen_service.operation.logs import log_request
 from qwen_service.operation.metrics import Metrics
 from qwen_service.operation.overview import Overview
@@ -72,7 +73,15 @@ class Service:
         self.catalog = Catalog.load(settings.models_dir)
         self.embeddings = Embeddings(settings)
         self.pulls = Pulls(settings.models_dir, machine)
-        self.models = ModelManager(settings, self.catalog, machine, on_change=self.scheduler.dispatch, loaders=loaders)
+        self.personas = Personas.load(settings.models_dir)
+        self.models = ModelManager(
+            settings,
+            self.catalog,
+            machine,
+            on_change=self.scheduler.dispatch,
+            loaders=loaders,
+            personas=self.personas,
+        )
         self.cards = card_monitor(settings, machine, on_change=self.scheduler.dispatch)
         self.cancellations = Cancellations()
         self.sessions = SessionManager(overflow=settings.context_overflow, default_max_tokens=settings.max_tokens)

@@ -11,7 +11,7 @@ from qwen_service.api.asgi import ADMIN_SOCKET, SINGLE_HEADERS, Scope, header, j
 from qwen_service.api.keys import ApiKeys
 from qwen_service.errors import EncodedBody, Forbidden, InvalidRequest, RequestTooLarge, Unauthorized
 
-ADMIN_PATHS = frozenset({"/v1/models/load", "/api/delete"})
+ADMIN_PATHS = frozenset({"/v1/models/load", "/api/create", "/api/copy", "/api/delete"})
 ALWAYS_OPEN = frozenset({"/health", "/health/live", "/health/ready"})
 HOST_AND_PORT = re.compile(r"(\[[^\]]*\]|[^:]*)(?::\d*)?")
 

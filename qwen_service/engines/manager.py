@@ -20,6 +20,7 @@ from qwen_service.errors import Loading, NotLoaded, QueueFull, ServiceError, Sta
 from qwen_service.models.catalog import Catalog, same_name, unaliased
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
+from qwen_service.models.personas import Persona, Personas
 from qwen_service.process.daemon_threads import in_daemon_thread
 
 log = logging.getLogger(__name__)
@@ -37,10 +38,12 @@ class ModelManager:
         on_change: Callable[[], None],
         loaders: Loaders = loaders_for,
         fallback_lingers: float = FALLBACK_LINGERS,
+        personas: Personas | None = None,
     ) -> None:
         self._settings = settings
         self._catalog = catalog
         self._machine = machine
+        self.personas = personas or Personas()
         self._choice = ModelChoice(settings, catalog, machine)
         self._on_change = on_change
         self._loaders = loaders
@@ -123,7 +126,11 @@ class ModelManager:
 
     def installed_model(self, name: str) -> InstalledModel:
         """By name or alias. Raises UnknownModel."""
-        return self._choice.installed(name)
+        return self._choice.installed(self.personas.base_of(name))
+
+    def persona(self, name: str | None) -> Persona | None:
+        """The persona that a request for this name means, if it means one."""
+        return self.personas.find(unaliased(name, self._settings.model_aliases)) if name else None
 
     def installed(self) -> list[InstalledModel]:
         models = self._catalog.installed()
@@ -135,7 +142,7 @@ class ModelManager:
         return next((s for s in (self.current, self.fallback) if s is not None and s.name == model.name), None)
 
     def _means(self, name: str | None) -> ServedModel | InstalledModel:
-        wanted = unaliased(name, self._settings.model_aliases) if name else None
+        wanted = self.personas.base_of(unaliased(name, self._settings.model_aliases)) if name else None
         for served in (self.current, self.fallback):
             if served is not None and (not wanted or any(same_name(wanted, known) for known in served.spec.names)):
                 return served

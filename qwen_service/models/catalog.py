@@ -166,7 +166,7 @@ def axllm_model(folder: Path) -> InstalledModel:
 
 
 def same_name(one: str, other: str) -> bool:
-    return _plain(one) == _plain(other)
+    return plain_name(one) == plain_name(other)
 
 
 def unaliased(name: str, aliases: Mapping[str, str]) -> str:
@@ -174,10 +174,10 @@ def unaliased(name: str, aliases: Mapping[str, str]) -> str:
     for alias, meant in aliases.items():
         if same_name(alias, name):
             return meant
-    return next((meant for alias, meant in aliases.items() if fnmatchcase(_plain(name), _plain(alias))), name)
+    return next((meant for alias, meant in aliases.items() if fnmatchcase(plain_name(name), plain_name(alias))), name)
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """The name as Ollama understands it: its registry and its library are where any name is from."""
     name = name.strip().lower().removesuffix(":latest")
     for origin in ("registry.ollama.ai/", "ollama.com/"):
@@ -201,7 +201,7 @@ def _read_folder(folder: Path) -> list[ModelSpec]:
 def _refuse_double_names(specs: Iterable[ModelSpec]) -> None:
     owners: dict[str, str] = {}
     for spec in specs:
-        for name in map(_plain, spec.names):
+        for name in map(plain_name, spec.names):
             if owners.setdefault(name, spec.name) != spec.name:
                 raise ManifestError(f"Two models are called {name}: {owners[name]} and {spec.name}. Rename one alias.")
 

@@ -25,6 +25,7 @@ from qwen_service.engine import Engine
 from qwen_service.engines.manager import ModelManager
 from qwen_service.engines.served import ServedModel
 from qwen_service.errors import Unsupported
+from qwen_service.models.personas import Persona
 from qwen_service.pipeline.cancellation import Cancellations
 from qwen_service.pipeline.conversation import Fitted, SessionManager
 from qwen_service.pipeline.fairness import Priorities
@@ -70,6 +71,8 @@ class ChatCompletion:
         """
         with recording() as record, self._cancellations.cancellable(record.id):
             request = self._priorities.apply(request, record.priority, record.client)
+            if (persona := self._models.persona(request.model)) is not None:
+                request = persona.applied(request)
             began = time.monotonic()
             model = await self._models.obtain(request.model)
             with model.in_use():
@@ -84,11 +87,13 @@ class ChatCompletion:
                 )
                 async with aclosing(reply) as events:
                     async for event in events:
-                        yield event
+                        yield event if persona is None else _as_persona(event, persona)
 
     async def count(self, request: ChatRequest) -> int:
         """The tokens of the request's prompt, rendered as stream() renders it, before anything is trimmed."""
         with recording() as record, self._cancellations.cancellable(record.id):
+            if (persona := self._models.persona(request.model)) is not None:
+                request = persona.applied(request)
             model = await self._models.obtain(request.model)
             with model.in_use():
                 engine = await model.ready(at_most=self._patience, waiters=self._waiters)
@@ -210,6 +215,13 @@ def _parser(engine: Engine, request: ChatRequest, fitted: Fitted) -> OutputParse
         parallel_tool_calls=request.parallel_tool_calls,
         starts_in_reasoning=fitted.starts_in_reasoning,
     )
+
+
+def _as_persona(event: Event, persona: Persona) -> Event:
+    """Answers bear the name that was asked for, unless another model stood in."""
+    if isinstance(event, Started) and not event.fallback:
+        return dataclasses.replace(event, model=persona.name)
+    return event
 
 
 def _started(model: ServedModel, turn: Turn, asked: Sampling, fitted: Fitted) -> Started:

@@ -5,6 +5,7 @@ from datetime import datetime
 
 import pytest
 from ollama import AsyncClient, Client, ResponseError
+from openai import OpenAI
 from pydantic import BaseModel
 
 from tests.clients.conftest import EVENT
@@ -114,3 +115,66 @@ async def test_the_asynchronous_client(url: str) -> None:
         assert response.message.content == "Hello there, friend."
         parts = [part async for part in await client.chat(model="tiny", messages=HELLO, stream=True)]
     assert "".join(part.message.content or "" for part in parts) == "Hello there, friend."
+
+
+@pytest.fixture
+def mario(client: Client) -> Iterator[str]:
+    client.create(
+        model="Mario",
+        from_="tiny",
+        system="You are Mario.",
+        parameters={"temperature": 0.3, "stop": ["never said"]},
+        messages=[{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "It's me!"}],
+    )
+    yield "mario"
+    client.delete("mario")
+
+
+def test_a_persona_is_made_used_shown_and_deleted(client: Client, mario: str) -> None:
+    answer = client.chat(model=mario, messages=HELLO)
+    assert (answer.model, answer.message.content) == (mario, "Hello there, friend.")
+    assert answer.prompt_eval_count is not None
+    plain = client.chat(model="tiny", messages=HELLO).prompt_eval_count
+    assert plain is not None
+    assert answer.prompt_eval_count > plain + len("You are Mario. Who are you? It's me!")
+    assert f"{mario}:latest" in [model.model for model in client.list().models]
+    shown = client.show(mario)
+    assert shown.modelfile is not None
+    assert 'SYSTEM """You are Mario."""' in shown.modelfile
+    assert shown.details is not None
+    assert shown.details.parent_model == "tiny"
+
+
+def test_making_one_tells_its_steps(client: Client) -> None:
+    steps = [step.status for step in client.create(model="luigi", from_="tiny", system="You are Luigi.", stream=True)]
+    assert steps[-1] == "success"
+    client.delete("luigi")
+    with pytest.raises(ResponseError, match="not found"):
+        client.show("luigi")
+
+
+def test_a_copy_is_a_second_name(client: Client, mario: str) -> None:
+    client.copy(mario, "wario")
+    client.copy("tiny", "tiny-too")
+    names = [model.model for model in client.list().models]
+    assert {"wario:latest", "tiny-too:latest"} <= set(names)
+    assert client.generate(model="tiny-too", prompt="Hello").response == "Hello there, friend."
+    assert "You are Mario." in (client.show("wario").modelfile or "")
+    client.delete("wario")
+    client.delete("tiny-too")
+
+
+def test_a_persona_on_a_persona_stands_on_its_model(client: Client, mario: str) -> None:
+    client.create(model="mario:tired", from_=mario, parameters={"temperature": 0})
+    shown = client.show("mario:tired")
+    assert "You are Mario." in (shown.modelfile or "")
+    assert "FROM tiny:latest" in (shown.modelfile or "")
+    assert "temperature 0" in (shown.modelfile or "")
+    client.delete("mario:tired")
+
+
+def test_openais_clients_see_it_too(client: Client, mario: str, url: str) -> None:
+    with OpenAI(base_url=f"{url}/v1", api_key="none") as openai:
+        assert mario in [model.id for model in openai.models.list()]
+        answer = openai.chat.completions.create(model=mario, messages=[{"role": "user", "content": "Hi"}])
+    assert answer.model == mario

@@ -11,8 +11,9 @@ from starlette.responses import Response
 
 from qwen_service.api.ollama.errors import error_line, error_response
 from qwen_service.api.ollama.models import find, not_found, running, show, tags
+from qwen_service.api.ollama.personas import CREATED, copied, created
 from qwen_service.api.ollama.response import NDJSON, pull_lines
-from qwen_service.api.ollama.wire import DeleteBody, PullBody, ShowBody
+from qwen_service.api.ollama.wire import CopyBody, CreateBody, DeleteBody, PullBody, ShowBody
 from qwen_service.api.streaming import StreamReply, WholeReply
 from qwen_service.config import Settings
 from qwen_service.engines.embeddings import Embeddings
@@ -28,8 +29,6 @@ from qwen_service.pipeline.chat_completion import ChatCompletion
 API_VERSION = "0.12.11"  # of the Ollama API that this dialect follows; clients refuse servers that are too old
 
 _NOT_OFFERED = {
-    "/api/create": "Models are not made here: put a GGUF file or an axllm folder into models_dir, or pull one.",
-    "/api/copy": "Models are not copied here; model_aliases gives a model further names.",
     "/api/push": "This service uploads nothing.",
     "/api/blobs/{digest}": "This service takes no files: put a GGUF file into models_dir, or pull a model.",
 }
@@ -81,10 +80,23 @@ def add_model_routes(router: APIRouter, service: Service) -> None:
 
     @router.delete("/api/delete", summary="Remove a model from the disk (administration)")
     async def delete(body: DeleteBody) -> Response:
+        if (persona := service.models.persona(body.model)) is not None:
+            await asyncio.to_thread(service.models.personas.remove, persona)
+            return Response()
         model = find(service.models, body.model)
         if service.models.served(model) is not None:
             raise InvalidRequest(f"{model.name} is loaded; load another model first", param="model")
         await asyncio.to_thread(remove_model, service.catalog, model)
+        return Response()
+
+    @router.post("/api/create", summary="Make a persona: a model with a system message of its own (administration)")
+    async def create(body: CreateBody) -> Response:
+        await asyncio.to_thread(service.models.personas.put, created(service.models, service.catalog, body))
+        return _json({"status": "success"}) if body.stream is False else Response(CREATED, media_type=NDJSON)
+
+    @router.post("/api/copy", summary="Give a model or a persona a second name (administration)")
+    async def copy(body: CopyBody) -> Response:
+        await asyncio.to_thread(service.models.personas.put, copied(service.models, service.catalog, body))
         return Response()
 
     for path, text in _NOT_OFFERED.items():

@@ -1,5 +1,7 @@
 """Installed and running models as Ollama describes them."""
 
+import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -8,8 +10,9 @@ from qwen_service.engine import Engine
 from qwen_service.engines.manager import ModelManager
 from qwen_service.engines.served import ServedModel
 from qwen_service.errors import UnknownModel
-from qwen_service.models.catalog import same_name
+from qwen_service.models.catalog import plain_name, same_name
 from qwen_service.models.installed import InstalledModel
+from qwen_service.models.personas import Persona
 from qwen_service.models.spec import ModelSpec
 
 # A model stays loaded; clients want a date all the same, and Ollama gives one of this kind for keep_alive -1.
@@ -17,7 +20,17 @@ FOR_EVER = timedelta(days=365 * 100)
 
 
 def tags(models: ModelManager) -> dict[str, Any]:
-    return {"models": [_entry(model) | {"modified_at": _moment(model.modified)} for model in models.installed()]}
+    installed = models.installed()
+    entries = [_entry(model) | {"modified_at": _moment(model.modified)} for model in installed]
+    return {"models": entries + [_persona_entry(persona, base) for persona, base in personas(models, installed)]}
+
+
+def personas(models: ModelManager, installed: Sequence[InstalledModel]) -> list[tuple[Persona, InstalledModel]]:
+    """Those whose model is installed, with that."""
+    by_name = {plain_name(name): model for model in installed for name in model.spec.names}
+    return [
+        (persona, by_name[base]) for persona in models.personas.all() if (base := plain_name(persona.base)) in by_name
+    ]
 
 
 def running(models: ModelManager) -> dict[str, Any]:
@@ -28,12 +41,13 @@ def running(models: ModelManager) -> dict[str, Any]:
 
 
 def show(models: ModelManager, name: str) -> dict[str, Any]:
+    persona = models.persona(name)
     model = find(models, name)
     served = models.served(model)
     engine = served.engine if served is not None else None
     parameters = _parameters(model.spec, engine)
     template = engine.text.template.source if engine is not None else ""
-    return {
+    shown = {
         "license": model.spec.license,
         "modelfile": f"# {model.spec.title or model.name}\nFROM {tagged(model.name)}\n"
         + "".join(f"PARAMETER {key} {value}\n" for key, value in parameters),
@@ -44,11 +58,34 @@ def show(models: ModelManager, name: str) -> dict[str, Any]:
         "capabilities": abilities(model, engine),
         "modified_at": _moment(model.modified),
     }
+    return shown if persona is None else shown | _of_persona(persona, shown)
+
+
+def _of_persona(persona: Persona, base: dict[str, Any]) -> dict[str, Any]:
+    """What differs from the model that it stands on."""
+    own = [
+        (name, one)
+        for name, value in persona.parameters.items()
+        for one in (value if isinstance(value, list | tuple) else [value])
+    ]
+    system = f'SYSTEM """{persona.system}"""\n' if persona.system else ""
+    messages = "".join(f"MESSAGE {role} {json.dumps(text, ensure_ascii=False)}\n" for role, text in persona.messages)
+    return {
+        "modelfile": f"FROM {tagged(persona.base)}\n{system}"
+        + "".join(f"PARAMETER {name} {json.dumps(value, ensure_ascii=False)}\n" for name, value in own)
+        + messages,
+        "parameters": "\n".join(f"{name:<30} {json.dumps(value, ensure_ascii=False)}" for name, value in own),
+        "system": persona.system,
+        "messages": [{"role": role, "content": text} for role, text in persona.messages],
+        "details": base["details"] | {"parent_model": persona.base},
+        "modified_at": _moment(persona.modified),
+    }
 
 
 def find(models: ModelManager, name: str) -> InstalledModel:
+    wanted = models.personas.base_of(name)
     for model in models.installed():
-        if any(same_name(name, known) for known in model.spec.names):
+        if any(same_name(wanted, known) for known in model.spec.names):
             return model
     raise not_found(name, ", ".join(model.name for model in models.installed()))
 
@@ -71,6 +108,18 @@ def _entry(model: InstalledModel) -> dict[str, Any]:
         "size": model.size,
         "digest": model.digest,
         "details": _details(model.spec),
+    }
+
+
+def _persona_entry(persona: Persona, base: InstalledModel) -> dict[str, Any]:
+    entry = _entry(base)
+    name = tagged(persona.name)
+    return entry | {
+        "name": name,
+        "model": name,
+        "digest": persona.digest,
+        "details": entry["details"] | {"parent_model": persona.base},
+        "modified_at": _moment(persona.modified),
     }
 
 

@@ -132,6 +132,34 @@ class PullBody(Wire):
     insecure: bool | None = Field(None, description="Ignored: every file is checked.")
 
 
+class FirstMessage(Wire):
+    role: Literal["system", "user", "assistant"]
+    content: Annotated[str, Field(max_length=100_000)]
+
+
+class CreateBody(Wire):
+    model_config = example(model="mario", system="You are Mario.", **{"from": "qwen3-4b"})
+    model: ModelName
+    from_: Annotated[str, Field(max_length=256)] | None = Field(
+        None, alias="from", description="The model it stands on."
+    )
+    system: Annotated[str, Field(max_length=100_000)] | None = None
+    parameters: Options | None = None
+    messages: Annotated[list[FirstMessage], Field(max_length=256, fail_fast=True)] | None = None
+    stream: bool | None = None
+    template: Text = Field(None, description="Refused unless empty: templates come with the model.")
+    license: Any = Field(None, description="Ignored.")
+    files: Any = Field(None, description="Refused unless empty: this service takes no files.")
+    adapters: Any = Field(None, description="Refused unless empty.")
+    quantize: Text = Field(None, description="Refused unless empty.")
+    modelfile: Text = Field(None, description="Refused: clients read a Modelfile themselves since 2024.")
+
+
+class CopyBody(Wire):
+    source: Annotated[str, Field(max_length=256)]
+    destination: Annotated[str, Field(max_length=256)]
+
+
 class DeleteBody(Wire):
     model: ModelName
 

@@ -8,6 +8,7 @@ from qwen_service.engines.supervisor import Phase
 from qwen_service.errors import UnknownModel
 from qwen_service.models.catalog import same_name
 from qwen_service.models.installed import InstalledModel
+from qwen_service.models.personas import Persona
 
 STATES: dict[Phase, str] = {
     "ready": "loaded",
@@ -19,16 +20,34 @@ STATES: dict[Phase, str] = {
 
 
 def model_list(models: ModelManager) -> dict[str, Any]:
-    return {"object": "list", "data": [_entry(model, models) for model in models.installed()]}
+    installed = models.installed()
+    entries = [_entry(model, models) for model in installed]
+    for persona in models.personas.all():
+        base = next((m for m in installed if any(same_name(persona.base, known) for known in m.spec.names)), None)
+        entries += [] if base is None else [_entry(base, models) | _of_persona(persona)]
+    return {"object": "list", "data": entries}
 
 
 def one_model(models: ModelManager, name: str) -> dict[str, Any]:
     """Raises UnknownModel."""
+    persona = models.persona(name)
+    wanted = persona.base if persona is not None else name
     for model in models.installed():
-        if any(same_name(name, known) for known in model.spec.names):
-            return _entry(model, models)
+        if any(same_name(wanted, known) for known in model.spec.names):
+            return _entry(model, models) | (_of_persona(persona) if persona is not None else {})
     names = ", ".join(model.name for model in models.installed()) or "none"
     raise UnknownModel(f"There is no model {name!r}. Models here: {names}.", param="model")
+
+
+def _of_persona(persona: Persona) -> dict[str, Any]:
+    """What differs from the model that it stands on."""
+    return {
+        "id": persona.name,
+        "created": int(persona.modified),
+        "aliases": [],
+        "version": persona.digest[:12],
+        "parent": persona.base,
+    }
 
 
 def _entry(model: InstalledModel, models: ModelManager) -> dict[str, Any]:
@@ -46,6 +65,7 @@ def _entry(model: InstalledModel, models: ModelManager) -> dict[str, Any]:
         "capabilities": abilities(model, engine),
         "version": model.digest[:12],
         "size": model.size,
+        "parent": None,
         "stopgap": model.spec.stopgap or None,
         "context": engine.limits.context if engine is not None else model.spec.context,
         "sampling": sorted(engine.runtime.capabilities.sampling) if engine is not None else [],

@@ -138,6 +138,8 @@ class ModelEntry(Reply):
     capabilities: list[str]
     version: str
     size: int
+    parent: str | None
+    stopgap: str | None
     context: int | None
     sampling: list[str]
 
