@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from qwen_service.errors import ServiceError
@@ -37,10 +37,19 @@ def _split_pairs(value: object) -> object:
     return {name.strip(): target.strip() for name, _, target in pairs}
 
 
+def _once(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(numbers)) < len(numbers):
+        raise ValueError("a number is there twice")
+    return numbers
+
+
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
-Numbers = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_split_commas)]
+Devices = Annotated[
+    tuple[Annotated[int, Field(ge=0, le=255)], ...], NoDecode, BeforeValidator(_split_commas), AfterValidator(_once)
+]
 Pairs = Annotated[dict[str, str], NoDecode, BeforeValidator(_split_pairs)]
 Seconds = Annotated[float, Field(ge=0, le=86_400 * 365)]
+Degrees = Annotated[float, Field(ge=0, le=150)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
 
@@ -81,7 +90,7 @@ class Settings(BaseSettings):
     accelerator: Literal["auto", "required", "none"] = _setting(
         "auto", "auto: use a card if there is one. required: without a working card answer 503. none: CPU only."
     )
-    devices: Numbers = _setting(
+    devices: Devices = _setting(
         (0,), "Cards to use, comma-separated: one process of the model per card, one queue.", min_length=1
     )
     fallback_model: str | None = _setting(
@@ -156,8 +165,12 @@ class Settings(BaseSettings):
     speech_timeout: Seconds = _setting(
         120, "A speech program that has not answered one request after so many seconds is restarted.", gt=0
     )
-    max_audio_bytes: int = _setting(26_214_400, "Largest audio file to transcribe, in bytes.", ge=1024)
-    max_speech_characters: int = _setting(16_384, "Longest text to speak in one request, in characters.", ge=1)
+    max_audio_bytes: int = _setting(
+        26_214_400, "Largest audio file to transcribe, in bytes.", ge=1024, le=1_073_741_824
+    )
+    max_speech_characters: int = _setting(
+        16_384, "Longest text to speak in one request, in characters.", ge=1, le=10_000_000
+    )
 
     queue_size: int = _setting(16, "Requests that may wait for a slot; one more is refused with 429.", ge=0, le=100_000)
     queue_timeout: Seconds = _setting(60, "Longest wait for a slot or for a restarting engine, in seconds.")
@@ -172,9 +185,9 @@ class Settings(BaseSettings):
         "A conversation longer than the context: trim drops the oldest turns and says so in a header, error refuses it.",
     )
     max_tokens: int = _setting(
-        0, "Completion tokens where a request names none. 0: what the context has room for.", ge=0
+        0, "Completion tokens where a request names none. 0: what the context has room for.", ge=0, le=2_147_483_647
     )
-    max_body_bytes: int = _setting(4_194_304, "Largest request body, in bytes.", ge=1024)
+    max_body_bytes: int = _setting(4_194_304, "Largest request body, in bytes.", ge=1024, le=1_073_741_824)
     max_messages: int = _setting(4096, "Most messages in one request.", ge=1, le=20_000)
     max_choices: int = _setting(8, "Largest n of one request.", ge=1, le=128)
 
@@ -187,14 +200,18 @@ class Settings(BaseSettings):
         500,
         "Requests in progress at once, over all clients; one more is told to come back. /health does not count.",
         ge=1,
+        le=100_000,
     )
     max_connections_per_client: int = _setting(
         100,
         "Open connections of one address (IPv6: one /64 network); one more is answered 503. This machine and"
         " trusted_proxies are not bound.",
         ge=1,
+        le=100_000,
     )
-    max_header_bytes: int = _setting(32_768, "Largest head of a request, headers and target, in bytes.", ge=1024)
+    max_header_bytes: int = _setting(
+        32_768, "Largest head of a request, headers and target, in bytes.", ge=1024, le=65_536
+    )
     allowed_hosts: Names = _setting(
         ("host.docker.internal",),
         "Host names, beside localhost, this machine's own name and plain addresses, under which the service may be called."
@@ -228,9 +245,9 @@ class Settings(BaseSettings):
     axcl_smi: str = _setting("axcl-smi", "The vendor's tool for cards: a name on PATH, or a path.")
     npu_poll_interval: Seconds = _setting(10, "Seconds between two looks at the cards. 0: never look.")
     npu_timeout: Seconds = _setting(5, "A look at the cards that takes longer is given up, in seconds.", gt=0)
-    npu_warn_above: float = _setting(75, "Log a warning when a card is hotter than this, in degrees C.")
-    npu_pause_above: float = _setting(85, "Hold back new work when a card is hotter than this, in degrees C.")
-    npu_resume_below: float = _setting(75, "Go on when the card is cooler than this again, in degrees C.")
+    npu_warn_above: Degrees = _setting(75, "Log a warning when a card is hotter than this, in degrees C.")
+    npu_pause_above: Degrees = _setting(85, "Hold back new work when a card is hotter than this, in degrees C.")
+    npu_resume_below: Degrees = _setting(75, "Go on when the card is cooler than this again, in degrees C.")
     npu_recovery: Literal["off", "reboot"] = _setting(
         "off", "What to do with a card that is lost: reboot runs `axcl-smi reboot` before the model is started again."
     )
@@ -253,6 +270,21 @@ class Settings(BaseSettings):
         "File for the service's log, beside stderr, rotated at 10 MB. None: service.log in log_dir, if that is set.",
     )
     log_prompts: bool = _setting(False, "Log what the model is asked, for debugging: prompts may hold private things.")
+
+    @field_validator("npu_resume_below")
+    @classmethod
+    def _is_below_the_pause(cls, degrees: float, others: ValidationInfo) -> float:
+        if degrees > (pause := others.data.get("npu_pause_above", degrees)):
+            raise ValueError(f"expected at most npu_pause_above, {pause:g}: a card that pauses would never go on")
+        return degrees
+
+    @field_validator("tokenizer_port")
+    @classmethod
+    def _has_room_for_all_cards(cls, port: int, others: ValidationInfo) -> int:
+        cards = len(others.data.get("devices", ()))
+        if port and port + cards - 1 > 65_535:
+            raise ValueError(f"expected at most {65_536 - cards}: {cards} cards have one port each")
+        return port
 
     @property
     def state_folder(self) -> Path:

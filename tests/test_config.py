@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from qwen_service.config import ConfigError, load_settings
+from qwen_service.config import ConfigError, Settings, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -68,3 +68,52 @@ def test_a_value_out_of_range_is_refused_with_its_help_text(monkeypatch: pytest.
     monkeypatch.setenv("QWEN_PORT", "70000")
     with pytest.raises(ConfigError, match=r"QWEN_PORT: '70000' .*Port of the service"):
         load_settings()
+
+
+def bounds() -> list[tuple[str, float | None, float | None]]:
+    """Each setting that is a number, with its smallest and its largest value."""
+    found = []
+    for name, field in Settings.model_fields.items():
+        if field.annotation in (int, float):
+            limits = {key: value for part in field.metadata for key, value in vars_of(part).items()}
+            low = limits.get("ge", limits.get("gt"))
+            found.append((name, low, limits.get("le")))
+    return found
+
+
+def vars_of(part: object) -> dict[str, float]:
+    return {key: getattr(part, key) for key in ("ge", "gt", "le") if hasattr(part, key)}
+
+
+@pytest.mark.parametrize(("name", "low", "high"), bounds())
+def test_every_number_has_bounds_and_is_refused_by_its_name_beyond_them(
+    name: str, low: float | None, high: float | None
+) -> None:
+    assert low is not None
+    assert high is not None
+    related = {"npu_pause_above": {"npu_resume_below": 0}, "npu_resume_below": {"npu_pause_above": 150}}.get(name, {})
+    load_settings({name: high, **related})
+    for beyond in (low - 1, high + 1, "nan", "inf", "-inf", "1e400", "one"):
+        with pytest.raises(ConfigError, match=name.replace("_", "-")):
+            load_settings({name: beyond})
+    is_above = any(hasattr(part, "gt") for part in Settings.model_fields[name].metadata)
+    if is_above:
+        with pytest.raises(ConfigError, match=name.replace("_", "-")):
+            load_settings({name: low})
+    else:
+        load_settings({name: low, **({"npu_resume_below": 0} if name == "npu_pause_above" else {})})
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({"devices": "0,0"}, "devices"),
+        ({"devices": "-1"}, "devices"),
+        ({"devices": "256"}, "devices"),
+        ({"npu_resume_below": "86"}, "npu_pause_above, 85"),
+        ({"tokenizer_port": "65535", "devices": "0,1"}, "at most 65534"),
+    ],
+)
+def test_values_that_contradict_each_other_are_refused(flags: dict[str, str], expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        load_settings(flags)

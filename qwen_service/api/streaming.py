@@ -1,17 +1,19 @@
 """Answering over HTTP while a reply is generated: shared by all dialects, knows none.
 
-- No status line before the first chunk or error. If neither comes within `HEADERS_AFTER`, the headers go out so
-  that clients and proxies do not give up; then a ping (a comment line, where the format has one) keeps the
-  connection alive in every silence.
+- No status line before the first chunk or error, so that a refusal keeps its status and its Retry-After. A request that
+  waits in the line or for a model waits with its status line, too, but at most `STATUS_WITHIN`: then clients and proxies
+  would give up. One that is being worked on gets its headers after `HEADERS_AFTER`, whatever prefill takes.
+- After the headers a ping (a comment line, where the format has one) keeps the connection alive in every silence.
 - A client that leaves cancels the work, streaming or not: closing the events gives up the slot or the place.
-- An error after the headers is the dialect's in-stream error, and the stream ends there.
+- An error after the headers is the dialect's in-stream error, and the stream ends there. Log and metrics give such a
+  request the status that its error would have had.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -20,10 +22,12 @@ from starlette.types import Receive, Scope, Send
 
 from qwen_service.chat import Event
 from qwen_service.errors import ServiceError, ShuttingDown
+from qwen_service.request_record import recording
 
 log = logging.getLogger(__name__)
 
-HEADERS_AFTER = 2.0  # seconds
+STATUS_WITHIN = 15.0  # seconds
+HEADERS_AFTER = 2.0  # seconds from the first event
 PING_EVERY = 10.0  # seconds
 
 ErrorResponse = Callable[[ServiceError], Response]
@@ -51,7 +55,7 @@ T = TypeVar("T")
 
 
 class StreamReply(Response, Generic[T]):
-    """`headers` is asked for when the first chunk is there (or HEADERS_AFTER has passed)."""
+    """`headers` is asked for when the first chunk is there, or the time for it is over."""
 
     def __init__(
         self,
@@ -63,6 +67,7 @@ class StreamReply(Response, Generic[T]):
         error_response: ErrorResponse,
         error_chunk: Callable[[ServiceError], bytes],
         ping: bytes = b"",
+        status_within: float = STATUS_WITHIN,
         headers_after: float = HEADERS_AFTER,
         ping_every: float = PING_EVERY,
     ) -> None:
@@ -73,8 +78,10 @@ class StreamReply(Response, Generic[T]):
         self._error_response = error_response
         self._error_chunk = error_chunk
         self._ping = ping
+        self._status_within = status_within
         self._headers_after = headers_after
         self._ping_every = ping_every
+        self._is_worked_on = asyncio.Event()
         self._begun = False
         self._last_sent = 0.0
         self.background = None
@@ -94,14 +101,16 @@ class StreamReply(Response, Generic[T]):
             await self._fail(ServiceError("internal error; the service's log has details"), send)
 
     async def _stream(self, send: Send) -> None:
-        company = asyncio.create_task(self._keep_company(send))
+        pings = asyncio.create_task(self._send_pings(send))
         try:
             await self._send_chunks(send)
         finally:
-            company.cancel()
+            pings.cancel()
         await self._end(send)
 
     async def _fail(self, error: ServiceError, send: Send) -> None:
+        record = recording()
+        record.error, record.status = type(error).__name__, self._error_response(error).status_code
         await self._send(send, self._error_chunk(error))
         await self._end(send)
 
@@ -109,9 +118,16 @@ class StreamReply(Response, Generic[T]):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_chunks(self, send: Send) -> None:
-        async with aclosing(self._events) as events, aclosing(self._encode(events)) as chunks:
+        async with aclosing(self._noted()) as events, aclosing(self._encode(events)) as chunks:
             async for chunk in chunks:
                 await self._send(send, chunk)
+
+    async def _noted(self) -> AsyncGenerator[T, None]:
+        """The events. The first one says that the request waits for nobody any more."""
+        async with aclosing(self._events) as events:
+            async for event in events:
+                self._is_worked_on.set()
+                yield event
 
     async def _send(self, send: Send, chunk: bytes) -> None:
         if not self._begun:
@@ -126,8 +142,11 @@ class StreamReply(Response, Generic[T]):
         raw = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in fields.items()]
         await send({"type": "http.response.start", "status": 200, "headers": raw})
 
-    async def _keep_company(self, send: Send) -> None:
-        await asyncio.sleep(self._headers_after)
+    async def _send_pings(self, send: Send) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._status_within):
+                await self._is_worked_on.wait()
+                await asyncio.sleep(self._headers_after)
         if not self._begun:
             await self._begin(send)
         while self._ping:

@@ -83,7 +83,8 @@ def _values(setting: FieldInfo) -> str:
 def _kind_name(kind: Any) -> str:
     origin = get_origin(kind) or kind
     if issubclass(origin, tuple):
-        return "numbers" if int in get_args(kind) else "list"
+        item = get_args(kind)[0]
+        return "numbers" if (get_args(item) or (item,))[0] is int else "list"
     names: Mapping[type, str] = {
         bool: "true, false",
         int: "integer",

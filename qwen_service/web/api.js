@@ -7,6 +7,8 @@ export class Failure extends Error {
   }
 }
 
+const COME_BACK = new Set(["busy", "queue_full", "queue_timeout", "model_loading"]);
+const RETRY_AFTER = 5;  // seconds
 const UNREACHABLE = "The service cannot be reached. Is it running, and is this device still on its network?";
 const CUT = "The reply was cut off: the connection to the service ended in the middle.";
 
@@ -34,13 +36,20 @@ export async function* streamChat(body, { apiKey, signal }) {
   for await (const data of sseData(response.body)) {
     if (data === "[DONE]") return;
     const chunk = JSON.parse(data);
-    if (chunk.error) throw new Failure(chunk.error.message ?? String(chunk.error), { code: chunk.error.code ?? "" });
+    if (chunk.error) throw failureIn(chunk.error);
     for (const event of eventsOf(chunk)) {
       finished ||= event.finish !== undefined;
       yield event;
     }
   }
   if (!finished) throw new Failure(CUT);
+}
+
+/** An error in the stream has no status: what came too late for one is told by its code. */
+function failureIn(error) {
+  const code = error.code ?? "";
+  const patience = COME_BACK.has(code) ? { status: 503, retryAfter: RETRY_AFTER } : {};
+  return new Failure(error.message ?? String(error), { code, ...patience });
 }
 
 export function authorization(apiKey) {

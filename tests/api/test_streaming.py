@@ -11,6 +11,7 @@ from starlette.responses import PlainTextResponse, Response
 from qwen_service.api.streaming import Events, StreamReply, WholeReply, merged
 from qwen_service.chat import Event, Started, TextDelta
 from qwen_service.errors import Died, Loading, ServiceError
+from qwen_service.request_record import RequestRecord, current_record
 from tests.live_service import ScriptedEngine, live_service
 
 PING = b": ping\n\n"
@@ -149,7 +150,7 @@ async def test_a_defect_of_ours_in_the_stream_is_no_clean_end_and_logged(caplog:
 
 async def test_headers_go_out_and_pings_follow_while_the_first_chunk_is_awaited() -> None:
     client, script = Client(), Script(TextDelta("late"))
-    call = asyncio.create_task(client.call(reply(script.events(), headers_after=SOON, ping_every=SOON)))
+    call = asyncio.create_task(client.call(reply(script.events(), status_within=SOON, ping_every=SOON)))
     await client.until(lambda: client.body.count(PING) >= 3)
     assert client.status == 200
     script.go_on.set()
@@ -159,7 +160,7 @@ async def test_headers_go_out_and_pings_follow_while_the_first_chunk_is_awaited(
 
 async def test_an_error_after_early_headers_is_told_in_the_stream() -> None:
     client, script = Client(), Script(Died("killed"))
-    call = asyncio.create_task(client.call(reply(script.events(), headers_after=SOON, ping_every=SOON)))
+    call = asyncio.create_task(client.call(reply(script.events(), status_within=SOON, ping_every=SOON)))
     await client.until(lambda: PING in client.body)
     script.go_on.set()
     await call
@@ -176,7 +177,7 @@ async def test_pings_fill_a_silence_in_the_middle() -> None:
             async for event in rest:
                 yield event
 
-    call = asyncio.create_task(client.call(reply(events(), headers_after=SOON, ping_every=SOON)))
+    call = asyncio.create_task(client.call(reply(events(), status_within=SOON, ping_every=SOON)))
     await client.until(lambda: PING in client.body)
     assert client.body.startswith(b"0:a ")
     script.go_on.set()
@@ -186,13 +187,50 @@ async def test_pings_fill_a_silence_in_the_middle() -> None:
 
 async def test_a_format_without_comments_gets_early_headers_and_no_pings() -> None:
     client, script = Client(), Script(TextDelta("late"))
-    call = asyncio.create_task(client.call(reply(script.events(), ping=b"", headers_after=SOON, ping_every=SOON)))
+    call = asyncio.create_task(client.call(reply(script.events(), ping=b"", status_within=SOON, ping_every=SOON)))
     await client.until(lambda: client.status == 200)
     await asyncio.sleep(5 * SOON)
     assert len(client.sent) == 1
     script.go_on.set()
     await call
     assert client.body == b"0:late DONE"
+
+
+async def test_a_request_that_waits_longer_than_work_may_keeps_the_status_of_its_refusal() -> None:
+    client, script = Client(), Script(Loading("not yet"))
+    call = asyncio.create_task(client.call(reply(script.events(), headers_after=SOON, ping_every=SOON)))
+    await asyncio.sleep(5 * SOON)
+    assert client.sent == []
+    script.go_on.set()
+    await call
+    assert (client.status, client.body) == (503, b"not yet")
+
+
+async def test_a_request_that_is_worked_on_gets_its_headers_before_the_first_chunk() -> None:
+    client, script = Client(), Script(TextDelta("late"))
+
+    async def events() -> AsyncGenerator[Event, None]:
+        yield Started("m")
+        async with aclosing(script.events()) as rest:
+            async for event in rest:
+                yield event
+
+    call = asyncio.create_task(client.call(reply(events(), headers_after=SOON, ping_every=SOON)))
+    await client.until(lambda: PING in client.body)
+    assert client.headers["x-served-by"] == "m"
+    script.go_on.set()
+    await call
+    assert client.body.replace(PING, b"") == b"0:late DONE"
+
+
+async def test_an_error_in_the_stream_is_recorded_with_the_status_that_it_would_have_had() -> None:
+    record = RequestRecord("1", "POST", "/", "openai")
+    token = current_record.set(record)
+    try:
+        await Client().call(reply(Script(TextDelta("a"), Died("killed")).at_once()))
+    finally:
+        current_record.reset(token)
+    assert (record.status, record.error) == (503, "Died")
 
 
 @pytest.mark.parametrize("when", ["before the first chunk", "between chunks"])
