@@ -12,6 +12,10 @@ from pathlib import Path
 INSTRUCTIONS = Path(__file__).with_name("agent_instructions.md")
 PROVIDER = "qwen-service"
 KEY_VARIABLE = "QWEN_SERVICE_API_KEY"
+# Below this many tokens of context, Claude Code and opencode must not be told to make room themselves: what they keep
+# free (13 000 tokens and more) leaves them nothing, and they refuse each second turn or summarize for ever. The service
+# then drops the oldest turns (context_overflow).
+ROOM_TO_COMPACT = 32_768
 PATIENCE = 3_600_000  # milliseconds: a long prompt is read at 15 tokens a second on a slow card
 
 
@@ -84,13 +88,14 @@ def _claude(target: Target) -> Start:
         "API_TIMEOUT_MS": str(PATIENCE),
         "BASH_MAX_OUTPUT_LENGTH": str(4 * _tool_output(target)),  # letters
         "CLAUDE_CODE_ATTRIBUTION_HEADER": "0",  # differs in each request: the KV cache would hold nothing after it
-        "CLAUDE_CODE_AUTO_COMPACT_WINDOW": str(target.context),
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "CLAUDE_CODE_FILE_READ_MAX_OUTPUT_TOKENS": str(_tool_output(target)),
-        "CLAUDE_CODE_MAX_CONTEXT_TOKENS": str(target.context),
         "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(target.context // 4),
         "CLAUDE_CONFIG_DIR": str(target.home),
     }
+    if target.context >= ROOM_TO_COMPACT:
+        names = ("CLAUDE_CODE_AUTO_COMPACT_WINDOW", "CLAUDE_CODE_MAX_CONTEXT_TOKENS")
+        environment |= dict.fromkeys(names, str(target.context))
     return Start(("--bare", "--disable-slash-commands"), environment, unset=("ANTHROPIC_API_KEY",))
 
 
@@ -114,7 +119,9 @@ def _opencode(target: Target) -> Start:
             }
         },
     }
-    names = ("AUTOUPDATE", "MODELS_FETCH", "LSP_DOWNLOAD", "CLAUDE_CODE")
+    names = ["AUTOUPDATE", "MODELS_FETCH", "LSP_DOWNLOAD", "CLAUDE_CODE"]
+    if target.context < ROOM_TO_COMPACT:
+        names.append("AUTOCOMPACT")
     quiet = {f"OPENCODE_DISABLE_{name}": "1" for name in names}
     return Start((), {"OPENCODE_CONFIG_CONTENT": json.dumps(config), **quiet})
 
@@ -149,7 +156,7 @@ AGENTS = {
             "opencode",
             "opencode",
             "npm install -g opencode-ai",
-            2700,
+            2800,
             "its own long instructions, titles, language servers, and the tools skill, task, todowrite, webfetch, glob, grep",
             "Your opencode.json is read, too, and not changed; these settings win.",
             _opencode,

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from qwen_service import cli
-from qwen_service.commands.agents import AGENTS, INSTRUCTIONS, KEY_VARIABLE
+from qwen_service.commands.agents import AGENTS, INSTRUCTIONS, KEY_VARIABLE, Target
 from tests.case_service import Script, scripted_service
 from tests.clients.conftest import served
 from tests.service_process import ROOT
@@ -72,14 +72,14 @@ def stage(tmp_path: Path, url: str) -> Stage:
 
 
 @each_agent
-def test_the_agent_gets_model_address_context_and_its_arguments(stage: Stage, agent: str) -> None:
+def test_the_agent_gets_model_address_bounds_and_its_arguments(stage: Stage, agent: str) -> None:
     command = [sys.executable, "-m", "qwen_service", "launch", agent, "--url", f"{stage.url}/v1/", "--api-key", "k3y"]
     done = stage.run([*command, "--", "--resume", "a b"])
     assert done.returncode == 7  # the agent's own
     seen = stage.seen()
     assert seen["arguments"][-2:] == ["--resume", "a b"]
     told = json.dumps(seen)
-    for text in ("tiny", stage.url, "8192", "k3y"):
+    for text in ("tiny", stage.url, "2048" if agent == "claude" else "8192", "k3y"):
         assert text in told
     assert f"{agent} with tiny at {stage.url}, a context of 8192 tokens" in done.stderr
     assert f"Turned off: {AGENTS[agent].turned_off}." in done.stderr
@@ -129,6 +129,16 @@ def test_opencode_is_told_the_real_context(stage: Stage) -> None:
     stage.launch("opencode")
     config = json.loads(stage.seen()["environment"]["OPENCODE_CONFIG_CONTENT"])
     assert config["provider"]["qwen-service"]["models"]["tiny"]["limit"] == {"context": 8192, "output": 2048}
+
+
+@pytest.mark.parametrize(("context", "themselves"), [(8192, False), (65_536, True)])
+def test_only_a_large_context_is_made_room_in_by_the_agents_themselves(
+    tmp_path: Path, context: int, themselves: bool
+) -> None:
+    target = Target("http://localhost:8080", "tiny", context, tmp_path)
+    claude, opencode = (AGENTS[name].start(target).environment for name in ("claude", "opencode"))
+    assert ("CLAUDE_CODE_AUTO_COMPACT_WINDOW" in claude) == themselves
+    assert ("OPENCODE_DISABLE_AUTOCOMPACT" in opencode) != themselves
 
 
 @each_agent
