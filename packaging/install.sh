@@ -51,7 +51,7 @@ create_users
 if has_systemd; then
   systemctl daemon-reload
   systemctl try-restart qwen-chat.service qwen3-4b.service
-  echo "Installed. Next: sudo qwen-service pull smollm2-135m && sudo systemctl enable --now qwen-chat"
+  echo "Installed. Next: sudo qwen-service setup"
 else
   echo "Installed. Without systemd: sudo -u qwen /opt/qwen/bin/start_service.sh"
 fi

@@ -10,6 +10,7 @@ from qwen_service.errors import ServiceError
 
 # command -> (module, function that adds it to the parser, what --help says)
 COMMANDS = {
+    "setup": ("qwen_service.commands.setup", "add_setup_command", "choose, install and try a model, step by step"),
     "serve": ("qwen_service.commands.serve", "add_serve_command", "run the service"),
     "chat": ("qwen_service.commands.chat", "add_chat_command", "talk in the terminal"),
     "pull": ("qwen_service.commands.pull", "add_pull_command", "download a model, verify it and install it"),

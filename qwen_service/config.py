@@ -322,9 +322,18 @@ def describe(key: str) -> str:
     return Settings.model_fields[key].description or ""
 
 
+def settings_file(config_file: Path | None = None) -> Path:
+    """The file that settings are read from; it need not exist."""
+    named = _named_file(config_file)
+    return named or next((candidate for candidate in DEFAULT_FILES if candidate.is_file()), DEFAULT_FILES[0])
+
+
+def _named_file(config_file: Path | None) -> Path | None:
+    return config_file or (Path(os.environ["QWEN_CONFIG"]) if os.environ.get("QWEN_CONFIG") else None)
+
+
 def _read_file(config_file: Path | None) -> tuple[Path, dict[str, Any]]:
-    named = config_file or (Path(os.environ["QWEN_CONFIG"]) if os.environ.get("QWEN_CONFIG") else None)
-    path = named or next((candidate for candidate in DEFAULT_FILES if candidate.is_file()), DEFAULT_FILES[0])
+    named, path = _named_file(config_file), settings_file(config_file)
     if named is None and not path.is_file():
         return path, {}
     try:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Serve on http://127.0.0.1:8080: start_qwen.sh [-d] [settings as flags, see `qwen-service serve --help`]
-# First use sets up .venv and fetches the embedded model. -d runs in the background with a PID file and a log.
+# First use sets up .venv and asks which model to install; without a terminal it takes a small one. -d runs in the background with a PID file and a log.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 cd "$here"
@@ -15,7 +15,12 @@ fi
 python="${QWEN_VENV:-.venv}/bin/python"
 case " $* " in
   *" --model-path"* | *" --models-dir"* | *" --help "*) ;; # served from elsewhere
-  *) "$python" -m qwen_service pull --if-none smollm2-135m ;;
+  *)
+    if [ -t 0 ] && [ -t 1 ]; then
+      "$python" -m qwen_service setup --offer
+    else
+      "$python" -m qwen_service pull --if-none smollm2-135m
+    fi ;;
 esac
 
 [ "$background" = yes ] || exec "$python" -m qwen_service serve "$@"

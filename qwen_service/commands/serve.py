@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from qwen_service.api.server import ConnectionLimits, Server, guarded
 from qwen_service.app import create_app
+from qwen_service.commands.first_model import offer_model
 from qwen_service.commands.settings import add_setting_flags, make_folders, settings_from
 from qwen_service.config import ConfigError, Settings
 from qwen_service.operation import logs
@@ -30,6 +31,7 @@ def add_serve_command(subparsers: Any) -> None:
 
 def serve(options: argparse.Namespace) -> int:
     settings = settings_from(options)
+    offer_model(settings)
     return run(create_app(settings, read_settings=partial(settings_from, options)), settings)
 
 

@@ -96,6 +96,7 @@ def parse_manifest(content: object, origin: str) -> ModelSpec:
         prefill_rate=section.one("prefill_rate", number, None),
         card_memory_kib=section.one("card_memory_kib", positive, None),
         measured_on=section.one("measured_on", text, ""),
+        download_bytes=section.one("download_bytes", positive, None),
     )
     section.finish()
     _check(spec, origin)

@@ -88,10 +88,18 @@ class ModelSpec:
     prefill_rate: float | None = None
     card_memory_kib: int | None = None
     measured_on: str = ""  # the machine that the three rates above come from; a Pi 5 and a board differ by 3 times
+    download_bytes: int | None = None  # about so many, where the sizes of the files are not published
 
     @property
     def format(self) -> Literal["gguf", "axmodel"]:
         return "gguf" if self.runtime == "llamacpp" else "axmodel"
+
+    @property
+    def size(self) -> int | None:
+        """Bytes to download; None where nobody has said."""
+        sizes = [file.size for file in self.files]
+        known = [size for size in sizes if size is not None]
+        return sum(known) if known and len(known) == len(sizes) else self.download_bytes
 
     @property
     def names(self) -> tuple[str, ...]:

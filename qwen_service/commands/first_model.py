@@ -1,0 +1,24 @@
+"""`serve` at a terminal, and what it is to serve is not installed: ask whether to install it now."""
+
+from importlib import import_module
+
+from qwen_service.commands.questions import Questions, at_terminal
+from qwen_service.config import Settings
+from qwen_service.models.catalog import Catalog, same_name
+
+
+def offer_model(settings: Settings) -> None:
+    """Raises an InstallError when the download fails, and KeyboardInterrupt."""
+    if not at_terminal() or settings.model_path or settings.simulate or settings.runtime_join:
+        return
+    catalog = Catalog.load(settings.models_dir.expanduser())
+    installed = {model.name for model in catalog.installed()}
+    if settings.model == "auto":
+        missing, name, question = not installed, None, "No model is installed yet. Choose one now?"
+    else:
+        known = (spec.name for spec in catalog.specs if any(same_name(settings.model, one) for one in spec.names))
+        name = next(known, None)
+        missing, question = name is not None and name not in installed, f"{name} is not installed. Download it now?"
+    if missing and Questions().confirm(question):
+        # What downloads takes 20 MB of memory, which a service that has its model keeps free.
+        import_module("qwen_service.commands.setup").install_first(settings, name)

@@ -1,0 +1,79 @@
+"""Which models of the catalog this machine could run, and which of them to recommend."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qwen_service.install.progress import human_bytes
+from qwen_service.install.staging import SPARE_BYTES
+from qwen_service.models.catalog import Catalog
+from qwen_service.models.machine import Machine
+from qwen_service.models.spec import AXLLM, ModelSpec
+
+CACHE_BYTES = 400_000_000  # memory of a CPU model beside its weights: KV cache, buffers, the service
+BIG = 8_000_000_000  # bytes of memory of a PC on which a larger model is no trouble
+LARGER = 1_500_000_000  # bytes of weights that a PC's processor answers with at a reader's pace
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Bytes of memory that the machine has, and bytes free on the disk of the models."""
+
+    memory: int
+    disk: int
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    spec: ModelSpec
+    installed: bool
+    obstacle: str  # why this machine cannot run it; empty when it can
+
+    @property
+    def size(self) -> str:
+        return human_bytes(self.spec.size) if self.spec.size else "size unknown"
+
+    @property
+    def place(self) -> str:
+        return "card" if self.spec.needs_npu else "CPU"
+
+    @property
+    def speed(self) -> str:
+        """As it was seen on a Raspberry Pi 5, or on a card in one."""
+        return f"{self.spec.decode_rate:g} tokens/s" if self.spec.decode_rate else "not measured"
+
+
+def offers(catalog: Catalog, machine: Machine, space: Space) -> list[Offer]:
+    """Those that the machine can run first, the card's before the CPU's, a stopgap last."""
+    installed = {model.name for model in catalog.installed()}
+    known = [spec for spec in catalog.specs if spec.source is not None or spec.name in installed]
+    found = [
+        Offer(spec, spec.name in installed, _obstacle(spec, machine, space, spec.name in installed)) for spec in known
+    ]
+    return sorted(found, key=lambda offer: (bool(offer.obstacle), bool(offer.spec.stopgap), not offer.spec.needs_npu))
+
+
+def recommended(found: Sequence[Offer], machine: Machine, space: Space) -> Offer | None:
+    """The card's first; on a CPU the smallest that talks, on a larger PC the largest that is still quick."""
+    possible = [offer for offer in found if not offer.obstacle]
+    talking = [offer for offer in possible if not offer.spec.stopgap]
+    on_cpu = sorted((o for o in talking if not o.spec.needs_npu), key=lambda offer: offer.spec.size or 0)
+    if machine.arch == "x86_64" and space.memory >= BIG:
+        on_cpu = sorted(on_cpu, key=lambda offer: -(offer.spec.size or 0) if (offer.spec.size or 0) <= LARGER else 1)
+    on_card = [offer for offer in talking if offer.spec.needs_npu]
+    return next(iter([*on_card, *on_cpu, *possible]), None)
+
+
+def _obstacle(spec: ModelSpec, machine: Machine, space: Space, installed: bool) -> str:
+    size = spec.size or 0
+    if spec.needs_npu and not machine.has_npu:
+        return "it needs an Axera card"
+    if reason := spec.obstacle(machine):
+        return reason
+    if spec.runtime == "axllm" and shutil.which(AXLLM) is None:
+        return "it needs the vendor's program axllm on PATH"
+    if not spec.needs_npu and size + CACHE_BYTES > space.memory:
+        return f"it needs {human_bytes(size + CACHE_BYTES)} of memory"
+    if not installed and size + SPARE_BYTES > space.disk:
+        return f"it needs {human_bytes(size + SPARE_BYTES)} on the disk"
+    return ""

