@@ -39,8 +39,10 @@ class Offer:
 
     @property
     def speed(self) -> str:
-        """As it was seen on a Raspberry Pi 5, or on a card in one."""
-        return f"{self.spec.decode_rate:g} tokens/s" if self.spec.decode_rate else "not measured"
+        """As it was seen, and on which machine."""
+        if not self.spec.decode_rate:
+            return "not measured"
+        return f"{self.spec.decode_rate:g} tokens/s on a {self.spec.measured_on or 'card'}"
 
 
 def offers(catalog: Catalog, machine: Machine, space: Space) -> list[Offer]:
@@ -60,20 +62,20 @@ def recommended(found: Sequence[Offer], machine: Machine, space: Space) -> Offer
     on_cpu = sorted((o for o in talking if not o.spec.needs_npu), key=lambda offer: offer.spec.size or 0)
     if machine.arch == "x86_64" and space.memory >= BIG:
         on_cpu = sorted(on_cpu, key=lambda offer: -(offer.spec.size or 0) if (offer.spec.size or 0) <= LARGER else 1)
-    on_card = [offer for offer in talking if offer.spec.needs_npu]
+    on_card = sorted((o for o in talking if o.spec.needs_npu), key=lambda offer: -(offer.spec.decode_rate or 0))
     return next(iter([*on_card, *on_cpu, *possible]), None)
 
 
 def _obstacle(spec: ModelSpec, machine: Machine, space: Space, installed: bool) -> str:
     size = spec.size or 0
     if spec.needs_npu and not machine.has_npu:
-        return "it needs an Axera card"
+        return "an Axera card is needed"
     if reason := spec.obstacle(machine):
         return reason
     if spec.runtime == "axllm" and shutil.which(AXLLM) is None:
-        return "it needs the vendor's program axllm on PATH"
+        return "the vendor's program axllm is needed on PATH"
     if not spec.needs_npu and size + CACHE_BYTES > space.memory:
-        return f"it needs {human_bytes(size + CACHE_BYTES)} of memory"
+        return f"{human_bytes(size + CACHE_BYTES)} of memory are needed"
     if not installed and size + SPARE_BYTES > space.disk:
-        return f"it needs {human_bytes(size + SPARE_BYTES)} on the disk"
+        return f"{human_bytes(size + SPARE_BYTES)} on the disk are needed"
     return ""

@@ -159,11 +159,12 @@ class Setup:
         if best is None:
             raise ServiceError(f"no model fits here: {found[-1].spec.name}: {found[-1].obstacle}")
         rows = [_row(offer) for offer in possible]
-        print(f"\n   {'model':28} {'runs on':8} {'download':>9}  speed seen on a Raspberry Pi 5")
+        print(f"\n   {'model':28} {'runs on':8} {'download':>9}  speed that was seen")
         for number, row in enumerate(rows, 1):
             print(f"{number:2} {row}{'   (recommended)' if possible[number - 1] is best else ''}")
-        for offer in found[len(possible) :]:
-            print(f"   {offer.spec.name}: {offer.obstacle}")
+        for obstacle in dict.fromkeys(offer.obstacle for offer in found if offer.obstacle):
+            names = [offer.spec.name for offer in found if offer.obstacle == obstacle]
+            print(f"   {f'{len(names)} more' if len(names) > 2 else ' and '.join(names)}: {obstacle}")
         return possible[self.questions.choose("\nWhich one?", rows, possible.index(best))].spec
 
     def _changes(self, settings: Settings, spec: ModelSpec) -> dict[str, str | int]:

@@ -185,9 +185,9 @@ def test_without_a_card_the_processor_and_the_memory_decide(
 
 def test_what_does_not_fit_says_why(tmp_path: Path) -> None:
     found = {o.spec.name: o for o in offers(catalog(tmp_path), Machine(tmp_path, "x86_64"), Space(2 * GB, 1 * GB))}
-    assert found["qwen3-4b"].obstacle == "it needs an Axera card"
-    assert found["qwen3-4b-gguf"].obstacle == "it needs 2.90 GB of memory"
-    assert found["qwen2.5-1.5b-instruct-gguf"].obstacle == "it needs 1.18 GB on the disk"
+    assert found["qwen3-4b"].obstacle == "an Axera card is needed"
+    assert found["qwen3-4b-gguf"].obstacle == "2.90 GB of memory are needed"
+    assert found["qwen2.5-1.5b-instruct-gguf"].obstacle == "1.18 GB on the disk are needed"
     assert isinstance(found["smollm2-135m"], Offer)
     assert found["smollm2-135m"].obstacle == ""
 
