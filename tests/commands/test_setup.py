@@ -79,9 +79,9 @@ def test_ctrl_c_leaves_nothing_half_done(typed: Path, at: str) -> None:
     before = (typed / "config.yaml").read_text()
     with terminal("setup", *(["--model", "smollm2-135m"] if at.startswith("Ask") else [])) as setup:
         setup.until(at)
-        setup.process.send_signal(signal.SIGINT)
+        setup.interrupt()
         setup.until("Nothing is half done")
-        assert setup.process.wait(60) == 130
+        assert setup.process.returncode == 130
     assert (typed / "config.yaml").read_text() == before
     assert {path.name for path in (typed / "models").glob("[!.]*")} <= {"smollm2-135m"}
 
