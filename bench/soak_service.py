@@ -40,12 +40,7 @@ class Service:
         self.pid = self.process.pid
 
     async def url(self) -> str:
-        async with asyncio.timeout(STARTING):
-            while (found := re.search(r"listening on (http://127\.0\.0\.1:\d+)", self._log.read_text())) is None:
-                if self.process.poll() is not None:
-                    raise SystemExit(self._log.read_text())
-                await asyncio.sleep(0.1)
-        return found[1]
+        return await listening_url(self.process, self._log)
 
     def log_lines(self) -> list[dict[str, Any]]:
         """Those that are new."""
@@ -70,6 +65,19 @@ class Service:
     async def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return await asyncio.to_thread(self.process.wait, STOPPING)
+
+
+async def listening_url(process: subprocess.Popen[bytes], log: Path) -> str:
+    def url() -> str:
+        found = re.search(r"listening on (http://127\.0\.0\.1:\d+)", log.read_text())
+        if found is None and process.poll() is not None:
+            raise SystemExit(log.read_text())
+        return found[1] if found else ""
+
+    async with asyncio.timeout(STARTING):
+        while not (found := url()):  # noqa: ASYNC110 - only its log tells
+            await asyncio.sleep(0.1)
+    return found
 
 
 def alive(pids: Sequence[int]) -> list[int]:

@@ -55,7 +55,9 @@ from qwen_service.pipeline.cancellation import Cancellations
 from qwen_service.pipeline.chat_completion import ChatCompletion
 from qwen_service.pipeline.conversation import SessionManager
 from qwen_service.pipeline.fairness import Priorities
+from qwen_service.pipeline.head_file import HeadFile
 from qwen_service.pipeline.scheduler import Scheduler
+from qwen_service.pipeline.warming import Warmer
 from qwen_service.request_record import RequestRecord
 
 log = logging.getLogger(__name__)
@@ -78,13 +80,18 @@ class Service:
             settings,
             self.catalog,
             machine,
-            on_change=self.scheduler.dispatch,
+            on_change=self._note_change,
             loaders=loaders,
             personas=self.personas,
         )
-        self.cards = card_monitor(settings, machine, on_change=self.scheduler.dispatch)
+        self.cards = card_monitor(settings, machine, on_change=self._note_change)
         self.cancellations = Cancellations()
         self.sessions = SessionManager(overflow=settings.context_overflow, default_max_tokens=settings.max_tokens)
+        self.warmer = (
+            Warmer(self.models, self.sessions, self.scheduler, HeadFile(settings.state_folder))
+            if settings.warm == "on"
+            else None
+        )
         self.chat = ChatCompletion(
             self.models,
             self.sessions,
@@ -93,6 +100,7 @@ class Service:
             patience=settings.queue_timeout,
             priorities=Priorities(settings.background_markers),
             cancellations=self.cancellations,
+            warmer=self.warmer,
             log_prompts=settings.log_prompts,
         )
         self.ears = SpeechToText(settings)
@@ -103,6 +111,7 @@ class Service:
             self.scheduler,
             self.cards,
             speech=self.speech,
+            warmer=self.warmer,
             queue_size=settings.queue_size,
             version=_version(),
         )
@@ -123,12 +132,22 @@ class Service:
         if self.cards is not None:
             self.cards.start(self.settings.npu_poll_interval)
         await self.models.start()
+        if self.warmer is not None:
+            self.warmer.start()
         for engine in self.speech:
             engine.start()
 
+    def _note_change(self) -> None:
+        self.scheduler.dispatch()
+        if self.warmer is not None:
+            self.warmer.nudge()
+
     async def stop(self) -> None:
         """The models first: whatever else hangs, the vendor's programs get their polite end. Errors are logged."""
-        await _stopped({"models": self.models.stop})
+        first = {"models": self.models.stop}
+        if self.warmer is not None:  # what it has begun ends with the program only
+            first["warming"] = self.warmer.stop
+        await _stopped(first)
         others = {"pulls": self.pulls.stop, "embeddings": self.embeddings.stop}
         others |= {f"speech {number}": engine.stop for number, engine in enumerate(self.speech)}
         if self.cards is not None:

@@ -184,6 +184,11 @@ class Settings(BaseSettings):
         "trim",
         "A conversation longer than the context: trim drops the oldest turns and says so in a header, error refuses it.",
     )
+    warm: Literal["on", "off"] = _setting(
+        "on",
+        "Prefill, while nobody waits, what the next request will most probably begin with. A file in state_dir keeps the"
+        " token ids of the system message and tools that most conversations begin with, never text of users.",
+    )
     max_tokens: int = _setting(
         0, "Completion tokens where a request names none. 0: what the context has room for.", ge=0, le=2_147_483_647
     )

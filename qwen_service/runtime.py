@@ -31,6 +31,7 @@ class Capabilities:
     grammars: bool = False  # honours Sampling.grammar, too: it has llguidance
     logprobs: bool = False
     kv_reuse: bool = False
+    warms: Literal["nothing", "head", "all"] = "nothing"  # what warm() is good for; head: only when it has just started
     infill: bool = False
 
 
@@ -99,6 +100,13 @@ class Runtime(ABC):
     @abstractmethod
     async def stop(self) -> None:
         """Stop politely, then by force. Idempotent; afterwards no process is left."""
+
+    async def warm(self, prompt: Prompt) -> bool:  # noqa: ARG002
+        """Prefill the prompt, so that one that begins with it is a continuation. Nothing else may run meanwhile.
+
+        False: it was not done. Raises a RuntimeFailure when the engine fails.
+        """
+        return False
 
     def reusable_tokens(self, prompt: Prompt) -> int:  # noqa: ARG002
         """How many ids of this prompt the KV cache holds: the scheduler prefers the device with the most."""

@@ -86,6 +86,7 @@ def _engine(engine: EngineState) -> dict[str, Any]:
         "progress": engine.progress or None,
         "restarts": engine.restarts,
         "error": engine.last_error or None,
+        "warm": {"kind": engine.warm.kind, "tokens": engine.warm.tokens} if engine.warm else None,
     }
 
 

@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from qwen_service.operation.state import CardView, EngineState, ServiceState
+from qwen_service.pipeline.warming import WarmCounts
 from qwen_service.request_record import RequestRecord
 
 # Seconds. A card prefills 15 to 100 tokens a second and generates 4 to 15, a good CPU 100: hence the wide ranges.
@@ -115,6 +116,8 @@ class _StateCollector:
         yield _gauge("qwen_queue_size", "Requests that may wait.", state.queue_size)
         yield _gauge("qwen_uptime_seconds", "Since the service started.", state.uptime)
         yield _gauge("qwen_fallback_active", "1 while the CPU answers in place of the card.", state.fallback_serves)
+        if state.warmings is not None:
+            yield from _warmings(state.warmings)
         yield _one_hot("qwen_status", "1 for what /health says.", ("status",), [((), state.status)], STATUSES)
         yield from _engines(
             [
@@ -133,6 +136,15 @@ def _engines(models: list[tuple[str, tuple[EngineState, ...]]]) -> Iterable[Metr
     yield restarts
     phases = [((model, engine.name), engine.phase) for model, engines in models for engine in engines]
     yield _one_hot("qwen_engine_state", "1 for the state it is in.", ("model", "engine", "state"), phases, PHASES)
+
+
+def _warmings(counts: WarmCounts) -> Iterable[Metric]:
+    family = CounterMetricFamily("qwen_warmings", "Prefilled while nobody waited.", labels=["kind"])
+    family.add_metric(["conversation"], counts.conversations)
+    family.add_metric(["head"], counts.heads)
+    yield family
+    yield CounterMetricFamily("qwen_warming_seconds", "That took so long.", value=counts.seconds)
+    yield CounterMetricFamily("qwen_warming_hits", "Requests that began with it.", value=counts.hits)
 
 
 def _cards(views: Iterable[CardView]) -> Iterable[Metric]:

@@ -11,6 +11,7 @@ from qwen_service.engines.served import ServedModel
 from qwen_service.engines.supervisor import Supervised, Supervisor
 from qwen_service.operation.state import CardView, EngineState, ModelState, ServiceState
 from qwen_service.pipeline.scheduler import Scheduler
+from qwen_service.pipeline.warming import Warm, Warmer
 
 E = TypeVar("E", bound=Supervised)
 
@@ -25,6 +26,7 @@ class Overview:
         cards: CardMonitor | None,
         *,
         speech: Sequence[SpeechEngine] = (),
+        warmer: Warmer | None = None,
         queue_size: int,
         version: str,
     ) -> None:
@@ -32,6 +34,7 @@ class Overview:
         self._scheduler = scheduler
         self._cards = cards
         self._speech = speech
+        self._warmer = warmer
         self._queue_size = queue_size
         self._version = version
         self._started = time.monotonic()
@@ -44,20 +47,21 @@ class Overview:
             running=self._scheduler.running,
             waiting=self._scheduler.waiting,
             queue_size=self._queue_size,
-            model=_model_state(models.current),
-            fallback=_model_state(models.fallback),
+            model=_model_state(models.current, self._warmer),
+            fallback=_model_state(models.fallback, None),
             switching_to=models.switching_to,
             trouble=models.trouble or models.fallback_trouble,
             cards=tuple(CardView(s.card, s.state, s.reason) for s in cards.statuses.values()) if cards else (),
             card_fault=cards.fault if cards else "",
             speech=tuple(_engine_state(speech.supervisor) for speech in self._speech),
+            warmings=self._warmer.counts if self._warmer is not None else None,
         )
 
 
-def _model_state(model: ServedModel | None) -> ModelState | None:
+def _model_state(model: ServedModel | None, warmer: Warmer | None) -> ModelState | None:
     if model is None:
         return None
-    engines = tuple(_engine_state(supervisor) for supervisor in model.supervisors)
+    engines = tuple(_engine_state(s, warmer.warm(s) if warmer is not None else None) for s in model.supervisors)
     rate = model.spec.prefill_rate
     return ModelState(
         model.name,
@@ -70,6 +74,6 @@ def _model_state(model: ServedModel | None) -> ModelState | None:
     )
 
 
-def _engine_state(supervisor: Supervisor[E]) -> EngineState:
+def _engine_state(supervisor: Supervisor[E], warm: Warm | None = None) -> EngineState:
     s = supervisor
-    return EngineState(s.name, s.phase, s.progress, s.restarts, s.last_error)
+    return EngineState(s.name, s.phase, s.progress, s.restarts, s.last_error, warm)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from qwen_service.card.smi import Card
+from qwen_service.pipeline.warming import Warm, WarmCounts
 
 Status = Literal["ok", "degraded", "down"]
 
@@ -15,6 +16,7 @@ class EngineState:
     progress: str = ""
     restarts: int = 0
     last_error: str = ""
+    warm: Warm | None = None  # what its cache was prefilled with, until a request comes
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ class ServiceState:
     cards: tuple[CardView, ...] = ()
     card_fault: str = ""
     speech: tuple[EngineState, ...] = ()  # the programs that hear and speak, as far as there are such
+
+    warmings: WarmCounts | None = None  # None: switched off
 
     @property
     def fallback_serves(self) -> bool:

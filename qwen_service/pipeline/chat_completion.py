@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Literal, Self
 
 from qwen_service.chat import (
     ChatRequest,
@@ -24,6 +24,7 @@ from qwen_service.chat import (
 from qwen_service.engine import Engine
 from qwen_service.engines.manager import ModelManager
 from qwen_service.engines.served import ServedModel
+from qwen_service.engines.supervisor import Supervisor
 from qwen_service.errors import Unsupported
 from qwen_service.models.personas import Persona
 from qwen_service.pipeline.cancellation import Cancellations
@@ -31,6 +32,7 @@ from qwen_service.pipeline.conversation import Fitted, SessionManager
 from qwen_service.pipeline.fairness import Priorities
 from qwen_service.pipeline.scheduler import Scheduler, Turn
 from qwen_service.pipeline.structured import as_rendered, structured
+from qwen_service.pipeline.warming import Exchange, Warmer
 from qwen_service.request_record import RequestRecord, recording
 from qwen_service.runtime import Capabilities, Piece, Prefill
 from qwen_service.text.output_format import OutputFormat
@@ -53,6 +55,7 @@ class ChatCompletion:
         patience: float,
         priorities: Priorities | None = None,
         cancellations: Cancellations | None = None,
+        warmer: Warmer | None = None,
         log_prompts: bool = False,
     ) -> None:
         self._models = models
@@ -62,6 +65,7 @@ class ChatCompletion:
         self._patience = patience
         self._priorities = priorities or Priorities(())
         self._cancellations = cancellations or Cancellations()
+        self._warmer = warmer
         self._log_prompts = log_prompts
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
@@ -112,23 +116,51 @@ class ChatCompletion:
             log.info("prompt: %s", fitted.prompt.request.prompt or _said(fitted.prompt.request))
         sampling = dataclasses.replace(request.sampling, max_tokens=fitted.max_tokens)
         parser = _parser(engine, request, fitted)
-        async with self._scheduler.turn(model, fitted.prompt) as turn:
-            reply = _Reply(recording(), load=load, queue=turn.waited)
-            yield reply.begin(_started(model, turn, asked, fitted))
-            async with aclosing(turn.engine.runtime.generate(fitted.prompt, sampling)) as pieces:
-                async for piece in pieces:
-                    for event in parser.feed(reply.add(piece)):
-                        yield reply.note(event)
-                    if parser.stopped:
-                        break
-        for event in parser.finish(reply.reason):
-            yield reply.note(event)
-        if reply.ids_are_exact and not parser.stopped:
-            self._sessions.remember(model, fitted.prompt, reply.message(), reply.token_ids)
-        yield reply.finished(fitted, parser)
+        with _Seen(self._warmer, Exchange(model, fitted.prompt)) as seen:
+            async with self._scheduler.turn(model, fitted.prompt) as turn:
+                reply = _Reply(recording(), load=load, queue=turn.waited)
+                seen.began(turn, reply)
+                yield reply.begin(_started(model, turn, asked, fitted))
+                async with aclosing(turn.engine.runtime.generate(fitted.prompt, sampling)) as pieces:
+                    async for piece in pieces:
+                        for event in parser.feed(reply.add(piece)):
+                            yield reply.note(event)
+                        if parser.stopped:
+                            break
+            for event in parser.finish(reply.reason):
+                yield reply.note(event)
+            if reply.ids_are_exact and not parser.stopped:
+                self._sessions.remember(model, fitted.prompt, reply.message(), reply.token_ids)
+                seen.exchange.remembered = True
+            yield reply.finished(fitted, parser)
 
 
 _NOTHING = Piece()
+
+
+@dataclass(slots=True)
+class _Seen:
+    """Tells the warmer of one exchange as far as its client has seen it, also where the client leaves."""
+
+    warmer: Warmer | None
+    exchange: Exchange
+    place: Supervisor | None = None
+    reply: "_Reply | None" = None
+
+    def began(self, turn: Turn, reply: "_Reply") -> None:
+        self.place, self.reply = turn.place, reply
+        if self.warmer is not None:
+            self.warmer.began(turn.place, self.exchange)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.warmer is not None and self.place is not None and self.reply is not None:
+            self.exchange.reply = self.reply.message()
+            self.exchange.reply_ids = tuple(self.reply.token_ids)
+            self.exchange.cached = self.reply.cached_tokens
+            self.warmer.ended(self.place, self.exchange)
 
 
 @dataclass(slots=True)

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 from qwen_service.chat import ChatRequest
@@ -17,10 +17,11 @@ from qwen_service.runtime import Prompt
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """The right to generate once on `engine`. `waited` is in seconds."""
+    """The right to generate once on `engine`, which is the one of `place`. `waited` is in seconds."""
 
     engine: Engine
     waited: float
+    place: Supervisor
 
 
 @dataclass(eq=False, slots=True)
@@ -45,6 +46,7 @@ class Scheduler:
         self._order = FairOrder()
         self._waiting: list[_Waiter] = []  # as they came
         self._running: dict[Supervisor, int] = {}
+        self._warming: set[Supervisor] = set()
 
     @property
     def waiting(self) -> int:
@@ -64,12 +66,33 @@ class Scheduler:
             if engine is None:  # it died between the grant and now
                 raise Died(f"{model.name} stopped before the reply began: {supervisor.last_error}")
             try:
-                yield Turn(engine, time.monotonic() - started)
+                yield Turn(engine, time.monotonic() - started, supervisor)
             except (Died, Stalled, ProtocolError) as failure:
                 supervisor.report(engine, failure)
                 raise
         finally:
             self._release(supervisor)
+
+    def is_idle(self, place: Supervisor) -> bool:
+        engine = place.engine
+        taken = self._running.get(place) or place in self._warming or self._waiting or not self._queue_size
+        return engine is not None and not taken and not self._hold(engine)
+
+    @contextmanager
+    def idle_turn(self, place: Supervisor) -> Iterator[Engine | None]:
+        """For work that nobody waits for: the engine, or None where anybody runs or waits, or it is to have no work.
+
+        A request that arrives meanwhile waits for the end of it where the engine has one slot only.
+        """
+        if not self.is_idle(place):
+            yield None
+            return
+        self._warming.add(place)
+        try:
+            yield place.engine
+        finally:
+            self._warming.discard(place)
+            self.dispatch()
 
     def dispatch(self) -> None:
         """Grant what can be granted. Called whenever a slot, an engine or a model changes."""
@@ -158,6 +181,7 @@ class Scheduler:
             for supervisor in waiter.model.supervisors
             if (engine := supervisor.engine) is not None
             and self._running.get(supervisor, 0) < engine.limits.slots
+            and not (supervisor in self._warming and engine.limits.slots == 1)
             and not self._hold(engine)
         ]
 

@@ -38,7 +38,9 @@ class _Begun:
 
 class AxApi(Runtime):
     capabilities = Capabilities(
-        sampling=frozenset({"max_tokens", "temperature", "top_p", "top_k", "repeat_penalty"}), kv_reuse=True
+        sampling=frozenset({"max_tokens", "temperature", "top_p", "top_k", "repeat_penalty"}),
+        kv_reuse=True,
+        warms="all",
     )
 
     def __init__(
@@ -95,6 +97,22 @@ class AxApi(Runtime):
 
     async def stop(self) -> None:
         await self._engine.stop()
+
+    async def warm(self, prompt: Prompt) -> bool:
+        """By a reset, which takes ids without a reply. Once begun it cannot be stopped."""
+        ids = prompt.token_ids
+        if not 0 < len(ids) <= self._limits.prompt - CHUNK:  # no room would be left for a question
+            return False
+        self._doubt_strangers()
+        self._kv.doubt()
+        try:
+            await self._engine.reset(ids)
+        except EngineBusy:
+            return False
+        if self._server.strangers != self._strangers:
+            return False
+        self._kv.reset_to(ids)
+        return True
 
     def reusable_tokens(self, prompt: Prompt) -> int:
         self._doubt_strangers()

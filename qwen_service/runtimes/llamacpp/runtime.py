@@ -7,7 +7,7 @@ A LlamaCpp is also the Tokenizer of the model's vocabulary, and knows its chat t
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import closing
+from contextlib import aclosing, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,12 @@ class LlamaCpp(Runtime):
             self._generating -= 1
             if not reader.finished:
                 await self._until_slot_is_free()
+
+    async def warm(self, prompt: Prompt) -> bool:
+        async with aclosing(self.generate(prompt, Sampling(max_tokens=0))) as items:
+            async for _ in items:
+                pass
+        return True
 
     async def failed(self) -> RuntimeFailure:
         return await asyncio.shield(self._failure)

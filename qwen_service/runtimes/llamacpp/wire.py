@@ -15,6 +15,7 @@ CAPABILITIES = Capabilities(
     grammars=True,
     logprobs=True,
     kv_reuse=True,
+    warms="head",
 )
 _SAME_NAME = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repeat_penalty")
 _LAST_EVENT = ("stop", "stop_type", "content", "tokens", "tokens_predicted")  # else it repeats the prompt and settings

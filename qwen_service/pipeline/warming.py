@@ -1,0 +1,289 @@
+"""Prefills what the next request will most probably begin with, while nobody waits.
+
+After each reply, and when an engine comes up, the policy of that engine (warm_policy.py) is asked what its KV cache
+should hold. The ids are those that a next request would really begin with: two requests that differ only in the text of
+their next message are rendered, and what their prompts have in common is prefilled.
+"""
+
+import asyncio
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+from qwen_service.chat import ChatRequest, Message
+from qwen_service.engine import Engine
+from qwen_service.engines.manager import ModelManager
+from qwen_service.engines.served import ServedModel
+from qwen_service.engines.supervisor import Supervisor
+from qwen_service.errors import RuntimeFailure, ServiceError
+from qwen_service.pipeline.conversation import SessionManager
+from qwen_service.pipeline.head_file import HeadFile, StoredHead
+from qwen_service.pipeline.scheduler import Scheduler
+from qwen_service.pipeline.warm_policy import Head, Ids, Option, WarmPolicy, common_beginning
+from qwen_service.runtime import Prompt
+
+log = logging.getLogger(__name__)
+
+PROBES = ("a", "1")  # texts of a next message that have no token in common
+LITTLE = 64  # ids: what lacks so much of being held is as good as held
+SHORTEST_HEAD = 32  # ids; one step of a card computes 128
+SECONDS_PER_ID = 0.01  # of a prefill, until one was measured: a card's
+
+
+@dataclass(slots=True)
+class Exchange:
+    """A request and what its client has seen of the reply. `remembered`: as the ids that were generated."""
+
+    model: ServedModel
+    prompt: Prompt
+    reply: Message = field(default_factory=lambda: Message("assistant", ""))
+    reply_ids: tuple[int, ...] = ()
+    remembered: bool = False
+    cached: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Warm:
+    """What an engine's cache was last made to hold."""
+
+    kind: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class WarmCounts:
+    """Since the service has started. `hits`: requests that began with what had been prefilled for them."""
+
+    conversations: int = 0
+    heads: int = 0
+    seconds: float = 0.0
+    hits: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class _Place:
+    policy: WarmPolicy = field(default_factory=WarmPolicy)
+    engine: Engine | None = None  # the one that was looked at
+    exchange: Exchange | None = None  # the last one
+    warm: Warm | None = None
+    tried: set[Ids] = field(default_factory=set)  # since the last request
+    samples: dict[Head, ChatRequest] = field(default_factory=dict)  # one request for each head
+    heads: dict[Head, Ids] = field(default_factory=dict)  # empty: too short, or not to be had
+    stored: Head = b""  # that stands in the file
+    seconds_per_id: float = SECONDS_PER_ID
+
+
+class Warmer:
+    def __init__(self, models: ModelManager, sessions: SessionManager, scheduler: Scheduler, file: HeadFile) -> None:
+        self._models = models
+        self._sessions = sessions
+        self._scheduler = scheduler
+        self._file = file
+        self._places: dict[Supervisor, _Place] = {}
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.counts = WarmCounts()
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="warming")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    def nudge(self) -> None:
+        """Something has changed: a reply has ended, an engine has come up."""
+        self._changed.set()
+
+    def warm(self, supervisor: Supervisor) -> Warm | None:
+        place = self._places.get(supervisor)
+        return place.warm if place is not None and place.engine is supervisor.engine else None
+
+    def began(self, supervisor: Supervisor, exchange: Exchange) -> None:
+        place = self._place(supervisor)
+        request = exchange.prompt.request
+        before = place.exchange.prompt.request if place.exchange is not None else None
+        goes_on = before is not None and request.messages[: len(before.messages)] == before.messages
+        head = _head(exchange.model, request)
+        place.policy.arrived(head, time.monotonic(), goes_on=goes_on and _is_conversation(request))
+        if _is_conversation(request):
+            place.samples.setdefault(head, request)
+        place.exchange, place.tried = exchange, set()
+
+    def ended(self, supervisor: Supervisor, exchange: Exchange) -> None:
+        place = self._place(supervisor)
+        if place.exchange is not exchange:
+            return
+        if place.warm is not None:
+            self.counts = replace(self.counts, hits=self.counts.hits + (exchange.cached >= place.warm.tokens))
+            place.warm = None
+        place.policy.ended(time.monotonic())
+        self.nudge()
+
+    def _place(self, supervisor: Supervisor) -> _Place:
+        return self._places.setdefault(supervisor, _Place())
+
+    async def _run(self) -> None:
+        while True:
+            self._changed.clear()
+            try:
+                pause = await self._look_at_all()
+            except Exception:  # a fault here must cost nobody a reply, and no later warming
+                log.exception("warming failed")
+                pause = None
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._changed.wait()
+
+    async def _look_at_all(self) -> float | None:
+        """Seconds until the next look that is due although nothing happens."""
+        model = self._models.current
+        supervisors = model.supervisors if model is not None else ()
+        self._places = {place: state for place, state in self._places.items() if place in supervisors}
+        pauses = []
+        for supervisor in supervisors:
+            if model is not None and supervisor.engine is not None and not self._models.switching_to:
+                await self._look(model, supervisor, supervisor.engine)
+                pauses.append(self._place(supervisor).policy.next_look(time.monotonic()))
+        return min((pause for pause in pauses if pause is not None), default=None)
+
+    async def _look(self, model: ServedModel, supervisor: Supervisor, engine: Engine) -> None:
+        place = self._place(supervisor)
+        warms = engine.runtime.capabilities.warms
+        if place.engine is not engine:
+            place.engine, place.warm, place.tried = engine, None, set()
+            self._recall(model, place)
+        if warms == "nothing" or not self._scheduler.is_idle(supervisor):
+            return
+        await self._learn_heads(model, engine, place)
+        if warms == "head" and place.exchange is not None:
+            return
+        candidates = await self._candidates(model, engine, place)
+        choice = place.policy.choose(list(candidates), time.monotonic(), seconds_per_id=place.seconds_per_id)
+        if choice is not None and candidates[choice] not in place.tried:
+            place.tried.add(candidates[choice])
+            await self._prefill(model, supervisor, place, choice, candidates[choice])
+
+    def _recall(self, model: ServedModel, place: _Place) -> None:
+        stored, place.stored = self._file.take(model.name), b""
+        if stored is not None:
+            place.heads[stored.head] = stored.ids
+            place.policy.expect(stored.head)
+
+    async def _learn_heads(self, model: ServedModel, engine: Engine, place: _Place) -> None:
+        for head in place.policy.common_heads:
+            request = place.samples.get(head)
+            if head in place.heads or request is None:
+                continue
+            leading = _leading(request)
+            ids = await self._beginning(model, engine, request, leading) if leading or request.tools else ()
+            place.heads[head] = ids if len(ids) >= SHORTEST_HEAD else ()
+            if place.heads[head] and head == place.policy.common_heads[0]:
+                self._store(model, place, head)
+        place.samples = {head: request for head, request in place.samples.items() if head not in place.heads}
+
+    async def _candidates(self, model: ServedModel, engine: Engine, place: _Place) -> dict[Option, Ids]:
+        found: dict[Option, Ids] = {}
+        for head in place.policy.common_heads:
+            if ids := place.heads.get(head, ()):
+                found[Option("head", len(ids), held=_holds(engine, ids, lacking=0), head=head)] = ids
+        if place.exchange is not None and _is_conversation(place.exchange.prompt.request):
+            ids, held = await self._conversation(model, engine, place.exchange)
+            found[Option("conversation", len(ids), held=held)] = ids
+        return found
+
+    async def _conversation(self, model: ServedModel, engine: Engine, exchange: Exchange) -> tuple[Ids, bool]:
+        """How the client's next request will begin, if it goes on, and whether that is held."""
+        request, reply = exchange.prompt.request, exchange.reply
+        known = (*exchange.prompt.token_ids, *exchange.reply_ids)
+        if exchange.remembered and _holds(engine, known, lacking=LITTLE):
+            return known, True
+        seen = reply.content or reply.tool_calls
+        messages = (*request.messages, reply) if seen else _without_question(request.messages)
+        ids = await self._beginning(model, engine, request, messages)
+        return ids, _holds(engine, ids, lacking=LITTLE)
+
+    async def _beginning(
+        self, model: ServedModel, engine: Engine, request: ChatRequest, messages: Sequence[Message]
+    ) -> Ids:
+        """The ids that every prompt begins with which goes on from these messages with one of the user."""
+        try:
+            one, other = [
+                (await self._sessions.fit(model, engine.text, engine.limits, probe)).prompt.token_ids
+                for probe in (replace(request, messages=(*messages, Message("user", text))) for text in PROBES)
+            ]
+        except ServiceError:  # too long, or nothing that the template takes
+            return ()
+        return common_beginning(one, other)[:-1]  # its last one may melt into the text that follows
+
+    async def _prefill(
+        self, model: ServedModel, supervisor: Supervisor, place: _Place, choice: Option, ids: Ids
+    ) -> None:
+        with self._scheduler.idle_turn(supervisor) as engine:
+            if engine is None or engine is not place.engine or self._models.switching_to:
+                return
+            started = time.monotonic()
+            request = place.exchange.prompt.request if place.exchange is not None else ChatRequest("warming")
+            try:
+                if not await engine.runtime.warm(Prompt(ids, request)):
+                    return
+            except RuntimeFailure as failure:
+                log.warning("warming %s failed: %s", supervisor.name, failure.message)
+                place.heads[choice.head] = ()  # an engine that dies of it must not be given it again
+                return
+            seconds = time.monotonic() - started
+        place.warm = Warm(choice.kind, len(ids))
+        place.seconds_per_id = seconds / len(ids)
+        self._count(choice, seconds)
+        what = "the last conversation" if choice.kind == "conversation" else "how most conversations begin"
+        log.info("%s: prefilled %s, %d tokens in %.1f s", supervisor.name, what, len(ids), seconds)
+        if choice.kind == "head":
+            self._store(model, place, choice.head)
+
+    def _store(self, model: ServedModel, place: _Place, head: Head) -> None:
+        if place.stored != head:
+            self._file.put(model.name, StoredHead(head, place.heads[head]))
+            place.stored = head
+
+    def _count(self, choice: Option, seconds: float) -> None:
+        counts = self.counts
+        self.counts = replace(
+            counts,
+            conversations=counts.conversations + (choice.kind == "conversation"),
+            heads=counts.heads + (choice.kind == "head"),
+            seconds=counts.seconds + seconds,
+        )
+
+
+def _is_conversation(request: ChatRequest) -> bool:
+    """Not what is rendered in a way of its own: raw prompts, continued replies, promised forms."""
+    return request.prompt is None and not request.continues and request.response_format is None
+
+
+def _holds(engine: Engine, ids: Ids, *, lacking: int) -> bool:
+    held = engine.runtime.reusable_tokens(Prompt((*ids, 0), ChatRequest("warming")))
+    return bool(held) and held >= len(ids) - lacking
+
+
+def _leading(request: ChatRequest) -> tuple[Message, ...]:
+    """The system messages that it begins with."""
+    count = next((at for at, message in enumerate(request.messages) if message.role != "system"), len(request.messages))
+    return request.messages[:count]
+
+
+def _without_question(messages: Sequence[Message]) -> tuple[Message, ...]:
+    last = max((at for at, message in enumerate(messages) if message.role == "user"), default=len(messages))
+    return tuple(messages[:last])
+
+
+def _head(model: ServedModel, request: ChatRequest) -> Head:
+    """Equal for requests that are rendered alike up to their first message of a user."""
+    tools = [[tool.name, tool.description, tool.parameters] for tool in request.tools]
+    shown = [model.name, tools, request.template_kwargs, request.thinking, request.prompt is None]
+    said = [[message.role, message.content] for message in _leading(request)]
+    return hashlib.blake2b(json.dumps([shown, said], sort_keys=True, default=dict).encode(), digest_size=16).digest()
