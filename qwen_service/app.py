@@ -56,6 +56,7 @@ from qwen_service.pipeline.chat_completion import ChatCompletion
 from qwen_service.pipeline.conversation import SessionManager
 from qwen_service.pipeline.fairness import Priorities
 from qwen_service.pipeline.head_file import HeadFile
+from qwen_service.pipeline.pictures import PictureBounds
 from qwen_service.pipeline.scheduler import Scheduler
 from qwen_service.pipeline.warming import Warmer
 from qwen_service.request_record import RequestRecord
@@ -102,6 +103,7 @@ class Service:
             cancellations=self.cancellations,
             warmer=self.warmer,
             log_prompts=settings.log_prompts,
+            pictures=PictureBounds(settings.max_images, settings.max_image_bytes, settings.max_image_pixels),
         )
         self.ears = SpeechToText(settings)
         self.voice = TextToSpeech(settings)

@@ -22,6 +22,22 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Image:
+    """A picture as the client sent it, not decoded; type and pixels as its header has them."""
+
+    media_type: str
+    data: bytes
+    width: int
+    height: int
+    digest: str  # tells it from another
+
+
+# What room is kept for a picture, in tokens: about what the encoders of small models make of one. Its true number
+# is the engine's to tell.
+IMAGE_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     role: Role
     content: str = ""
@@ -29,6 +45,7 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
+    images: tuple[Image, ...] = ()  # before the text
 
 
 @dataclass(frozen=True, slots=True)

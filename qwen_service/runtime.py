@@ -73,6 +73,7 @@ class Piece:
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: Literal["stop", "length"] | None = None
+    prompt_tokens: int = 0  # in the last one, where the engine counts what nobody else can: pictures
 
 
 LoadProgress = Callable[[str], None]  # "loading 17/31": for the log, the terminal and /health

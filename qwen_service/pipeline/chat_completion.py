@@ -30,6 +30,7 @@ from qwen_service.models.personas import Persona
 from qwen_service.pipeline.cancellation import Cancellations
 from qwen_service.pipeline.conversation import Fitted, SessionManager
 from qwen_service.pipeline.fairness import Priorities
+from qwen_service.pipeline.pictures import PictureBounds, check_pictures
 from qwen_service.pipeline.scheduler import Scheduler, Turn
 from qwen_service.pipeline.structured import as_rendered, structured
 from qwen_service.pipeline.warming import Exchange, Warmer
@@ -57,6 +58,7 @@ class ChatCompletion:
         cancellations: Cancellations | None = None,
         warmer: Warmer | None = None,
         log_prompts: bool = False,
+        pictures: PictureBounds | None = None,
     ) -> None:
         self._models = models
         self._sessions = sessions
@@ -67,6 +69,7 @@ class ChatCompletion:
         self._cancellations = cancellations or Cancellations()
         self._warmer = warmer
         self._log_prompts = log_prompts
+        self._pictures = pictures or PictureBounds()
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
         """Events of one reply: Started, then deltas and calls, then Finished. Raises ServiceError at any point.
@@ -79,6 +82,7 @@ class ChatCompletion:
                 request = persona.applied(request)
             began = time.monotonic()
             model = await self._models.obtain(request.model)
+            check_pictures(request, model, self._pictures, self._models.installed)
             with model.in_use():
                 model.rest.keep(request.keep_alive)
                 engine = await model.ready(at_most=self._patience, waiters=self._waiters)
@@ -99,6 +103,7 @@ class ChatCompletion:
             if (persona := self._models.persona(request.model)) is not None:
                 request = persona.applied(request)
             model = await self._models.obtain(request.model)
+            check_pictures(request, model, self._pictures, self._models.installed)
             with model.in_use():
                 engine = await model.ready(at_most=self._patience, waiters=self._waiters)
                 rendered = as_rendered(
@@ -174,6 +179,7 @@ class _Reply:
     first_piece: float = 0.0
     token_count: int = 0
     cached_tokens: int = 0
+    prompt_tokens: int = 0
     token_ids: list[int] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
@@ -189,6 +195,7 @@ class _Reply:
             return _NOTHING
         self.first_piece = self.first_piece or time.monotonic()
         self.token_count += item.token_count
+        self.prompt_tokens = item.prompt_tokens or self.prompt_tokens
         self.record.generated(item.token_count)
         self.token_ids += item.token_ids
         self.reason = item.finish_reason or self.reason
@@ -214,7 +221,7 @@ class _Reply:
         prompt_ids = fitted.prompt.token_ids
         event = Finished(
             parser.finish_reason(self.reason),
-            Usage(len(prompt_ids), self.token_count, self.cached_tokens, parser.reasoning_tokens),
+            Usage(self.prompt_tokens or len(prompt_ids), self.token_count, self.cached_tokens, parser.reasoning_tokens),
             Timings(self.load, self.queue, prefill=first - self.started, generation=now - first),
             (*prompt_ids, *self.token_ids) if self.ids_are_exact else (),
             parser.stop_string,

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from qwen_service.chat import ChatRequest, Message, ToolCall
+from qwen_service.chat import IMAGE_TOKENS, ChatRequest, Message, ToolCall
 from qwen_service.engine import ModelText
 from qwen_service.engines.served import ServedModel
 from qwen_service.errors import PromptTooLong
@@ -71,7 +71,7 @@ class SessionManager:
         prompt = Prompt(tuple(rendered.ids), fitted)
         return Fitted(
             prompt=prompt,
-            max_tokens=min(asked, context - len(rendered.ids)),
+            max_tokens=min(asked, context - rendered.size),
             trimmed=len(request.messages) - len(fitted.messages),
             starts_in_reasoning=rendered.ending.rstrip().endswith("<think>"),
         )
@@ -117,6 +117,11 @@ class SessionManager:
         return await cut_at(places[low])
 
     async def _render(self, model: ServedModel, text: ModelText, request: ChatRequest, room: _Room) -> Rendered:
+        beside = IMAGE_TOKENS * sum(len(message.images) for message in request.messages)
+        rendered = await self._render_text(model, text, request, _Room(room.most, room.comfortable - beside))
+        return replace(rendered, beside=beside) if beside else rendered
+
+    async def _render_text(self, model: ServedModel, text: ModelText, request: ChatRequest, room: _Room) -> Rendered:
         if request.continues:
             return await tokenized(text, text.template.render_open(request.messages, **_shown(request)), room.most)
         continued = await self._continue_reply(model, text, request, room.most)
@@ -172,6 +177,7 @@ def _key(model: ServedModel, request: ChatRequest, messages: Sequence[Message]) 
     for message in messages:
         calls = [[call.name, _canonical(call)] for call in message.tool_calls]
         entry = [message.role, message.content.strip(), calls, message.tool_call_id, message.name]
+        entry += [image.digest for image in message.images]
         digest.update(json.dumps(entry).encode())
     return digest.digest()
 

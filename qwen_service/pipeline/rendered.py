@@ -11,15 +11,19 @@ _CHEAP = 100_000  # characters; tokenized in about 0.1 s, whatever they are
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """`ending` is its last text; `estimate` the number of tokens of what was not counted, and has no ids."""
+    """`ending` is its last text; `estimate` the number of tokens of what was not counted, and has no ids.
+
+    `beside` is the room in tokens for what is no text: pictures.
+    """
 
     ids: list[int]
     ending: str
     estimate: int = 0
+    beside: int = 0
 
     @property
     def size(self) -> int:
-        return self.estimate or len(self.ids)
+        return (self.estimate or len(self.ids)) + self.beside
 
 
 async def tokenized(text: ModelText, parts: PromptParts, most: int) -> Rendered:

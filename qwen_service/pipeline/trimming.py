@@ -7,9 +7,10 @@ it. A turn is a user message with everything up to the next one, so a tool resul
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from qwen_service.chat import Message
+from qwen_service.chat import IMAGE_TOKENS, Message
 
 Turn = list[Message]
+_BYTES_PER_TOKEN = 4
 _BYTES_AROUND_A_MESSAGE = 20  # that a template adds: role, tags, newlines
 
 
@@ -54,6 +55,7 @@ def _size(turn: Turn) -> int:
     return sum(
         len(message.content.encode(errors="replace"))
         + sum(len(call.arguments) for call in message.tool_calls)
+        + _BYTES_PER_TOKEN * IMAGE_TOKENS * len(message.images)
         + _BYTES_AROUND_A_MESSAGE
         for message in turn
         if message.role != "system"

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from qwen_service.api.anthropic.wire import Block, CountTokensBody, InputMessage, MessagesBody, ToolSpec
-from qwen_service.chat import ChatRequest, JsonFormat, Message, NamedTool, Sampling, Tool, ToolCall, ToolChoice
+from qwen_service.api.pictures import from_base64, from_url
+from qwen_service.chat import ChatRequest, Image, JsonFormat, Message, NamedTool, Sampling, Tool, ToolCall, ToolChoice
 from qwen_service.errors import InvalidRequest, RequestTooLarge, Unsupported
 from qwen_service.text.json_schema import SchemaBudget
 
@@ -101,19 +102,32 @@ def _call(block: Block, where: str) -> ToolCall:
 
 
 def _user_or_system(message: InputMessage, blocks: Sequence[Block], where: str) -> Iterator[Message]:
-    """Texts in a row are one message; each tool result is a message of its own, in the order of the blocks."""
+    """Texts and pictures in a row are one message; each tool result is one of its own, in the order of the blocks."""
     texts: list[str] = []
+    images: list[Image] = []
     for index, block in enumerate(blocks):
         place = f"{where}[{index}]"
+        if block.type == "image" and message.role == "user":
+            images.append(_image(block, place))
+            continue
         if block.type != "tool_result":
             texts.append(_text(block, place))
             continue
-        if texts:
-            yield Message(message.role, "".join(texts))
-            texts = []
+        if texts or images:
+            yield Message(message.role, "".join(texts), images=tuple(images))
+            texts, images = [], []
         yield _tool_result(block, place)
-    if texts or not blocks:
-        yield Message(message.role, "".join(texts))
+    if texts or images or not blocks:
+        yield Message(message.role, "".join(texts), images=tuple(images))
+
+
+def _image(block: Block, where: str) -> Image:
+    source = block.source
+    if source is None or source.type not in ("base64", "url"):
+        raise Unsupported(f"{where}: a picture is taken as base64 only", param=f"{where}.source")
+    if source.type == "url":
+        return from_url(source.url or "", f"{where}.source")  # which says why not, unless it is a data: URI
+    return from_base64(source.data or "", f"{where}.source")
 
 
 def _tool_result(block: Block, where: str) -> Message:
@@ -129,7 +143,9 @@ def _tool_result(block: Block, where: str) -> Message:
 
 def _text(block: Block, where: str) -> str:
     if block.type == "image":
-        raise Unsupported(f"{where}: this model cannot see images; send text only.", param=f"{where}.type")
+        raise Unsupported(
+            f"{where}: only messages of the user can have pictures; send text here.", param=f"{where}.type"
+        )
     if block.type != "text":
         shown = block.type[:64]
         raise Unsupported(f"{where}: blocks of type {shown!r} are not supported here.", param=f"{where}.type")

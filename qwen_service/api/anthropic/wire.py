@@ -22,6 +22,15 @@ class ErrorReply(Wire):
     request_id: str
 
 
+class Source(Wire):
+    """Of an image block."""
+
+    type: str = Field("", max_length=64)
+    media_type: str | None = Field(None, max_length=64, description="Ignored: the picture's own bytes tell.")
+    data: str | None = None
+    url: str | None = None
+
+
 class Block(Wire):
     """A content block of any type; request.py says which fields each type needs."""
 
@@ -34,6 +43,7 @@ class Block(Wire):
     tool_use_id: Name | None = None
     content: "str | Parts[Block] | None" = None
     is_error: bool | None = None
+    source: Source | None = None
 
 
 Blocks = Parts[Block]

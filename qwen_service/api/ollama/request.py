@@ -16,7 +16,8 @@ from qwen_service.api.ollama.wire import (
     Options,
     ToolSpec,
 )
-from qwen_service.chat import ChatRequest, JsonFormat, Message, Sampling, Tool, ToolCall
+from qwen_service.api.pictures import from_url
+from qwen_service.chat import ChatRequest, Image, JsonFormat, Message, Sampling, Tool, ToolCall
 from qwen_service.errors import InvalidRequest, RequestTooLarge, Unsupported
 from qwen_service.text.json_schema import SchemaBudget
 
@@ -37,15 +38,19 @@ def chat_request(body: ChatBody, request_id: str, *, max_messages: int) -> ChatR
 
 
 def generate_request(body: GenerateBody, request_id: str) -> ChatRequest:
-    _refuse_images(body.images, "images")
     if body.template:
         raise Unsupported("template is not supported: a model's template comes with the model", param="template")
     if body.raw and (body.system or body.context):
         raise InvalidRequest("raw mode does not support template, system, or context", param="raw")
+    images = _images(body.images, "images")
     if body.raw or body.suffix:
+        if images:
+            raise Unsupported("images: a raw prompt has no place for them", param="images")
         return _request(body, request_id, SchemaBudget(), prompt=body.prompt or "", suffix=body.suffix or None)
     system = (Message("system", body.system),) if body.system else ()
-    return _request(body, request_id, SchemaBudget(), messages=(*system, Message("user", body.prompt or "")))
+    return _request(
+        body, request_id, SchemaBudget(), messages=(*system, Message("user", body.prompt or "", images=images))
+    )
 
 
 def ignored_options(body: GenerationFields) -> list[str]:
@@ -99,7 +104,10 @@ def _format(wanted: str | dict[str, Any] | None, schemas: SchemaBudget) -> JsonF
 
 
 def _message(message: ChatMessage, index: int) -> Message:
-    _refuse_images(message.images, f"messages[{index}].images")
+    images = _images(message.images, f"messages[{index}].images")
+    if images and message.role != "user":
+        where = f"messages[{index}].images"
+        raise Unsupported(f"{where}: only messages of the user can have pictures", param=where)
     calls = enumerate(message.tool_calls or ())
     return Message(
         role=message.role,
@@ -110,6 +118,7 @@ def _message(message: ChatMessage, index: int) -> Message:
         ),
         tool_call_id=message.tool_call_id,
         name=message.tool_name,
+        images=images,
     )
 
 
@@ -135,6 +144,5 @@ def _tool(tool: ToolSpec, index: int, schemas: SchemaBudget) -> Tool:
     return Tool(tool.function.name, tool.function.description or "", parameters)
 
 
-def _refuse_images(images: list[Any] | None, where: str) -> None:
-    if images:
-        raise Unsupported(f"{where}: this model does not support images", param=where)
+def _images(images: list[str] | None, where: str) -> tuple[Image, ...]:
+    return tuple(from_url(image, f"{where}[{index}]") for index, image in enumerate(images or ()))

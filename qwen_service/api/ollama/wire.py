@@ -73,7 +73,7 @@ class ChatMessage(Wire):
     role: Literal["system", "user", "assistant", "tool"]
     content: Text = None
     thinking: Text = None
-    images: Parts[Any] | None = Field(None, description="Refused unless empty.")
+    images: Parts[str] | None = Field(None, description="Base64, for models that see.")
     tool_calls: Parts[CallPart] | None = None
     tool_name: Name | None = None
     tool_call_id: Name | None = None
@@ -118,7 +118,7 @@ class GenerateBody(GenerationFields):
     template: Text = Field(None, description="Refused unless empty: templates come with the model.")
     context: Ids | None = None
     raw: bool | None = None
-    images: Parts[Any] | None = Field(None, description="Refused unless empty.")
+    images: Parts[str] | None = Field(None, description="Base64, for models that see.")
 
 
 class ShowBody(Wire):

@@ -13,12 +13,14 @@ from qwen_service.api.openai.wire import (
     ChatMessage,
     CompletionBody,
     ContentPart,
+    ImageUrl,
     ResponseFormat,
     SamplingFields,
     ToolCallPart,
     ToolSpec,
 )
-from qwen_service.chat import ChatRequest, JsonFormat, Message, NamedTool, Sampling, Tool, ToolCall, ToolChoice
+from qwen_service.api.pictures import from_url
+from qwen_service.chat import ChatRequest, Image, JsonFormat, Message, NamedTool, Sampling, Tool, ToolCall, ToolChoice
 from qwen_service.errors import InvalidRequest, RequestTooLarge, Unsupported
 from qwen_service.text.json_schema import SchemaBudget
 
@@ -149,6 +151,7 @@ def _message(message: ChatMessage, index: int) -> Message:
     return Message(
         role="system" if message.role == "developer" else message.role,
         content=_content(message.content, f"{where}.content"),
+        images=_images(message, f"{where}.content"),
         reasoning=message.reasoning_content or "",
         tool_calls=calls,
         tool_call_id=message.tool_call_id,
@@ -162,8 +165,27 @@ def _content(content: str | list[ContentPart] | None, where: str) -> str:
     return "".join(_part(part, f"{where}[{index}]") for index, part in enumerate(content))
 
 
+def _images(message: ChatMessage, where: str) -> tuple[Image, ...]:
+    if message.content is None or isinstance(message.content, str):
+        return ()
+    images = []
+    for index, part in enumerate(message.content):
+        if part.type not in ("image_url", "input_image"):
+            continue
+        place = f"{where}[{index}]"
+        if message.role != "user":
+            raise Unsupported(f"{place}: only messages of the user can have pictures", param=f"{place}.type")
+        url = part.image_url.url if isinstance(part.image_url, ImageUrl) else part.image_url
+        if url is None:
+            raise InvalidRequest(f"{place}: an image part needs image_url.url", param=f"{place}.image_url")
+        images.append(from_url(url, f"{place}.image_url"))
+    return tuple(images)
+
+
 def _part(part: ContentPart, where: str) -> str:
     match part.type:
+        case "image_url" | "input_image":
+            return ""  # _images has it
         case "text" | "input_text" | "output_text" if part.text is not None:
             return part.text
         case "refusal":

@@ -30,10 +30,16 @@ Limit = Count | Literal[-1]  # -1, no limit, is not OpenAI's, but many local ser
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
+class ImageUrl(Wire):
+    url: str
+    detail: str | None = Field(None, description="Ignored.")
+
+
 class ContentPart(Wire):
     type: str
     text: str | None = None
     refusal: str | None = None
+    image_url: ImageUrl | str | None = Field(None, description="A data: URI; nothing is ever fetched.")
 
 
 class FunctionCall(Wire):

@@ -23,6 +23,11 @@ class AxLlmReply:
         self._count = 0
         self.ended = False
 
+    @property
+    def text(self) -> str:
+        """All of it, as the model wrote it."""
+        return self._text
+
     def feed(self, text: str) -> Piece | None:
         if not text or self.ended:
             return None

@@ -6,21 +6,24 @@ Limits, counts and finish reasons are ours. Its text, think block inline, goes u
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
-from qwen_service.chat import Sampling
+from qwen_service.chat import IMAGE_TOKENS, Sampling
 from qwen_service.errors import Died, PromptTooLong, RuntimeFailure, Stalled, StartFailed, Unsupported
 from qwen_service.runtime import Capabilities, Limits, LoadProgress, Piece, Prefill, Prompt, Runtime
 from qwen_service.runtimes.axera.program import AxeraProcess, AxeraProgram, refuse_taken_port
 from qwen_service.runtimes.axllm.client import AxLlmClient, HungUp
 from qwen_service.runtimes.axllm.reply import AxLlmReply
-from qwen_service.runtimes.axllm.wire import AxLlmStream, request_body
+from qwen_service.runtimes.axllm.wire import AxLlmStream, request_body, shown
 from qwen_service.text.tokenizer import LocalTokenizer
 
 LIMITS = Limits(context=2048, prompt=1024)  # where neither its log nor the model's manifest says
 LAST_WORDS = 2.0  # seconds: a program that hangs up may be dying
+REMEMBERED = 64  # replies to pictures
 LOOK_EVERY = 10.0  # seconds between looks at a server that somebody else has started
 LOOKS = 3  # in vain, until it counts as gone
 
@@ -46,6 +49,7 @@ class AxLlm(Runtime):
         self._client = AxLlmClient(program.port)
         self._process = AxeraProcess(program)
         self._model = ""
+        self._said: OrderedDict[str, str] = OrderedDict()  # replies to pictures: as shown -> as written
         self._reading: asyncio.Task[bool] | None = None
         self._looking: asyncio.Task[None] | None = None
 
@@ -66,16 +70,17 @@ class AxLlm(Runtime):
         max_tokens = self._room(prompt, sampling)
         await self._at_rest()
         texts: Texts = asyncio.Queue()
-        body = request_body(self._model, prompt.request, sampling, max_tokens)
-        reading = self._reading = asyncio.create_task(self._read(body, texts))
+        body = request_body(self._model, prompt.request, sampling, max_tokens, self._said)
+        stream = AxLlmStream()
+        reading = self._reading = asyncio.create_task(self._read(body, texts, stream))
         reading.add_done_callback(lambda task: task.cancelled() or task.exception())  # its reader may have left
         reply = AxLlmReply(self._tokenizer, max_tokens)
         try:
             while not reply.ended and (text := await texts.get()) is not None:
                 if (piece := reply.feed(text)) is not None:
-                    yield piece
+                    yield self._noted(piece, prompt, reply, stream)
             if not reply.ended:
-                yield reply.finish(cut=not await _outcome(reading))
+                yield self._noted(reply.finish(cut=not await _outcome(reading)), prompt, reply, stream)
         finally:
             await asyncio.wait({reading})
 
@@ -89,6 +94,19 @@ class AxLlm(Runtime):
                 task.cancel()
                 await asyncio.wait({task})
         await self._client.close()
+
+    def _noted(self, piece: Piece, prompt: Prompt, reply: AxLlmReply, stream: AxLlmStream) -> Piece:
+        """The last piece of a reply to pictures: only the engine knows what they cost, and it must be sent what it wrote."""
+        if not reply.ended or not any(message.images for message in prompt.request.messages):
+            return piece
+        self._remember(reply.text)
+        return replace(piece, prompt_tokens=stream.prompt_tokens)
+
+    def _remember(self, text: str) -> None:
+        self._said[shown(text)] = text
+        self._said.move_to_end(shown(text))
+        if len(self._said) > REMEMBERED:
+            self._said.popitem(last=False)
 
     async def _find(self, progress: LoadProgress) -> None:
         if self._join:
@@ -119,7 +137,8 @@ class AxLlm(Runtime):
             raise Unsupported(
                 "axllm takes whole messages only, none to go on with: end with the user's.", param="messages"
             )
-        room = self._limits.context - len(prompt.token_ids)
+        pictures = sum(len(message.images) for message in prompt.request.messages)
+        room = self._limits.context - len(prompt.token_ids) - IMAGE_TOKENS * pictures
         if room < 1:
             raise PromptTooLong(f"The prompt has {len(prompt.token_ids)} tokens of {self._limits.context}.")
         return room if sampling.max_tokens is None else min(sampling.max_tokens, room)
@@ -130,9 +149,8 @@ class AxLlm(Runtime):
         if self._process.failure.done():
             raise self._process.failure.result()
 
-    async def _read(self, body: dict[str, Any], texts: Texts) -> bool:
+    async def _read(self, body: dict[str, Any], texts: Texts, stream: AxLlmStream) -> bool:
         """All of one stream, wanted or not. True: the model came to its end; false: axllm's time limit."""
-        stream = AxLlmStream()
         patience = self._program.stall_timeout
         loop = asyncio.get_running_loop()
         try:

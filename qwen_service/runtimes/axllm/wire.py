@@ -1,22 +1,34 @@
 """The OpenAI-like HTTP of `axllm serve`: a request for it, and what its stream says. IO-free."""
 
+import base64
 import json
+import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import orjson
 
-from qwen_service.chat import ChatRequest, Message, Sampling, ToolCall
+from qwen_service.chat import ChatRequest, Image, Message, Sampling, ToolCall
 from qwen_service.errors import ProtocolError
 
+_THOUGHTS = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
 # A temperature of 0 became 1.0 in some builds. A choice among one is greedy at any temperature.
 GREEDY = {"temperature": 0.01, "top_k": 1}
 
 
-def request_body(model: str, request: ChatRequest, sampling: Sampling, max_tokens: int) -> dict[str, Any]:
+def request_body(
+    model: str,
+    request: ChatRequest,
+    sampling: Sampling,
+    max_tokens: int,
+    said: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """`said`: what the model wrote, by what clients are shown of it. A history with pictures must go back as it was."""
+    with_pictures = any(message.images for message in request.messages)
     body: dict[str, Any] = {
         "model": model,
-        "messages": [_message(message) for message in request.messages],
+        "messages": [_message(message, said if with_pictures else {}) for message in request.messages],
         "stream": True,
         "max_tokens": max_tokens,
         "enable_thinking": bool(request.thinking),
@@ -44,13 +56,27 @@ def _sampling(sampling: Sampling) -> dict[str, float]:
     return {name: value for name, value in named.items() if value is not None}
 
 
-def _message(message: Message) -> dict[str, Any]:
+def _message(message: Message, said: Mapping[str, str]) -> dict[str, Any]:
     wire: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.images:
+        pictures = [{"type": "image_url", "image_url": {"url": _data_uri(image)}} for image in message.images]
+        wire["content"] = [*pictures, {"type": "text", "text": message.content}]
+    if message.role == "assistant" and (as_written := said.get(message.content.strip())) is not None:
+        return {**wire, "content": as_written}
     if message.tool_calls:
         wire["tool_calls"] = [_call(call) for call in message.tool_calls]
     if message.tool_call_id is not None:
         wire["tool_call_id"] = message.tool_call_id
     return wire
+
+
+def _data_uri(image: Image) -> str:
+    return f"data:{image.media_type};base64,{base64.b64encode(image.data).decode()}"
+
+
+def shown(text: str) -> str:
+    """Of a reply as the model wrote it, what clients are shown and send back: no thoughts."""
+    return _THOUGHTS.sub("", text).strip()
 
 
 def _call(call: ToolCall) -> dict[str, Any]:
@@ -67,6 +93,7 @@ class AxLlmStream:
         self._calls: dict[int, dict[str, str]] = {}
         self.ended = False
         self.finished = False
+        self.prompt_tokens = 0  # as builds of 2026 report them at the end; 0: not reported
 
     def feed(self, data: bytes) -> str:
         """Raises ProtocolError."""
@@ -76,11 +103,17 @@ class AxLlmStream:
         try:
             chunk = orjson.loads(data.decode(errors="replace"))  # a token can end within a character
             choices = chunk.get("choices") or []
+            self._note_usage(chunk.get("usage"))
         except (orjson.JSONDecodeError, AttributeError) as error:
             raise ProtocolError(f"axllm sent something that is no chunk: {data[:200]!r}") from error
         if "error" in chunk:
             raise ProtocolError(f"axllm reports: {chunk['error']}")
         return "".join(map(self._of_choice, choices))
+
+    def _note_usage(self, usage: object) -> None:
+        tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+        if isinstance(tokens, int) and tokens > 0:
+            self.prompt_tokens = tokens
 
     def _of_choice(self, choice: Mapping[str, Any]) -> str:
         self.finished = self.finished or bool(choice.get("finish_reason"))

@@ -92,7 +92,9 @@ def test_tools_of_anthropics_own_are_skipped() -> None:
 @pytest.mark.parametrize(
     ("body", "kind", "param"),
     [
-        ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, Unsupported, "messages[0].content[0].type"),
+        ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, Unsupported, "messages[0].content[0].source"),
+        ({"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "http://x/"}}]}]}, Unsupported, "messages[0].content[0].source"),
+        ({"messages": [{"role": "system", "content": [{"type": "image", "source": {}}]}]}, Unsupported, "messages[0].content[0].type"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, InvalidRequest, "messages[0].content[0].text"),
         ({"messages": [{"role": "user", "content": [{"type": "tool_result"}]}]}, InvalidRequest, "messages[0].content[0].tool_use_id"),
         ({"messages": [{"role": "assistant", "content": [{"type": "tool_use"}]}]}, InvalidRequest, "messages[0].content[0]"),

@@ -50,7 +50,7 @@ def test_content_may_be_missing_beside_calls() -> None:
 def test_parts_that_are_not_text_are_refused_and_never_fetched(kind: str) -> None:
     error = refused(HI, {"role": "user", "content": [{"type": kind, kind: {"url": "http://127.0.0.1/"}}]})
     assert isinstance(error, Unsupported)
-    assert error.param == "messages[1].content[0].type"
+    assert error.param == f"messages[1].content[0].{'image_url' if kind == 'image_url' else 'type'}"
 
 
 def test_a_text_part_without_text_is_refused() -> None:

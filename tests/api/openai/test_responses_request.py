@@ -96,7 +96,9 @@ def test_arguments_of_a_call_that_was_cut_are_passed_on() -> None:
     ("item", "param"),
     [
         ({"type": "message", "content": "Hi"}, "input[0].role"),
-        ({"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}, "input[0].content[0].type"),
+        ({"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}, "input[0].content[0].image_url"),
+        ({"role": "system", "content": [{"type": "input_image", "image_url": "x"}]}, "input[0].content[0].type"),
+        ({"role": "user", "content": [{"type": "input_image"}]}, "input[0].content[0].image_url"),
         ({"role": "user", "content": [{"type": "input_file"}]}, "input[0].content[0].type"),
         ({"role": "user", "content": [{"type": "input_text"}]}, "input[0].content[0].text"),
         ({"type": "item_reference", "id": "msg_1"}, "input[0].type"),

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from qwen_service.api.openai.request import call_arguments
 from qwen_service.api.openai.responses.wire import Item, Part
-from qwen_service.chat import Message, ToolCall
+from qwen_service.api.pictures import from_url
+from qwen_service.chat import Image, Message, ToolCall
 from qwen_service.errors import InvalidRequest, Unsupported
 
 
@@ -87,7 +88,12 @@ def _said(item: Item, where: str) -> Message:
     if item.role is None:
         raise InvalidRequest(f"{where}: a message needs a role", param=f"{where}.role")
     role = "system" if item.role == "developer" else item.role
-    return Message(role, _content(item.content, f"{where}.content"))
+    place = f"{where}.content"
+    return Message(
+        role,
+        _content(item.content, place, pictures=role == "user"),
+        images=_images(item.content, place) if role == "user" else (),
+    )
 
 
 def _call(item: Item, where: str) -> ToolCall:
@@ -102,13 +108,25 @@ def _tool_result(item: Item, where: str) -> Message:
     return Message("tool", _content(item.output, f"{where}.output"), tool_call_id=item.call_id)
 
 
-def _content(content: str | Sequence[Part] | None, where: str) -> str:
+def _content(content: str | Sequence[Part] | None, where: str, *, pictures: bool = False) -> str:
     if content is None or isinstance(content, str):
         return content or ""
-    return "".join(_part(part, f"{where}[{index}]") for index, part in enumerate(content))
+    return "".join(_part(part, f"{where}[{index}]", pictures) for index, part in enumerate(content))
 
 
-def _part(part: Part, where: str) -> str:
+def _images(content: str | Sequence[Part] | None, where: str) -> tuple[Image, ...]:
+    parts = [] if content is None or isinstance(content, str) else list(enumerate(content))
+    images = []
+    for index, part in parts:
+        if part.type == "input_image":
+            place = f"{where}[{index}].image_url"
+            if part.image_url is None:
+                raise InvalidRequest(f"{place}: a data: URI is needed; this service keeps no files.", param=place)
+            images.append(from_url(part.image_url, place))
+    return tuple(images)
+
+
+def _part(part: Part, where: str, pictures: bool) -> str:
     match part.type:
         case "input_text" | "output_text" | "text" | "summary_text" | "reasoning_text":
             if part.text is None:
@@ -116,7 +134,9 @@ def _part(part: Part, where: str) -> str:
             return part.text
         case "refusal":
             return part.refusal or ""
+        case "input_image" if pictures:
+            return ""  # _images has it
         case "input_image":
-            raise Unsupported(f"{where}: this model cannot see images; send text only.", param=f"{where}.type")
+            raise Unsupported(f"{where}: only messages of the user can have pictures.", param=f"{where}.type")
         case other:
             raise Unsupported(f"{where}: parts of type {other!r} are not supported, only text.", param=f"{where}.type")

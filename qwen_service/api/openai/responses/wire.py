@@ -20,6 +20,7 @@ class Part(Wire):
     type: str = Field(max_length=64)
     text: str | None = None
     refusal: str | None = None
+    image_url: str | None = None
 
 
 class Item(Wire):

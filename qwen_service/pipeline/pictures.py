@@ -1,0 +1,51 @@
+"""Whether a model sees, and how many and how large pictures it is given; looked at before any engine decodes one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from qwen_service.chat import ChatRequest
+from qwen_service.engines.served import ServedModel
+from qwen_service.errors import RequestTooLarge, Unsupported
+from qwen_service.models.installed import InstalledModel
+
+VISION = "vision"
+
+
+@dataclass(frozen=True, slots=True)
+class PictureBounds:
+    """Of one request; pixels and bytes of each picture."""
+
+    count: int = 16
+    bytes: int = 4_194_304
+    pixels: int = 16_777_216
+
+
+def check_pictures(
+    request: ChatRequest, model: ServedModel, bounds: PictureBounds, installed: Callable[[], Sequence[InstalledModel]]
+) -> None:
+    """Raises Unsupported, which names models here that see, or RequestTooLarge."""
+    pictures = [image for message in request.messages for image in message.images]
+    if not pictures:
+        return
+    if VISION not in model.installed.capabilities:
+        seeing = ", ".join(other.name for other in installed() if VISION in other.capabilities)
+        instead = (
+            f"Models here that can: {seeing}" if seeing else "No model here can; `qwen-service list --for pictures`"
+        )
+        raise Unsupported(f"{model.name} cannot see images. {instead}.", param="messages")
+    if len(pictures) > bounds.count:
+        raise RequestTooLarge(
+            f"{len(pictures)} pictures, at most {bounds.count} are taken (max_images)", param="messages"
+        )
+    for image in pictures:
+        if len(image.data) > bounds.bytes:
+            raise RequestTooLarge(
+                f"a picture has {len(image.data)} bytes, at most {bounds.bytes} are taken (max_image_bytes)",
+                param="messages",
+            )
+        if image.width * image.height > bounds.pixels:
+            raise RequestTooLarge(
+                f"a picture has {image.width} x {image.height} pixels, at most {bounds.pixels} are taken"
+                " (max_image_pixels)",
+                param="messages",
+            )
