@@ -29,6 +29,7 @@ COMMANDS = {
         "add_launch_command",
         "start a coding agent with the model that is loaded",
     ),
+    "upgrade": ("qwen_service.commands.upgrade", "add_upgrade_command", "tell what is newer, and renew models"),
     "doctor": ("qwen_service.commands.doctor", "add_doctor_command", "look for what may be wrong"),
 }
 

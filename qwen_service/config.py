@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, Va
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from qwen_service.errors import ServiceError
+from qwen_service.renamed_settings import RENAMED, with_new_names
 
 ENV_PREFIX = "QWEN_"
 DEFAULT_FILES = (Path("config.yaml"), Path("/etc/qwen/config.yaml"))
@@ -314,18 +315,36 @@ class Settings(BaseSettings):
         return (self.log_dir or self.state_dir).expanduser()
 
 
-def load_settings(flags: Mapping[str, Any] | None = None, *, config_file: Path | None = None) -> Settings:
+def load_settings(
+    flags: Mapping[str, Any] | None = None,
+    *,
+    config_file: Path | None = None,
+    renamed: Mapping[str, str] = RENAMED,
+) -> Settings:
     """Settings of this process. `flags` win; raises ConfigError."""
     given = {key: value for key, value in (flags or {}).items() if value is not None}
-    _refuse_unknown(given, "command line", lambda key: "--" + key.replace("_", "-"))
-    _refuse_unknown(_environment_keys(), "environment", lambda key: ENV_PREFIX + key.upper())
+    given = with_new_names(given, "command line", _as_flag, renamed)
+    _refuse_unknown(given, "command line", _as_flag)
+    old = {key: os.environ[_as_variable(key)] for key in _environment_keys() if key in renamed}
+    in_environment = with_new_names(old, "environment", _as_variable, renamed)
+    _refuse_unknown((key for key in _environment_keys() if key not in renamed), "environment", _as_variable)
     path, values = _read_file(config_file)
+    values = with_new_names(values, str(path), str, renamed)
     _refuse_unknown(values, str(path), str)
-    in_file = {key: value for key, value in values.items() if key not in given and not _in_environment(key)}
+    elsewhere = {**values, **in_environment}
+    beneath = {key: value for key, value in elsewhere.items() if key not in given and not _in_environment(key)}
     try:
-        return Settings(**{**in_file, **given})
+        return Settings(**{**beneath, **given})
     except ValidationError as error:
         raise ConfigError(_explain(error, given, values, path)) from None
+
+
+def _as_flag(key: str) -> str:
+    return "--" + key.replace("_", "-")
+
+
+def _as_variable(key: str) -> str:
+    return ENV_PREFIX + key.upper()
 
 
 def describe(key: str) -> str:

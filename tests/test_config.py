@@ -117,3 +117,17 @@ def test_every_number_has_bounds_and_is_refused_by_its_name_beyond_them(
 def test_values_that_contradict_each_other_are_refused(flags: dict[str, str], expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         load_settings(flags)
+
+
+def test_a_setting_that_was_renamed_is_taken_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    renamed = {"line_length": "queue_size", "listen_port": "port", "names": "model_aliases"}
+    (tmp_path / "c.yaml").write_text("line_length: 3\nlisten_port: 1\n")
+    monkeypatch.setenv("QWEN_LISTEN_PORT", "2")
+    monkeypatch.setenv("QWEN_NAMES", "gpt=qwen3")
+    settings = load_settings({"line_length": "4"}, config_file=tmp_path / "c.yaml", renamed=renamed)
+    assert (settings.queue_size, settings.port, settings.model_aliases) == (4, 2, {"gpt": "qwen3"})
+    assert "command line: --line-length is now called --queue-size" in caplog.text
+    assert "environment: QWEN_LISTEN_PORT is now called QWEN_PORT" in caplog.text
+    assert f"{tmp_path / 'c.yaml'}: listen_port is now called port" in caplog.text

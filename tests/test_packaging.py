@@ -101,3 +101,18 @@ def test_the_installer_refuses_before_it_changes_anything_where_its_python_is_mi
     done = subprocess.run([str(tarball / "install.sh")], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("install.sh: needs Debian's python3.99 in /usr/bin")
+
+
+def test_a_release_builds_signs_and_publishes_everything_of_a_tag() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())
+    assert workflow[True] == {"push": {"tags": ["v*"]}}  # YAML reads `on` as true
+    steps = workflow["jobs"]["build"]["steps"]
+    runs = "\n".join(step.get("run", "") for step in steps)
+    for command in ("packaging/build_deb.sh amd64 arm64", "pipx run build", "sha256sum"):
+        assert command in runs
+    assert any("attest-build-provenance" in step.get("uses", "") for step in steps)
+    (guard,) = [step["run"] for step in steps if "GITHUB_REF_NAME" in step.get("run", "")]
+    version = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[0]
+    for tag, code in ((f"v{version}", 0), ("v99.0", 1)):
+        done = subprocess.run(["bash", "-c", guard], cwd=ROOT, env={"GITHUB_REF_NAME": tag}, check=False)
+        assert done.returncode == code

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen_service.config import ConfigError, Settings, describe, load_settings
+from qwen_service.renamed_settings import RENAMED
 
 
 def add_setting_flags(parser: argparse.ArgumentParser) -> None:
@@ -20,10 +21,13 @@ def add_setting_flags(parser: argparse.ArgumentParser) -> None:
             "--" + key.replace("_", "-"), dest=key, metavar="VALUE", help=describe(key).replace("%", "%%")
         )
 
+    for key in RENAMED:
+        group.add_argument("--" + key.replace("_", "-"), dest=key, help=argparse.SUPPRESS)
+
 
 def settings_from(options: argparse.Namespace) -> Settings:
     """Raises ConfigError."""
-    given: dict[str, Any] = {key: getattr(options, key, None) for key in Settings.model_fields}
+    given: dict[str, Any] = {key: getattr(options, key, None) for key in (*Settings.model_fields, *RENAMED)}
     return load_settings(given, config_file=options.config)
 
 

@@ -1,0 +1,128 @@
+"""qwen-service upgrade: what is newer than what is here.
+
+It asks the Python package index for the list of releases, and compares installed models with the revisions that this
+release pins. Nothing is sent that tells of this machine. --check only tells; without it, models are brought up to date.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import httpx
+from packaging.version import InvalidVersion, Version
+
+from qwen_service.commands.progress import add_models_dir_flags, add_progress_flag, catalog_from, sink_for
+from qwen_service.errors import ServiceError
+from qwen_service.install.downloads import pull
+from qwen_service.models.catalog import Catalog
+from qwen_service.models.machine import Machine
+from qwen_service.models.record import load_record
+from qwen_service.models.spec import HubSource, ModelSpec, WheelSource
+
+INDEX = "https://pypi.org/simple"
+PACKAGE = "qwen-service"
+TIMEOUT = 10.0  # seconds
+JSON_INDEX = "application/vnd.pypi.simple.v1+json"
+
+
+class IndexFailed(ServiceError):
+    """The list of releases could not be read."""
+
+
+def add_upgrade_command(subparsers: Any) -> None:
+    parser = subparsers.add_parser("upgrade", help="tell what is newer, and renew models", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="only tell; exit code 3 when something is newer")
+    parser.add_argument("--index", default=INDEX, metavar="URL", help=f"another package index (default: {INDEX})")
+    add_models_dir_flags(parser)
+    add_progress_flag(parser)
+    parser.set_defaults(run=run_upgrade)
+
+
+def run_upgrade(options: argparse.Namespace) -> int:
+    catalog = catalog_from(options)
+    old = outdated(catalog)
+    for spec, revision in old:
+        print(f"{spec.name}: {revision[:12]} is installed, {_pinned(spec)[:12]} is pinned")
+    if not old:
+        print("models: all that are installed are of the pinned revisions")
+    newer = _tell_package(options.index)
+    if options.check:
+        return 3 if newer or old else 0
+    with sink_for(options.progress) as sink:
+        for spec, _ in old:
+            pull(spec, catalog.models_dir, Machine(), sink)
+    return 0
+
+
+def outdated(catalog: Catalog) -> list[tuple[ModelSpec, str]]:
+    """Installed models of another revision than the manifest pins, and that revision. Adopted folders are left alone."""
+    found = []
+    for model in catalog.installed():
+        record = load_record(model.folder)
+        pinned = _pinned(model.spec)
+        if record is not None and record.revision and pinned and record.revision != pinned:
+            found.append((model.spec, record.revision))
+    return found
+
+
+def newest(index: str) -> Version:
+    """The newest release that is no pre-release. Raises IndexFailed."""
+    url = f"{index.rstrip('/')}/{PACKAGE}/"
+    try:
+        answer = httpx.get(
+            url, headers={"Accept": JSON_INDEX, "User-Agent": PACKAGE}, timeout=TIMEOUT, follow_redirects=True
+        )
+        if answer.status_code != httpx.codes.OK:
+            raise IndexFailed(f"{url} does not tell what is released: HTTP {answer.status_code}")
+        versions = _readable(answer.json()["versions"])
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
+        raise IndexFailed(f"{url} does not tell what is released: {error}") from None
+    if not versions:
+        raise IndexFailed(f"{url} has no release of {PACKAGE}")
+    return max(versions)
+
+
+def _tell_package(index: str) -> bool:
+    try:
+        here = Version(version(PACKAGE))
+    except PackageNotFoundError:
+        print(f"{PACKAGE}: a checkout; `git pull` brings what is new")
+        return False
+    there = newest(index)
+    if there <= here:
+        print(f"{PACKAGE}: {here} is the newest release")
+        return False
+    print(f"{PACKAGE}: {there} is released, {here} is here. {_how(there)}")
+    return True
+
+
+def _how(there: Version) -> str:
+    prefix = Path(sys.prefix)
+    if prefix == Path("/opt/qwen/venv"):
+        return f"Get the package of {there} and `sudo apt install` it (operations.md)."
+    if "pipx" in prefix.parts:
+        return f"`pipx upgrade {PACKAGE}`"
+    return f"`uvx {PACKAGE}@latest`" if "uv" in prefix.parts else f"`pip install --upgrade {PACKAGE}`"
+
+
+def _readable(versions: Sequence[str]) -> list[Version]:
+    found = []
+    for text in versions:
+        try:
+            found.append(Version(text))
+        except InvalidVersion:
+            continue  # of before there were rules for it
+    return [one for one in found if not one.is_prerelease]
+
+
+def _pinned(spec: ModelSpec) -> str:
+    match spec.source:
+        case HubSource(_, revision):
+            return revision or ""
+        case WheelSource(requirement, _):
+            return requirement.partition("==")[2]
+        case None:
+            return ""
