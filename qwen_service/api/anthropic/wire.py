@@ -110,6 +110,6 @@ ERRORS: dict[int | str, dict[str, Any]] = {"default": {"model": ErrorReply, "des
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "A message; with `stream`, its events",
-        "content": {"application/json": {}, "text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"application/json": {}, "text/event-stream": {}},
     }
 }

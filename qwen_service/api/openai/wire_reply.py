@@ -168,5 +168,5 @@ def answers(model: type[Reply], *, chunk: type[Reply] | None = None) -> dict[int
     answer: dict[str, Any] = {"model": model, "description": f"{model.__name__}"}
     if chunk is not None:
         answer["description"] += f"; with `stream`, events with a {chunk.__name__} each, then `data: [DONE]`"
-        answer["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+        answer["content"] = {"text/event-stream": {}}
     return {200: answer}

@@ -105,6 +105,6 @@ class ResponsesBody(Wire):
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "A response; with `stream`, its events",
-        "content": {"application/json": {}, "text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"application/json": {}, "text/event-stream": {}},
     }
 }
