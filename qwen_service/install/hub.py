@@ -25,6 +25,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 )
 
 from qwen_service.errors import DownloadFailed
+from qwen_service.install.disk import is_disk_fault
 from qwen_service.install.partial_file import PartialFile
 
 COMMITS_LOOKED_AT = 50
@@ -133,6 +134,8 @@ class Hub:
         try:
             yield
         except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
+            if isinstance(error, OSError) and is_disk_fault(error):
+                raise
             raise DownloadFailed(f"{self.repo}: {what}: {self._reason(error)}") from error
 
     def _reason(self, error: Exception) -> str:

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 from qwen_service.errors import ChecksumMismatch, InstallError
+from qwen_service.install.disk import disk_faults_told
 from qwen_service.install.partial_file import sha256_of
 from qwen_service.install.progress import ProgressSink, Tally
 from qwen_service.install.staging import Staging
@@ -18,7 +19,12 @@ from qwen_service.models.spec import ModelSpec
 
 
 def adopt(spec: ModelSpec, folder: Path, models_dir: Path, sink: ProgressSink, *, link: bool = False) -> InstalledModel:
-    """Raises InstallError naming what is wrong with the folder."""
+    """Raises InstallError naming what is wrong with the folder, or with the disk."""
+    with disk_faults_told(spec.name, models_dir):
+        return _adopt(spec, folder, models_dir, sink, link=link)
+
+
+def _adopt(spec: ModelSpec, folder: Path, models_dir: Path, sink: ProgressSink, *, link: bool) -> InstalledModel:
     given = InstalledModel(spec, folder.absolute())
     paths = _usable_files(given)
     sink.stage(f"Verifying {len(paths)} files in {folder} ...")

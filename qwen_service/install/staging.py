@@ -25,15 +25,17 @@ class Staging:
         self._cleanup = ExitStack()
 
     def __enter__(self) -> "Staging":
-        """Raises InstallError when another process is installing the same model."""
+        """Raises InstallError when another process is installing the same model, and OSError."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = self._cleanup.enter_context((self.folder.parent / f"{self.name}.lock").open("w"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            self._cleanup.close()
             raise InstallError(f"{self.name} is being installed by another process already.") from None
-        except OSError as error:
-            raise InstallError(f"{error.filename} cannot be written: {error.strerror}. Use sudo?") from None
+        except BaseException:
+            self._cleanup.close()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

@@ -83,6 +83,25 @@ async def test_a_switch_lets_the_running_reply_end_and_sends_new_requests_away(
         assert (await running).json()["usage"]["completion_tokens"] == 60
 
 
+@pytest.mark.parametrize("path", [LOAD, "/admin/reload"])
+async def test_a_client_that_leaves_ends_a_switch_that_is_still_waiting(
+    host: CardHost, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setenv("SIM_TOKEN", "0.05")
+    async with card_service(host, model="one") as service:
+        await service.until_status("ok")
+        running = asyncio.create_task(service.chat("Hi"))
+        await service.until(lambda health: health["details"]["queue"]["running"] == 1)
+        body = {"model": "two"} if path == LOAD else {"what": "model"}
+        switch = asyncio.create_task(service.http.post(path, json=body))
+        await service.until(lambda health: health["details"]["switching_to"])
+        switch.cancel()
+        health = await service.until(lambda health: health["details"]["switching_to"] is None)
+        assert health["details"]["queue"]["running"] == 1
+        assert (await running).json()["model"] == "one"
+        assert (await service.chat("Hi again")).json()["model"] == "one"
+
+
 async def test_the_new_model_is_started_when_the_card_has_room_for_it(host: CardHost) -> None:
     async with card_service(host, model="one") as service:
         await service.until_status("ok")
