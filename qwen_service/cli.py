@@ -11,10 +11,14 @@ from qwen_service.errors import ServiceError
 # command -> (module, function that adds it to the parser, what --help says)
 COMMANDS = {
     "setup": ("qwen_service.commands.setup", "add_setup_command", "choose, install and try a model, step by step"),
-    "serve": ("qwen_service.commands.serve", "add_serve_command", "run the service"),
+    "serve": (
+        "qwen_service.commands.serve",
+        "add_serve_command",
+        "answer apps, and show a chat page at http://127.0.0.1:8080",
+    ),
     "chat": ("qwen_service.commands.chat", "add_chat_command", "talk in the terminal"),
     "pull": ("qwen_service.commands.pull", "add_pull_command", "download a model, verify it and install it"),
-    "list": ("qwen_service.commands.models", "add_model_commands", "list the installed models"),
+    "list": ("qwen_service.commands.models", "add_model_commands", "list the installed models; --all: all there are"),
     "show": ("qwen_service.commands.models", "add_model_commands", "tell everything about a model"),
     "verify": (
         "qwen_service.commands.models",
@@ -23,23 +27,32 @@ COMMANDS = {
     ),
     "bench": ("qwen_service.bench.command", "add_bench_command", "measure this or another chat server"),
     "rm": ("qwen_service.commands.models", "add_model_commands", "remove a model from the disk"),
-    "key": ("qwen_service.commands.key", "add_key_command", "make an API key"),
+    "key": ("qwen_service.commands.key", "add_key_command", "make an API key, for a service that others can reach"),
     "launch": (
         "qwen_service.commands.launch",
         "add_launch_command",
         "start a coding agent with the model that is loaded",
     ),
     "upgrade": ("qwen_service.commands.upgrade", "add_upgrade_command", "tell what is newer, and renew models"),
-    "doctor": ("qwen_service.commands.doctor", "add_doctor_command", "look for what may be wrong"),
+    "doctor": (
+        "qwen_service.commands.doctor",
+        "add_doctor_command",
+        "look for what is wrong or slow, and tell the cure",
+    ),
 }
 
+ABOUT = "A chat server for Axera cards and the CPU, for every app that speaks the OpenAI, Ollama or Anthropic API."
+NEXT = (
+    "New here: `qwen-service setup`. Something is wrong: `qwen-service doctor`."
+    " All about a command: `qwen-service COMMAND --help`."
+)
 FORWARDING = ("launch",)  # commands that start a program; what stands after `--` is for it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(prog="qwen-service", description=__doc__.partition("\n")[0] if __doc__ else None)
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    parser = argparse.ArgumentParser(prog="qwen-service", description=ABOUT, epilog=NEXT)
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
     wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
     arguments, rest = _split(arguments) if wanted in FORWARDING else (arguments, [])
     added: set[str] = set()

@@ -120,7 +120,10 @@ class CrossOrigin:
         if origin is None:
             await self.app(scope, receive, send)
         elif not self._allows(origin, header(scope, b"host")):
-            error = Forbidden("Web pages of this origin may not use the service. cors_origins names those that may.")
+            shown = origin[:80].decode("ascii", "replace")
+            error = Forbidden(
+                f"Web pages of this origin may not use the service. If they may: `cors_origins: {shown!r}` in config.yaml."
+            )
             await self.error_response(scope, error)(scope, receive, send)
         elif scope["method"] == "OPTIONS" and header(scope, b"access-control-request-method"):
             await self._answer_preflight(scope, origin, send)

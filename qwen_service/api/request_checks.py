@@ -30,7 +30,11 @@ class AllowedHosts:
         for key, value in scope["headers"]:
             if key == b"host" and not self.allows(value.decode("latin-1")):
                 shown = value[:80].decode("ascii", "replace")
-                return Forbidden(f"{shown!r} is not a host name of this service. allowed_hosts names those that are.")
+                name = shown.rpartition(":")[0] or shown
+                return Forbidden(
+                    f"{shown!r} is not a host name of this service. If it is yours: `allowed_hosts: {name}` in config.yaml,"
+                    " or use the address in its place."
+                )
         return None
 
     def allows(self, host: str) -> bool:
@@ -87,7 +91,10 @@ class KeyRequired:
             return None
         name = self.keys.name_of(bearer(scope) or header(scope, b"x-api-key") or b"")
         if name is None:
-            return Unauthorized("This service needs an API key: send `Authorization: Bearer KEY` or `x-api-key: KEY`.")
+            return Unauthorized(
+                "This service needs an API key: send `Authorization: Bearer KEY` or `x-api-key: KEY`."
+                " `qwen-service key NAME` on its machine makes one."
+            )
         scope["state"]["record"].client = name
         return None
 

@@ -17,6 +17,7 @@ from qwen_service.app import create_app
 from qwen_service.commands.first_model import offer_model
 from qwen_service.commands.settings import add_setting_flags, make_folders, settings_from
 from qwen_service.config import ConfigError, Settings
+from qwen_service.doctor.host import Host
 from qwen_service.operation import logs
 from qwen_service.process.instance_lock import AlreadyRunning, InstanceLock
 
@@ -75,6 +76,8 @@ def _serve(app: FastAPI, settings: Settings, sockets: list[socket.socket]) -> in
     for listener in sockets:
         host, port = listener.getsockname()[:2]
         log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    if all(is_loopback(host) for host in settings.host):
+        log.info("only this machine can connect; docs/operations.md tells how to open it to the network (host)")
     warn_of_exposure(settings)
     admin_socket = (settings.admin_socket or settings.state_folder / "admin.sock").expanduser()
     server = Server(config, admin_socket, begin_stop=app.state.begin_stop)
@@ -147,7 +150,8 @@ def _bind(host: str, port: int) -> socket.socket:
 
 def _cure(error: OSError, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"Another program has port {port}: stop it, or choose another port with --port."
+        holder = next((f" ({entry.holder})" for entry in Host().listeners([port]) if entry.holder), "")
+        return f"Another program has port {port}{holder}: stop it, or choose another port with --port."
     if error.errno == errno.EACCES:
         return "Ports below 1024 need privileges: choose another one with --port."
     return "Check the setting host."

@@ -53,13 +53,15 @@ class LocalTalk:
 
 
 class RemoteTalk:
-    """Any OpenAI-compatible server; `url` without /v1."""
+    """Any OpenAI-compatible server; `url` with or without /v1."""
 
     stopgap = ""
 
     def __init__(self, url: str, *, api_key: str | None = None, model: str | None = None) -> None:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._client = httpx.AsyncClient(base_url=url, headers=headers, timeout=httpx.Timeout(5, read=None))
+        self._client = httpx.AsyncClient(
+            base_url=url.rstrip("/").removesuffix("/v1"), headers=headers, timeout=httpx.Timeout(5, read=None)
+        )
         self._model = model
 
     async def open(self) -> str:
@@ -72,7 +74,11 @@ class RemoteTalk:
                 if entry.get("state", "loaded") == "loaded"
             }
         except (httpx.HTTPError, ValueError, KeyError) as error:
-            raise TalkFailed(f"no chat server answers at {self._client.base_url}: {error}") from None
+            reason = str(error).partition("\n")[0]
+            raise TalkFailed(
+                f"no chat server answers at {self._client.base_url}: {reason}."
+                " `qwen-service serve` starts one here; --url names another."
+            ) from None
         name = self._model or next(iter(loaded), "no model loaded")
         self.stopgap = loaded.get(name, "")
         return name

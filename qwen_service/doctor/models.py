@@ -23,7 +23,7 @@ def examine_models(host: Host, catalog: Catalog, settings: Settings) -> Iterator
             yield from _model(host, model)
     installed = catalog.installed()
     if not installed:
-        cure = "`qwen-service pull smollm2-135m` installs a small one, `list --all` shows the others."
+        cure = "`qwen-service setup` shows which fit this machine, and installs one."
         yield warn("models", f"No complete model in {catalog.models_dir}", cure)
     for model in installed:
         yield from _build(host, model, settings)

@@ -61,4 +61,4 @@ class ModelChoice:
         return model.spec.obstacle(self._machine)
 
     def _nothing_installed(self) -> str:
-        return f"no model is installed in {self._catalog.models_dir}. `qwen-service pull smollm2-135m` installs a small one."
+        return f"no model is installed in {self._catalog.models_dir}. `qwen-service setup` chooses one, `qwen-service pull smollm2-135m` installs a small one."

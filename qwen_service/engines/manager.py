@@ -154,7 +154,8 @@ class ModelManager:
             if self._settings.unknown_model == "default" and self.current is not None:
                 return self.current
             names = ", ".join(model.name for model in self.installed()) or "none"
-            raise UnknownModel(f"There is no model {name!r}. Models here: {names}.", param="model") from None
+            advice = self._catalog.how_to_get(wanted)
+            raise UnknownModel(f"There is no model {name!r}. Models here: {names}. {advice}", param="model") from None
 
     def _or_fallback(self, model: ServedModel) -> ServedModel:
         stands_in = (

@@ -5,6 +5,7 @@ packaged ones of the same name. A GGUF file, or a folder in axllm's form (config
 models_dir without a manifest is a model of its own, named after the file or folder.
 """
 
+import difflib
 import os
 import re
 import time
@@ -64,6 +65,8 @@ class Catalog:
             spec = _pick(tuple(model.spec for model in models), name, "installed")
         except UnknownModel:
             self._refuse_incomplete(name)
+            if any(same_name(name, known) for spec in self.specs for known in spec.names):
+                raise UnknownModel(f"{name} is not installed. {self.how_to_get(name)}", param="model") from None
             raise
         return next(model for model in models if model.spec is spec)
 
@@ -101,6 +104,13 @@ class Catalog:
             if spec.name in there:
                 state += (_changed(self.models_dir / spec.name / folder) for folder in spec.folders)
         return tuple(sorted(state))
+
+    def how_to_get(self, name: str) -> str:
+        """What somebody does next who asked for a model that is not installed."""
+        known = next((spec.name for spec in self.specs if any(same_name(name, one) for one in spec.names)), None)
+        if known is not None:
+            return f"`qwen-service pull {known}` installs it."
+        return "For an app with a fixed name: `model_aliases` gives an installed model that name."
 
     def _refuse_incomplete(self, name: str) -> None:
         for spec in self.specs:
@@ -190,7 +200,11 @@ def _pick(specs: tuple[ModelSpec, ...], name: str, state: str) -> ModelSpec:
     for spec in specs:
         if any(same_name(name, known) for known in spec.names):
             return spec
-    there_is = ", ".join(spec.name for spec in specs) or "none; `qwen-service pull smollm2-135m` installs a small one"
+    there_is = ", ".join(spec.name for spec in specs) or "none; `qwen-service setup` chooses and installs one"
+    if near := difflib.get_close_matches(plain_name(name), [known for spec in specs for known in spec.names], n=1):
+        raise UnknownModel(
+            f"There is no model {name!r}. Did you mean {near[0]}? Models {state}: {there_is}.", param="model"
+        )
     raise UnknownModel(f"There is no model {name!r}. Models {state}: {there_is}.", param="model")
 
 
