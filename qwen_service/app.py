@@ -55,9 +55,10 @@ from qwen_service.pipeline.cancellation import Cancellations
 from qwen_service.pipeline.chat_completion import ChatCompletion
 from qwen_service.pipeline.conversation import SessionManager
 from qwen_service.pipeline.fairness import Priorities
-from qwen_service.pipeline.head_file import HeadFile
+from qwen_service.pipeline.head_file import HeadFile, LineFile
 from qwen_service.pipeline.pictures import PictureBounds
 from qwen_service.pipeline.scheduler import Scheduler
+from qwen_service.pipeline.stable_prefix import StablePrefix
 from qwen_service.pipeline.warming import Warmer
 from qwen_service.request_record import RequestRecord
 
@@ -102,6 +103,7 @@ class Service:
             priorities=Priorities(settings.background_markers),
             cancellations=self.cancellations,
             warmer=self.warmer,
+            stable_prefix=_stable_prefix(settings),
             log_prompts=settings.log_prompts,
             pictures=PictureBounds(settings.max_images, settings.max_image_bytes, settings.max_image_pixels),
         )
@@ -163,6 +165,13 @@ async def _stopped(parts: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
     for name, result in zip(parts, results, strict=True):
         if isinstance(result, Exception):
             log.error("%s could not be stopped: %s", name, result, exc_info=result)
+
+
+def _stable_prefix(settings: Settings) -> StablePrefix | None:
+    if settings.stable_prefix == "off":
+        return None
+    file = LineFile(settings.state_folder)
+    return StablePrefix(file.read(), on_learned=file.write)
 
 
 def _terminate() -> None:

@@ -46,6 +46,7 @@ class Message:
     tool_call_id: str | None = None
     name: str | None = None
     images: tuple[Image, ...] = ()  # before the text
+    moved: bool = False  # a system message that the service has put here: it belongs to the next message
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,7 @@ class ChatRequest:
     stop: tuple[str, ...] = ()
     thinking: bool | None = None  # None: the model's manifest decides
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    moved_lines: int = 0  # of system messages, that stand before the last message of the user instead
     continues: bool = False  # the reply goes on with the last message, which is an assistant's
     truncate: bool = True  # False: an overflowing conversation is refused instead of trimmed
     context_size: int | None = None  # a client's own, smaller bound on prompt + completion
@@ -150,6 +152,7 @@ class Started:
     served_by: str = ""  # the runtime's name, and "fallback" where the CPU stands in for the card
     fallback: bool = False
     prompt_tokens: int = 0
+    moved_lines: int = 0  # of system messages, that were shown before the last message of the user instead
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,6 +190,11 @@ class Settings(BaseSettings):
         "Prefill, while nobody waits, what the next request will most probably begin with. A file in state_dir keeps the"
         " token ids of the system message and tools that most conversations begin with, never text of users.",
     )
+    stable_prefix: Literal["on", "off"] = _setting(
+        "on",
+        "A line of the system message with a time or date that changes from request to request is shown before the last"
+        " user message instead, so that the KV cache can keep what follows it. A header names it.",
+    )
     max_tokens: int = _setting(
         0, "Completion tokens where a request names none. 0: what the context has room for.", ge=0, le=2_147_483_647
     )

@@ -19,6 +19,8 @@ class ReplyHeaders:
             ignored += self.started.ignored_parameters
             if self.started.trimmed_messages:
                 headers["X-Context-Trimmed-Messages"] = str(self.started.trimmed_messages)
+            if self.started.moved_lines:
+                headers["X-Prompt-Moved-Lines"] = str(self.started.moved_lines)
         if ignored:
             headers["X-Ignored-Parameters"] = ", ".join(ignored)
         return headers

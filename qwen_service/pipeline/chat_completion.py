@@ -32,6 +32,7 @@ from qwen_service.pipeline.conversation import Fitted, SessionManager
 from qwen_service.pipeline.fairness import Priorities
 from qwen_service.pipeline.pictures import PictureBounds, check_pictures
 from qwen_service.pipeline.scheduler import Scheduler, Turn
+from qwen_service.pipeline.stable_prefix import StablePrefix
 from qwen_service.pipeline.structured import as_rendered, structured
 from qwen_service.pipeline.warming import Exchange, Warmer
 from qwen_service.request_record import RequestRecord, recording
@@ -57,6 +58,7 @@ class ChatCompletion:
         priorities: Priorities | None = None,
         cancellations: Cancellations | None = None,
         warmer: Warmer | None = None,
+        stable_prefix: StablePrefix | None = None,
         log_prompts: bool = False,
         pictures: PictureBounds | None = None,
     ) -> None:
@@ -68,6 +70,7 @@ class ChatCompletion:
         self._priorities = priorities or Priorities(())
         self._cancellations = cancellations or Cancellations()
         self._warmer = warmer
+        self._stable_prefix = stable_prefix
         self._log_prompts = log_prompts
         self._pictures = pictures or PictureBounds()
 
@@ -88,7 +91,7 @@ class ChatCompletion:
                 engine = await model.ready(at_most=self._patience, waiters=self._waiters)
                 load = time.monotonic() - began
                 reply = structured(
-                    _with_defaults(request, model, engine),
+                    self._complete(request, model, engine),
                     partial(self._generate, model, engine, load, request.sampling),
                     output_format=engine.text.output_format,
                     capabilities=engine.runtime.capabilities,
@@ -107,11 +110,20 @@ class ChatCompletion:
             with model.in_use():
                 engine = await model.ready(at_most=self._patience, waiters=self._waiters)
                 rendered = as_rendered(
-                    _with_defaults(request, model, engine),
+                    self._complete(request, model, engine, only_count=True),
                     output_format=engine.text.output_format,
                     capabilities=engine.runtime.capabilities,
                 )
                 return await self._sessions.count(model, engine.text, engine.limits, rendered)
+
+    def _complete(
+        self, request: ChatRequest, model: ServedModel, engine: Engine, *, only_count: bool = False
+    ) -> ChatRequest:
+        request = _with_defaults(request, model, engine)
+        if self._stable_prefix is None or request.prompt is not None:
+            return request
+        late_system = engine.text.template.takes_late_system
+        return self._stable_prefix.applied(request, late_system=late_system, only_count=only_count)
 
     async def _generate(
         self, model: ServedModel, engine: Engine, load: float, asked: Sampling, request: ChatRequest
@@ -271,6 +283,7 @@ def _started(model: ServedModel, turn: Turn, asked: Sampling, fitted: Fitted) ->
         served_by=f"{model.spec.runtime} (fallback)" if model.is_fallback else model.spec.runtime,
         fallback=model.is_fallback,
         prompt_tokens=len(fitted.prompt.token_ids),
+        moved_lines=fitted.prompt.request.moved_lines,
     )
 
 

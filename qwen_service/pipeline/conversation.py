@@ -72,7 +72,7 @@ class SessionManager:
         return Fitted(
             prompt=prompt,
             max_tokens=min(asked, context - rendered.size),
-            trimmed=len(request.messages) - len(fitted.messages),
+            trimmed=_from_client(request) - _from_client(fitted),
             starts_in_reasoning=rendered.ending.rstrip().endswith("<think>"),
         )
 
@@ -149,6 +149,10 @@ class SessionManager:
         if new[:1] == list(held[-1:]):  # the end-of-turn token, which some engines report with the reply
             new = new[1:]
         return Rendered([*held, *new], after.ending)
+
+
+def _from_client(request: ChatRequest) -> int:
+    return sum(not message.moved for message in request.messages)
 
 
 def _shown(request: ChatRequest) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""Remembers, over restarts, with which ids most conversations with a model begin: a file in state_dir, for its user only.
+"""What is remembered over restarts of how prompts begin: two files in state_dir, for its user only.
 
-The ids are those of system messages and tools, never of what a user has written.
+Token ids of the system message and tools that most conversations with a model begin with, never of what a user has
+written; and digests of those lines of system messages that move (stable_prefix.py).
 """
 
 import json
@@ -9,11 +10,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 log = logging.getLogger(__name__)
 
 Ids = tuple[int, ...]
 NAME = "warm-heads.json"
+LINES = "moving-lines.json"
 MOST_MODELS = 8
 
 
@@ -42,25 +45,47 @@ class HeadFile:
 
     def _read(self) -> dict[str, StoredHead]:
         try:
-            content = json.loads(self._path.read_bytes())
             return {
                 str(model): StoredHead(bytes.fromhex(entry["head"]), tuple(map(int, entry["ids"])))
-                for model, entry in content.items()
+                for model, entry in _content(self._path, {}).items()
             }
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            log.warning("%s cannot be read, and is begun anew: %s", self._path, error)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            log.warning("%s is not understood, and is begun anew: %r", self._path, error)
             return {}
 
     def _write(self, heads: Mapping[str, StoredHead]) -> None:
-        content = {model: {"head": stored.head.hex(), "ids": stored.ids} for model, stored in heads.items()}
-        fresh = self._path.with_suffix(".new")
-        try:
-            fresh.unlink(missing_ok=True)
-            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(content, file)
-            fresh.replace(self._path)
-        except OSError as error:
-            log.warning("%s cannot be written: %s", self._path, error)
+        _replace(self._path, {model: {"head": stored.head.hex(), "ids": stored.ids} for model, stored in heads.items()})
+
+
+class LineFile:
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LINES
+
+    def read(self) -> list[str]:
+        content = _content(self._path, [])
+        return [str(digest) for digest in content] if isinstance(content, list) else []
+
+    def write(self, digests: list[str]) -> None:
+        _replace(self._path, digests)
+
+
+def _content(path: Path, nothing: Any) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return nothing
+    except (OSError, ValueError) as error:
+        log.warning("%s cannot be read, and is begun anew: %s", path, error)
+        return nothing
+
+
+def _replace(path: Path, content: Any) -> None:
+    fresh = path.with_suffix(".new")
+    try:
+        fresh.unlink(missing_ok=True)
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(content, file)
+        fresh.replace(path)
+    except OSError as error:
+        log.warning("%s cannot be written: %s", path, error)

@@ -1,7 +1,8 @@
 """Where a conversation that is too long may be cut.
 
 What is dropped: the oldest turns. What never is: system messages, and the last user message with all that follows
-it. A turn is a user message with everything up to the next one, so a tool result is never separated from its call.
+it. A turn is a user message with everything up to the next one, so a tool result is never separated from its call. What
+the service has put before a user message (stable_prefix.py) goes with it.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,9 @@ class Cut(NamedTuple):
 def turns_of(messages: Sequence[Message]) -> list[Turn]:
     turns: list[Turn] = [[]]
     for message in messages:
-        if message.role == "user" and turns[-1]:
+        follows_moved = bool(turns[-1]) and turns[-1][-1].moved
+        begins = message.moved or (message.role == "user" and not follows_moved)
+        if begins and turns[-1]:
             turns.append([])
         turns[-1].append(message)
     return turns
@@ -46,7 +49,7 @@ def cuts(turns: Sequence[Turn], budget: int) -> list[Cut]:
 
 
 def without_oldest(turns: Sequence[Turn], number: int) -> tuple[Message, ...]:
-    kept = [message for turn in turns[:number] for message in turn if message.role == "system"]
+    kept = [message for turn in turns[:number] for message in turn if _stays(message)]
     return (*kept, *(message for turn in turns[number:] for message in turn))
 
 
@@ -58,5 +61,9 @@ def _size(turn: Turn) -> int:
         + _BYTES_PER_TOKEN * IMAGE_TOKENS * len(message.images)
         + _BYTES_AROUND_A_MESSAGE
         for message in turn
-        if message.role != "system"
+        if not _stays(message)
     )
+
+
+def _stays(message: Message) -> bool:
+    return message.role == "system" and not message.moved

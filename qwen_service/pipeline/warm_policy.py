@@ -43,8 +43,11 @@ class WarmPolicy:
     _asked: bool = False
     _ended: float | None = None
 
-    def arrived(self, head: Head, now: float, *, goes_on: bool) -> None:
-        """A request has got its turn. `goes_on`: with the conversation of the request before."""
+    def arrived(self, head: Head, now: float, *, goes_on: bool, varies: bool = False) -> None:
+        """A request has got its turn. `goes_on`: with the conversation of the request before.
+
+        `varies`: the head was made the same as others, of which at least one has come before.
+        """
         if self._asked:
             self._outcomes.append(None if goes_on else head)
         if self._ended is not None:
@@ -52,7 +55,7 @@ class WarmPolicy:
             if goes_on:
                 self._rhythm.append(now - self._ended)
         if not goes_on:
-            self._heads[head] = self._heads.get(head, 0) + 1
+            self._heads[head] = self._heads.get(head, int(varies)) + 1
             self._heads.move_to_end(head)
             if len(self._heads) > HEADS:
                 self._heads.popitem(last=False)

@@ -110,7 +110,8 @@ class Warmer:
         before = place.exchange.prompt.request if place.exchange is not None else None
         goes_on = before is not None and request.messages[: len(before.messages)] == before.messages
         head = _head(exchange.model, request)
-        place.policy.arrived(head, time.monotonic(), goes_on=goes_on and _is_conversation(request))
+        goes_on = goes_on and _is_conversation(request)
+        place.policy.arrived(head, time.monotonic(), goes_on=goes_on, varies=request.moved_lines > 0)
         if _is_conversation(request):
             place.samples.setdefault(head, request)
         place.exchange, place.tried = exchange, set()
@@ -212,10 +213,12 @@ class Warmer:
         self, model: ServedModel, engine: Engine, request: ChatRequest, messages: Sequence[Message]
     ) -> Ids:
         """The ids that every prompt begins with which goes on from these messages with one of the user."""
+        moved = any(message.moved for message in request.messages)
+        probes = [replace(request, messages=(*messages, *_question(text, moved=moved))) for text in PROBES]
         try:
             one, other = [
                 (await self._sessions.fit(model, engine.text, engine.limits, probe)).prompt.token_ids
-                for probe in (replace(request, messages=(*messages, Message("user", text))) for text in PROBES)
+                for probe in probes
             ]
         except ServiceError:  # too long, or nothing that the template takes
             return ()
@@ -261,8 +264,9 @@ class Warmer:
 
 
 def _is_conversation(request: ChatRequest) -> bool:
-    """Not what is rendered in a way of its own: raw prompts, continued replies, promised forms."""
-    return request.prompt is None and not request.continues and request.response_format is None
+    """Not what is rendered in a way of its own: raw prompts, continued replies, promised forms, pictures."""
+    in_words = not any(message.images for message in request.messages)
+    return in_words and request.prompt is None and not request.continues and request.response_format is None
 
 
 def _holds(engine: Engine, ids: Ids, *, lacking: int) -> bool:
@@ -272,13 +276,19 @@ def _holds(engine: Engine, ids: Ids, *, lacking: int) -> bool:
 
 def _leading(request: ChatRequest) -> tuple[Message, ...]:
     """The system messages that it begins with."""
-    count = next((at for at, message in enumerate(request.messages) if message.role != "system"), len(request.messages))
-    return request.messages[:count]
+    ends = (at for at, message in enumerate(request.messages) if message.role != "system" or message.moved)
+    return request.messages[: next(ends, len(request.messages))]
+
+
+def _question(text: str, *, moved: bool) -> tuple[Message, ...]:
+    """`moved`: with lines before it that have moved there."""
+    asked = Message("user", text)
+    return (Message("system", text, moved=True), asked) if moved else (asked,)
 
 
 def _without_question(messages: Sequence[Message]) -> tuple[Message, ...]:
     last = max((at for at, message in enumerate(messages) if message.role == "user"), default=len(messages))
-    return tuple(messages[:last])
+    return tuple(messages[: last - (last > 0 and messages[last - 1].moved)])
 
 
 def _head(model: ServedModel, request: ChatRequest) -> Head:

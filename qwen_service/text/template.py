@@ -13,12 +13,13 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import cached_property
 from typing import Any, NoReturn
 
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from qwen_service.chat import Message, Tool, ToolCall
+from qwen_service.chat import Message, Role, Tool, ToolCall
 from qwen_service.errors import InvalidRequest
 
 # What a template's special tokens can look like; which of these exist, the tokenizer knows.
@@ -51,6 +52,20 @@ class ChatTemplate:
     @property
     def supports_thinking(self) -> bool:
         return "enable_thinking" in self.source
+
+    @cached_property
+    def takes_late_system(self) -> bool:
+        """Whether it shows a system message behind the first one and behind others, each in its place."""
+        marks = [_mark() for _ in range(4)]
+        roles: tuple[Role, ...] = ("system", "user", "system", "user")
+        messages = [Message("system", "first"), *map(Message, roles, marks)]
+        messages.insert(3, Message("assistant", "reply"))
+        try:
+            text = self.spell(self.render(messages))
+        except InvalidRequest:
+            return False
+        places = [text.find(mark) for mark in marks]
+        return places == sorted(places) and places[0] >= 0
 
     def render(
         self,

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from qwen_service.pipeline.head_file import MOST_MODELS, NAME, HeadFile, StoredHead
+from qwen_service.pipeline.head_file import LINES, MOST_MODELS, NAME, HeadFile, LineFile, StoredHead
 
 HEAD = StoredHead(b"\x01\x02", (5, 6, 7))
 
@@ -45,3 +45,12 @@ def test_only_so_many_models_are_kept(tmp_path: Path) -> None:
         file.put(f"m{number}", HEAD)
     assert file.take("m0") is None
     assert file.take(f"m{MOST_MODELS}") == HEAD
+
+
+def test_lines_survive_and_are_readable_for_their_user_only(tmp_path: Path) -> None:
+    assert LineFile(tmp_path).read() == []
+    LineFile(tmp_path).write(["a1", "b2"])
+    assert stat.S_IMODE((tmp_path / LINES).stat().st_mode) == 0o600
+    assert LineFile(tmp_path).read() == ["a1", "b2"]
+    (tmp_path / LINES).write_text('{"not": "a list"}')
+    assert LineFile(tmp_path).read() == []

@@ -43,3 +43,12 @@ def test_system_messages_and_the_last_turn_always_stay(messages: list[Message]) 
         assert [m for m in kept if m.role == "system"] == [m for m in messages if m.role == "system"]
         assert list(kept[len(kept) - len(turns[-1]) :]) == turns[-1]
     assert without_oldest(turns, 0) == tuple(messages)
+
+
+def test_what_the_service_has_put_before_a_question_goes_with_it() -> None:
+    system, reply = Message("system", "Be kind."), Message("assistant", "Yes")
+    clock = [Message("system", f"It is 10:0{minute}.", moved=True) for minute in range(2)]
+    questions = [Message("user", f"Question {number}") for number in range(2)]
+    turns = turns_of([system, clock[0], questions[0], reply, clock[1], questions[1]])
+    assert turns == [[system], [clock[0], questions[0], reply], [clock[1], questions[1]]]
+    assert without_oldest(turns, 2) == (system, clock[1], questions[1])

@@ -19,6 +19,7 @@ from qwen_service.pipeline.chat_completion import ChatCompletion
 from qwen_service.pipeline.conversation import SessionManager
 from qwen_service.pipeline.head_file import NAME, HeadFile, StoredHead
 from qwen_service.pipeline.scheduler import Scheduler
+from qwen_service.pipeline.stable_prefix import StablePrefix
 from qwen_service.pipeline.warming import Warmer
 from qwen_service.runtime import Capabilities, Limits, Piece, Prefill, Prompt
 from tests.fakes import ScriptedRuntime
@@ -116,7 +117,9 @@ async def house(folder: Path, make: Callable[[], Card], **settings: Any) -> Asyn
     sessions = SessionManager()
     warmer = Warmer(models, sessions, scheduler, HeadFile(made.state_folder))
     warmers.append(warmer)
-    chat = ChatCompletion(models, sessions, scheduler, waiters=16, patience=60, warmer=warmer)
+    chat = ChatCompletion(
+        models, sessions, scheduler, waiters=16, patience=60, warmer=warmer, stable_prefix=StablePrefix()
+    )
     await models.start()
     assert models.current is not None
     await models.current.tried()
@@ -170,6 +173,22 @@ async def test_a_head_that_two_conversations_begin_with_is_prefilled_and_remembe
     async with house(tmp_path, lambda: Card("Yes")) as again:
         assert await again.warmed(1) == [prefilled]
         assert again.warmer.counts.heads == 1
+
+
+async def test_a_clock_in_the_head_costs_two_requests_and_none_after_these(tmp_path: Path) -> None:
+    def spoken(minute: int) -> tuple[Message, Message]:
+        return Message("system", f"It is 10:{minute:02}.\n{SYSTEM.content}"), user(f"Is lamp {minute} on?")
+
+    async with house(tmp_path, lambda: Card("Yes")) as it:
+        await it.ask(*spoken(1))
+        await it.ask(*spoken(2))
+        (prefilled,) = await it.warmed(1)
+        assert SYSTEM.content in prefilled
+        assert "10:" not in prefilled
+        for minute in (3, 4):
+            await it.ask(*spoken(minute))
+            await it.warmed(minute - 1)
+        assert it.warmer.counts.hits == 2
 
 
 async def test_an_engine_that_starts_on_a_cpu_is_given_the_head_and_nothing_later(tmp_path: Path) -> None:

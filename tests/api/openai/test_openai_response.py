@@ -177,11 +177,12 @@ async def test_whole_choices_are_in_order_and_logprobs_stay_with_theirs() -> Non
         (None, {}),
         (STARTED, {"X-Served-By": "llamacpp"}),
         (
-            Started("m", 3, ("top_k", "seed"), "ax_repl"),
+            Started("m", 3, ("top_k", "seed"), "ax_repl", moved_lines=1),
             {
                 "X-Served-By": "ax_repl",
                 "X-Ignored-Parameters": "top_k, seed",
                 "X-Context-Trimmed-Messages": "3",
+                "X-Prompt-Moved-Lines": "1",
             },
         ),
     ],

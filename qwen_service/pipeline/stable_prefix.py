@@ -1,0 +1,143 @@
+"""Keeps the beginning of prompts the same where a clock stands in it: its line moves behind, next to the question.
+
+A KV cache can be continued only from the first id on. A system message that begins with the time of day is another one
+with each request, and nothing after it could be reused. A line of a leading system message moves when it holds a time or
+a date, and when it has been seen to change in nothing but digits. It is then shown directly before the last message
+of the user, and stays there in later turns, so that a continued conversation still goes on with what the cache holds.
+
+Text in, text out. Lines and questions are kept in memory only.
+"""
+
+import hashlib
+import json
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Generic, TypeVar
+
+from qwen_service.chat import ChatRequest, Message
+
+LONGEST_LINE = 300  # characters; a whole prompt in one line stays where it is
+REMEMBERED = 1024  # lines, and questions
+MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
+TIME_OR_DATE = re.compile(
+    r"(?<!\d)\d{1,2}:\d{2}(?!\d)|(?<![\d.])\d{4}([-/.])\d{1,2}\1\d{1,2}(?!\d|\.\d)"
+    r"|(?<![\d.])\d{1,2}([-/.])\d{1,2}\2\d{2,4}(?!\d|\.\d)"
+    rf"|\b(?:{MONTHS})[a-z]*\.?,?\s+\d|\b\d{{1,2}}(?:st|nd|rd|th|\.)?\s+(?:{MONTHS})[a-z]*\b",
+    re.IGNORECASE,
+)
+_DIGIT = re.compile(r"\d")
+
+V = TypeVar("V")
+
+
+class StablePrefix:
+    """One for the service: whoever sends a line, it is a clock for all.
+
+    `moving`: digests of the lines that move, without their digits. `on_learned` is given all of them when one more is.
+    """
+
+    def __init__(self, moving: Iterable[str] = (), on_learned: Callable[[list[str]], None] = lambda _: None) -> None:
+        self._moving = list(moving)
+        self._on_learned = on_learned
+        self._lines: _Recent[str] = _Recent()  # by digest: the last that was seen
+        self._shown: _Recent[str] = _Recent()  # by a conversation up to a question: what was shown before that
+
+    def applied(self, request: ChatRequest, *, late_system: bool, only_count: bool = False) -> ChatRequest:
+        """The request as it is to be rendered; `moved_lines` of it says how many lines have moved.
+
+        `late_system`: the model's template takes a system message behind others; else the lines head the question.
+        `only_count`: nothing is remembered of this request.
+        """
+        questions = [place for place, message in enumerate(request.messages) if message.role == "user"]
+        if request.prompt is not None or not questions:
+            return request
+        leading = next(at for at, message in enumerate(request.messages) if message.role != "system")
+        stable, moved = self._split(request.messages[:leading], remember=not only_count)
+        if not moved and not self._shown:
+            return request
+        rest = request.messages[leading:]
+        messages = self._placed(stable, rest, "\n".join(moved), late_system=late_system, remember=not only_count)
+        return replace(request, messages=messages, moved_lines=len(moved))
+
+    def _split(self, leading: Sequence[Message], *, remember: bool) -> tuple[list[Message], list[str]]:
+        """The leading system messages without the lines that move, and these."""
+        stable: list[Message] = []
+        moved: list[str] = []
+        for message in leading:
+            kept: list[str] = []
+            for line in message.content.split("\n"):
+                (moved if self._moves(line, remember=remember) else kept).append(line)
+            content = "\n".join(kept)
+            if content.strip() or not message.content.strip():
+                stable.append(replace(message, content=content))
+        return stable, [line.strip() for line in moved]
+
+    def _moves(self, line: str, *, remember: bool) -> bool:
+        if len(line) > LONGEST_LINE or not TIME_OR_DATE.search(line):
+            return False
+        shape = hashlib.blake2b(_DIGIT.sub("0", line).encode(errors="replace"), digest_size=16).hexdigest()
+        if shape in self._moving:
+            return True
+        moves = (self._lines.get(shape) or line) != line
+        if remember:
+            self._lines.put(shape, line)
+        if remember and moves:
+            self._moving = [*self._moving[-REMEMBERED + 1 :], shape]
+            self._on_learned(self._moving)
+        return moves
+
+    def _placed(
+        self, stable: Sequence[Message], rest: Sequence[Message], now: str, *, late_system: bool, remember: bool
+    ) -> tuple[Message, ...]:
+        last = max(place for place, message in enumerate(rest) if message.role == "user")
+        placed: list[Message] = list(stable)
+        digest = hashlib.blake2b(_spelled(stable), digest_size=16)
+        for place, message in enumerate(rest):
+            digest.update(_spelled([message]))
+            lines = ""
+            if message.role == "user":
+                key = digest.digest().hex()
+                known = self._shown.get(key)
+                lines = known or ""
+                if place == last and (known is None or last == len(rest) - 1):  # else its reply has begun already
+                    lines = now
+                    if remember and now:
+                        self._shown.put(key, now)
+            placed += _with_lines(message, lines, late_system=late_system)
+        return tuple(placed)
+
+
+class _Recent(Generic[V]):
+    """The entries that were used last."""
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[str, V] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._entries)
+
+    def get(self, key: str) -> V | None:
+        if key in self._entries:
+            self._entries.move_to_end(key)
+        return self._entries.get(key)
+
+    def put(self, key: str, value: V) -> None:
+        self._entries[key] = value
+        self._entries.move_to_end(key)
+        if len(self._entries) > REMEMBERED:
+            self._entries.popitem(last=False)
+
+
+def _with_lines(message: Message, lines: str, *, late_system: bool) -> list[Message]:
+    if not lines:
+        return [message]
+    if late_system:
+        return [Message("system", lines, moved=True), message]
+    return [replace(message, content=f"{lines}\n\n{message.content}")]
+
+
+def _spelled(messages: Sequence[Message]) -> bytes:
+    said = [[m.role, m.content.strip(), m.tool_call_id, [call.name for call in m.tool_calls]] for m in messages]
+    return json.dumps(said).encode()
