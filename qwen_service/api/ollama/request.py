@@ -113,9 +113,7 @@ def _message(message: ChatMessage, index: int) -> Message:
         role=message.role,
         content=message.content or "",
         reasoning=message.thinking or "",
-        tool_calls=tuple(
-            _tool_call(call, f"messages[{index}].tool_calls[{n}]", f"call_{index}_{n}") for n, call in calls
-        ),
+        tool_calls=tuple(_tool_call(call, f"call_{index}_{n}") for n, call in calls),
         tool_call_id=message.tool_call_id,
         name=message.tool_name,
         images=images,
@@ -127,13 +125,14 @@ def _is_open(last: ChatMessage) -> bool:
     return last.role == "assistant" and not last.tool_calls
 
 
-def _tool_call(call: CallPart, where: str, default_id: str) -> ToolCall:
+def _tool_call(call: CallPart, default_id: str) -> ToolCall:
+    """Arguments that are no JSON, of a reply that was cut, are passed on as text: they must not end the conversation."""
     arguments = call.function.arguments
     if isinstance(arguments, str):
         try:
             arguments = orjson.loads(arguments or "{}")
         except orjson.JSONDecodeError:
-            raise InvalidRequest(f"{where}: the arguments are not JSON", param=where) from None
+            return ToolCall(call.id or default_id, call.function.name, str(arguments))
     text = json.dumps(arguments or {}, ensure_ascii=False)
     return ToolCall(call.id or default_id, call.function.name, text)
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -94,7 +94,7 @@ def _conversation(
     return ChatRequest(
         id=request_id,
         model=body.model,
-        messages=tuple(_message(message, index) for index, message in enumerate(messages)),
+        messages=tuple(_messages(messages)),
         tools=tools,
         tool_choice=_tool_choice(body, tools),
         parallel_tool_calls=body.parallel_tool_calls is not False,
@@ -143,10 +143,28 @@ def _logit_bias(bias: dict[str, float] | None) -> dict[int, float]:
     return {int(token_id): value for token_id, value in bias.items()}
 
 
-def _message(message: ChatMessage, index: int) -> Message:
+def _messages(given: Sequence[ChatMessage]) -> Iterator[Message]:
+    """A tool message without an id is the result of the one call that is open before it."""
+    open_calls: list[str] = []
+    for index, message in enumerate(given):
+        call_id = message.tool_call_id
+        if message.role != "tool":
+            open_calls = [call.id for call in message.tool_calls or ()]
+        elif call_id is None:
+            if len(open_calls) != 1:
+                where = f"messages[{index}].tool_call_id"
+                text = (
+                    f"messages[{index}]: a tool message needs tool_call_id: {len(open_calls)} calls are open before it"
+                )
+                raise InvalidRequest(text, param=where)
+            call_id = open_calls.pop()
+        elif call_id in open_calls:
+            open_calls.remove(call_id)
+        yield _message(message, index, call_id)
+
+
+def _message(message: ChatMessage, index: int, call_id: str | None) -> Message:
     where = f"messages[{index}]"
-    if message.role == "tool" and message.tool_call_id is None:
-        raise InvalidRequest(f"{where}: a tool message needs tool_call_id", param=f"{where}.tool_call_id")
     calls = tuple(_tool_call(call, f"{where}.tool_calls") for call in message.tool_calls or ())
     return Message(
         role="system" if message.role == "developer" else message.role,
@@ -154,7 +172,7 @@ def _message(message: ChatMessage, index: int) -> Message:
         images=_images(message, f"{where}.content"),
         reasoning=message.reasoning_content or "",
         tool_calls=calls,
-        tool_call_id=message.tool_call_id,
+        tool_call_id=call_id,
         name=message.name,
     )
 

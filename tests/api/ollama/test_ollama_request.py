@@ -25,11 +25,12 @@ def test_what_is_no_duration_is_refused(given: str) -> None:
         seconds_of(given)
 
 
-def test_arguments_of_a_former_call_may_be_text() -> None:
-    call = {"function": {"name": "f", "arguments": '{"a": 1}'}}
+@pytest.mark.parametrize("text", ['{"a": 1}', '{"a": "cut off', "no JSON"])
+def test_arguments_of_a_former_call_may_be_text(text: str) -> None:
+    call = {"function": {"name": "f", "arguments": text}}
     body = ChatBody.model_validate({"model": "m", "messages": [{"role": "assistant", "tool_calls": [call]}]})
     (message,) = chat_request(body, "id", max_messages=9).messages
-    assert message.tool_calls[0].arguments == '{"a": 1}'
+    assert message.tool_calls[0].arguments == text
 
 
 def test_former_calls_get_different_ids() -> None:

@@ -64,7 +64,19 @@ def test_developer_is_another_word_for_system() -> None:
 def test_a_tool_result_goes_back_with_the_id_of_its_call() -> None:
     (message,) = chat({"role": "tool", "tool_call_id": "c1", "content": "18"}).messages
     assert message == Message("tool", "18", tool_call_id="c1")
-    assert refused({"role": "tool", "content": "18"}).param == "messages[0].tool_call_id"
+
+
+def test_a_tool_message_without_an_id_answers_the_one_open_call() -> None:
+    def call(*ids: str) -> dict[str, Any]:
+        calls = [{"id": id_, "type": "function", "function": {"name": "f", "arguments": "{}"}} for id_ in ids]
+        return {"role": "assistant", "content": None, "tool_calls": calls}
+
+    result = {"role": "tool", "content": "18"}
+    assert chat(call("c1"), result).messages[-1].tool_call_id == "c1"
+    assert chat(call("c1", "c2"), {**result, "tool_call_id": "c1"}, result).messages[-1].tool_call_id == "c2"
+    user = {"role": "user", "content": "?"}
+    for messages in ([result], [call("c1", "c2"), result], [call("c1"), result, result], [call("c1"), user, result]):
+        assert refused(*messages).param == f"messages[{len(messages) - 1}].tool_call_id"
 
 
 @pytest.mark.parametrize(
