@@ -45,6 +45,33 @@ export async function* streamChat(body, { apiKey, signal }) {
   if (!finished) throw new Failure(CUT);
 }
 
+/** What a recording says. */
+export async function transcription(wav, apiKey) {
+  const form = new FormData();
+  form.append("file", wav, "speech.wav");
+  const response = await request("v1/audio/transcriptions", { method: "POST", headers: authorization(apiKey), body: form });
+  return (await response.json()).text;
+}
+
+/** Yields 16 bit samples of a text that is spoken, as they come. */
+export async function* spokenText(text, { apiKey, signal }) {
+  const response = await request("v1/audio/speech", {
+    method: "POST",
+    headers: { "Content-Type": "application/json", ...authorization(apiKey) },
+    body: JSON.stringify({ model: "tts-1", input: text, response_format: "pcm" }),
+    signal,
+  });
+  const reader = response.body.getReader();
+  let odd = new Uint8Array(0);
+  for (;;) {
+    const { value, done } = await reader.read().catch(asCut);
+    if (done) return;
+    const bytes = new Uint8Array([...odd, ...value]);
+    odd = bytes.slice(bytes.length - (bytes.length % 2));
+    if (bytes.length > 1) yield new Int16Array(bytes.buffer, 0, bytes.length >> 1);
+  }
+}
+
 /** An error in the stream has no status: what came too late for one is told by its code. */
 function failureIn(error) {
   const code = error.code ?? "";

@@ -5,11 +5,13 @@ import { byId, icon } from "./dom.js";
 import { tokensIn } from "./figures.js";
 import { HealthWatch } from "./health.js";
 import { Models } from "./models.js";
+import { Pictures } from "./pictures.js";
 import { newReply, Reply, requestBody } from "./reply.js";
 import { SettingsSheet } from "./settings.js";
 import { Shelf } from "./shelf.js";
 import { Speaker } from "./speech.js";
 import { Status } from "./status.js";
+import { Ear, Voice } from "./voice.js";
 import * as store from "./store.js";
 import { TalkView } from "./talk.js";
 import { Welcome } from "./welcome.js";
@@ -33,12 +35,19 @@ class Page {
       regenerate: () => this.regenerate(),
       continueReply: () => this.send("Continue."),
       openSettings: (field) => this.sheet.open(field),
+      listen: (text) => this.listenTo(text),
+      canSpeak: () => this.canSpeak,
     });
     this.shelf = new Shelf(byId("shelf-list"), { open: (talk) => this.open(talk), remove: (talk) => this.remove(talk) });
     this.sheet = new SettingsSheet(byId("settings"), this.settings, {
       models: this.models, honours: (parameter) => this.honours(parameter), onChange: () => this.onSettings(), forgetAll: () => this.forgetAll(),
     });
-    this.composer = new Composer({ send: (text) => this.send(text), stop: () => this.stop(), editLast: () => this.view.editLast() });
+    this.composer = new Composer({ send: (text) => this.send(text, this.pictures.take()), stop: () => this.stop(), editLast: () => this.view.editLast(),
+      hasMore: () => this.pictures.uris.length > 0 });
+    this.pictures = new Pictures((words) => this.tell(words));
+    this.ear = new Ear({ apiKey: () => this.settings.apiKey, say: (words) => this.tell(words),
+      heard: (text) => { this.composer.write(`${this.composer.text.value} ${text}`.trim()); this.composer.focus(); } });
+    this.voice = new Voice((words) => this.tell(words));
     this.welcome = new Welcome((idea) => { this.composer.write(idea); this.composer.focus(); });
     this.scroller = byId("scroller");
   }
@@ -110,9 +119,9 @@ class Page {
 
   // --- talking ---
 
-  send(text) {
-    const message = { role: "user", content: text };
-    this.talk.title ||= titleFrom(text);
+  send(text, images = []) {
+    const message = { role: "user", content: text, ...(images.length && { images }) };
+    this.talk.title ||= titleFrom(text || "A picture");
     this.talk.messages.push(message);
     this.view.add(message);
     this.answer();
@@ -120,10 +129,11 @@ class Page {
 
   editAndSend(index, text) {
     this.stop();
+    const { images } = this.talk.messages[index];
     this.talk.messages.length = index;
     if (index === 0) this.talk.title = "";
     this.view.show(this.talk.messages);
-    this.send(text);
+    this.send(text, images);
     this.composer.focus();
   }
 
@@ -133,6 +143,18 @@ class Page {
     if (!this.talk.messages.length) return;
     this.view.show(this.talk.messages);
     this.answer();
+  }
+
+  /** A second press stops it. */
+  listenTo(text) {
+    if (this.listening === text) { this.voice.stop(); this.listening = ""; return; }
+    this.listening = text;
+    this.voice.play(text, this.settings.apiKey).finally(() => { if (this.listening === text) this.listening = ""; });
+  }
+
+  tell(words) {
+    this.speaker.say(words);
+    this.status.tell(words);
   }
 
   get running() {
@@ -197,7 +219,14 @@ class Page {
     this.wasLevel = health.level;
     this.status.setHealth(health);
     this.drawWelcome();
+    this.offerSenses(health.speech ?? {});
     if (cameBack) this.models.load(this.settings.apiKey);
+  }
+
+  offerSenses({ speech_to_text: ears, text_to_speech: voice }) {
+    this.ear.offer(ears?.state === "ready");
+    const canSpeak = voice?.state === "ready";
+    if (canSpeak !== Boolean(this.canSpeak)) { this.canSpeak = canSpeak; this.view.update(); }
   }
 
   onSettings() {
@@ -239,6 +268,7 @@ class Page {
 
   drawWelcome() {
     const { state } = this.health;
+    this.pictures.offer(this.models.sees(this.settings.model || state.name));
     this.welcome.show(this.talk.messages.length === 0, state, this.models.stopgap(this.settings.model || state.name));
   }
 
@@ -293,7 +323,7 @@ function titleFrom(text) {
 }
 
 function drawIcons() {
-  const icons = { "shelf-open": "menu", "shelf-close": "close", "bar-new": "plus", "settings-open": "sliders", latest: "down" };
+  const icons = { "shelf-open": "menu", "shelf-close": "close", "bar-new": "plus", "settings-open": "sliders", latest: "down", attach: "picture", hold: "ear" };
   for (const [id, name] of Object.entries(icons)) byId(id).prepend(icon(name));
 }
 

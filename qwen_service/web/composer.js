@@ -3,7 +3,7 @@
 import { byId, icon } from "./dom.js";
 
 export class Composer {
-  /** `actions`: send(text), stop(), editLast(). */
+  /** `actions`: send(text), stop(), editLast(), hasMore(): whether there is something to send beside the text. */
   constructor(actions) {
     Object.assign(this, { actions, text: byId("composer-text"), button: byId("send"), busy: false });
     byId("composer").addEventListener("submit", (event) => { event.preventDefault(); this.submit(); });
@@ -14,7 +14,7 @@ export class Composer {
   submit() {
     if (this.busy) return this.actions.stop();
     const text = this.text.value.trim();
-    if (!text) return;
+    if (!text && !this.actions.hasMore()) return;
     this.write("");
     this.actions.send(text);
   }

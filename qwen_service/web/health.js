@@ -69,7 +69,7 @@ async function readHealth() {
 export function describe({ status, details = {} }) {
   const model = details.model ?? {};
   const cards = (details.npu?.cards ?? []).map(cardOf);
-  const common = { model, cards, queue: details.queue ?? {}, where: placeOf(model), name: model.name ?? "" };
+  const common = { model, cards, queue: details.queue ?? {}, speech: details.speech ?? {}, where: placeOf(model), name: model.name ?? "" };
   return { ...common, ...verdict(status, model, cards, details) };
 }
 

@@ -20,6 +20,10 @@ export class Models {
     return (this.entries.find(({ id }) => id === name) ?? this.entries[0])?.stopgap ?? "";
   }
 
+  sees(name) {
+    return Boolean((this.entries.find(({ id }) => id === name) ?? this.entries[0])?.capabilities?.includes("vision"));
+  }
+
   honours(name, parameter) {
     const model = this.entries.find(({ id }) => id === name) ?? this.entries[0];
     const known = model?.sampling && model.state === "loaded";  // an engine that does not run names nothing

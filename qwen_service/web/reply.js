@@ -133,7 +133,8 @@ export class Reply {
 
 /** The request that OpenAI's API takes, with only those settings that the model honours. */
 export function requestBody(talk, settings, honoured) {
-  const history = talk.messages.filter((message) => message.content).map(({ role, content }) => ({ role, content }));
+  const history = talk.messages.filter((message) => message.content || message.images?.length)
+    .map(({ role, content, images }) => ({ role, content: images?.length ? withPictures(content, images) : content }));
   const system = settings.system.trim() ? [{ role: "system", content: settings.system }] : [];
   return {
     messages: [...system, ...history],
@@ -142,4 +143,9 @@ export function requestBody(talk, settings, honoured) {
     ...(settings.maxTokens !== null && { max_tokens: settings.maxTokens }),
     ...(settings.thinking && { chat_template_kwargs: { enable_thinking: true } }),
   };
+}
+
+function withPictures(text, images) {
+  const pictures = images.map((url) => ({ type: "image_url", image_url: { url } }));
+  return text ? [...pictures, { type: "text", text }] : pictures;
 }

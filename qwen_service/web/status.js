@@ -5,6 +5,8 @@ import { byId, h } from "./dom.js";
 import { gigabytes, seconds, speed } from "./figures.js";
 import { inline } from "./inline.js";
 
+const NOTICE = 6000;  // ms
+
 export class Status {
   constructor() {
     this.line = byId("status");
@@ -95,6 +97,16 @@ export class Status {
     if (quiet) { this.notice.replaceChildren(); return; }
     const bar = level === "loading" && h("progress", { "aria-label": headline, ...(progress == null ? {} : { value: progress, max: 1 }) });
     this.notice.replaceChildren(h("strong", {}, headline), detail ? h("span", {}, inline(detail)) : "", bar || "");
+  }
+
+  /** What did not work, for a while; then the notice is of the service again. */
+  tell(words) {
+    clearTimeout(this.telling);
+    this.noticed = words;
+    this.notice.hidden = false;
+    this.notice.dataset.level = "degraded";
+    this.notice.replaceChildren(h("span", {}, words));
+    this.telling = setTimeout(() => { this.noticed = null; this.drawNotice(); }, NOTICE);
   }
 
   drawPanel() {

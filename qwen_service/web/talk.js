@@ -6,7 +6,7 @@ import { renderMarkdown } from "./markdown.js";
 import { seconds, speed } from "./figures.js";
 
 export class TalkView {
-  /** `actions`: edit(index, text), regenerate(), openSettings(). */
+  /** `actions`: edit(index, text), regenerate(), openSettings(), listen(text), canSpeak(). */
   constructor(list, actions) {
     Object.assign(this, { list, actions, turns: [] });
   }
@@ -26,6 +26,11 @@ export class TalkView {
 
   refresh(message) {
     this.turns.find((turn) => turn.message === message)?.update();
+  }
+
+  /** Something that all turns show has changed. */
+  update() {
+    for (const turn of this.turns) turn.update();
   }
 
   editLast() {
@@ -50,8 +55,12 @@ class UserTurn {
 
   read() {
     this.editButton = iconButton("edit", "Edit and send again", () => this.edit());
-    this.node.replaceChildren(h("h2", { class: "unseen" }, "You"), h("div", { class: "bubble" }, this.message.content),
+    this.node.replaceChildren(h("h2", { class: "unseen" }, "You"), ...this.pictures(), this.message.content ? h("div", { class: "bubble" }, this.message.content) : "",
       h("div", { class: "tools" }, this.editButton, copyButton("Copy your message", () => this.message.content)));
+  }
+
+  pictures() {
+    return (this.message.images ?? []).map((src, i) => h("img", { class: "sent-picture", src, alt: `Picture ${i + 1} that you sent` }));
   }
 
   edit() {
@@ -72,7 +81,7 @@ class UserTurn {
   }
 
   send(area) {
-    if (area.value.trim()) this.actions.edit(this.index, area.value.trim());
+    if (area.value.trim() || this.message.images?.length) this.actions.edit(this.index, area.value.trim());
   }
 
   cancel() {
@@ -152,6 +161,7 @@ class AssistantTurn {
     const goOn = stats.finish === "length" &&
       h("button", { class: "pill", type: "button", onclick: () => this.actions.continueReply() }, "Continue");
     return h("div", { class: "tools" }, h("span", { class: "figures" }, figuresOf(stats)), goOn,
+      content && this.actions.canSpeak() && iconButton("listen", "Listen", () => this.actions.listen(content)),
       content && copyButton("Copy the reply", () => content), this.again());
   }
 

@@ -72,10 +72,10 @@ async def test_with_api_keys_the_page_is_open_and_the_api_is_not(tmp_path: Path)
             assert (await client.get(path)).status_code == 401
 
 
-def test_the_whole_chat_page_is_under_100_kb_and_the_reference_adds_15() -> None:
+def test_the_whole_chat_page_is_under_120_kb_and_the_reference_adds_15() -> None:
     sizes = {path.name: path.stat().st_size for path in FOLDER.iterdir()}
     reference = sum(size for name, size in sizes.items() if name.startswith("docs."))
-    assert sum(sizes.values()) - reference < 100_000
+    assert sum(sizes.values()) - reference < 120_000
     assert reference < 15_000
 
 

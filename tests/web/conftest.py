@@ -12,7 +12,8 @@ from tests.web.page_service import ScriptedService, running
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 # The second line keeps Chromium from calling home, which a closed network answers with long delays.
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-             "--disable-background-networking", "--disable-component-update", "--disable-sync"]  # fmt: skip
+             "--disable-background-networking", "--disable-component-update", "--disable-sync",
+             "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # fmt: skip
 OpenPage = Callable[..., Page]
 
 

@@ -75,6 +75,8 @@ class ScriptedService:
     requests: list[dict[str, Any]] = field(default_factory=list)
     authorizations: list[str | None] = field(default_factory=list)
     left: threading.Event = field(default_factory=threading.Event)  # a client went away in mid-reply
+    recordings: list[bytes] = field(default_factory=list)
+    spoken: list[dict[str, Any]] = field(default_factory=list)
     holds: list[Hold] = field(default_factory=list)
     health_asked: int = 0
     url: str = ""
@@ -90,6 +92,8 @@ class ScriptedService:
             Route("/health", self._health),
             Route("/v1/models", self._models),
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
+            Route("/v1/audio/transcriptions", self._transcription, methods=["POST"]),
+            Route("/v1/audio/speech", self._speech, methods=["POST"]),
             Route("/openapi.json", self._description),
             *page.routes(),
         ])  # fmt: skip
@@ -104,6 +108,22 @@ class ScriptedService:
 
     async def _models(self, request: Request) -> Response:
         return JSONResponse({"object": "list", "data": self.models})
+
+    async def _transcription(self, request: Request) -> Response:
+        async with request.form() as form:
+            file = form["file"]
+            assert not isinstance(file, str)
+            self.recordings.append(await file.read())
+        return JSONResponse({"text": "What is the weather?"})
+
+    async def _speech(self, request: Request) -> Response:
+        self.spoken.append(await request.json())
+
+        async def tone() -> AsyncIterator[bytes]:
+            for size in (4801, 1, 4798):  # pieces that end within a sample
+                yield bytes(size)
+
+        return StreamingResponse(tone(), media_type="audio/pcm")
 
     async def _chat(self, request: Request) -> Response:
         self.authorizations.append(request.headers.get("authorization"))

@@ -36,9 +36,9 @@ def test_every_route_of_the_description_is_there_with_its_summary(docs: Page) ->
 def test_a_route_tells_its_fields_their_types_and_bounds(docs: Page) -> None:
     fields = unfolded(docs, CHAT).locator(".fields").first
     rows = {row.split("\t")[0]: row.split("\t")[1] for row in fields.inner_text().splitlines()}
-    assert rows["messagesneeded"] == "list of object, at least 1"
+    assert rows["messagesneeded"] == "list of object, 1 to 20000"
     assert rows["messages[].roleneeded"] == '"system", "developer", "user", "assistant", "tool"'
-    assert rows["messages[].content"] == "string or list of object"
+    assert rows["messages[].content"] == "string or list of object, at most 20000"
     assert rows["temperature"] == "number, 0 to 2"
     assert rows["seed"] == "integer"
 
