@@ -33,6 +33,11 @@ COMMANDS = {
         "add_launch_command",
         "start a coding agent with the model that is loaded",
     ),
+    "build-engine": (
+        "qwen_service.commands.build_engine",
+        "add_build_engine_command",
+        "build llama.cpp for this processor: faster prompts on a CPU",
+    ),
     "upgrade": ("qwen_service.commands.upgrade", "add_upgrade_command", "tell what is newer, and renew models"),
     "doctor": (
         "qwen_service.commands.doctor",

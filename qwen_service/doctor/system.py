@@ -54,7 +54,7 @@ def _processor(host: Host, settings: Settings) -> Iterator[Finding]:
             yield warn(
                 "processor",
                 f"{name} has dot-product instructions that the built-in llama.cpp does not use",
-                "For CPU models: build llama-server on this machine and set llama_server; prompts are read much faster.",
+                "For CPU models: `qwen-service build-engine` builds one that does and sets llama_server.",
             )
         case "x86_64" if flags and "avx2" not in flags:
             yield warn(

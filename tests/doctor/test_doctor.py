@@ -31,7 +31,7 @@ async def test_every_warning_and_failure_has_a_cure(pi: RecordedMachine, models:
 
 
 async def test_a_pi_5_is_told_of_the_faster_engine(pi: RecordedMachine, models: Path) -> None:
-    assert "set llama_server" in only(await the("processor", pi, models)).cure
+    assert "qwen-service build-engine" in only(await the("processor", pi, models)).cure
 
 
 async def test_an_old_python_and_another_processor_are_failures(pi: RecordedMachine, models: Path) -> None:

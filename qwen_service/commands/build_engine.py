@@ -1,0 +1,168 @@
+"""qwen-service build-engine: llama.cpp for exactly this processor, in the place of the built-in one.
+
+The built-in engine runs on every processor of its kind and leaves the newer instructions of yours unused. This builds
+llama-server from the same pinned sources, measures both, and sets `llama_server` if the new one is faster.
+"""
+
+import argparse
+import asyncio
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from qwen_service.commands.engine_speed import EngineSpeed, measure
+from qwen_service.commands.progress import add_models_dir_flags, add_progress_flag, sink_for
+from qwen_service.commands.settings import make_folders
+from qwen_service.commands.settings_edit import set_in_file
+from qwen_service.commands.setup import SYSTEM_PYTHON
+from qwen_service.config import Settings, load_settings, settings_file
+from qwen_service.errors import InstallError
+from qwen_service.install.engine_source import PINNED, EngineSource, fetch_source, unpack
+from qwen_service.install.progress import ProgressSink
+from qwen_service.models.catalog import Catalog
+from qwen_service.process.child import ChildProcess, find_program
+
+SYSTEM_FOLDER = Path("/var/lib/qwen/engine")
+FLAGS = (
+    "-DCMAKE_BUILD_TYPE=Release",
+    "-DGGML_NATIVE=ON",
+    "-DBUILD_SHARED_LIBS=OFF",
+    "-DLLAMA_OPENSSL=OFF",
+    "-DLLAMA_BUILD_TESTS=OFF",
+    "-DLLAMA_BUILD_EXAMPLES=OFF",
+    "-DLLAMA_BUILD_UI=OFF",
+    "-DLLAMA_USE_PREBUILT_UI=OFF",  # nothing is fetched but the archive
+)
+MEMORY_PER_JOB = 1 << 30  # bytes that a compiler takes at most
+PERCENT = re.compile(rb"\[ *(\d+)%\]")
+STOPPED = "\nStopped. The engine in use is as it was; the same command goes on with what has been compiled."
+
+
+def add_build_engine_command(subparsers: Any) -> None:
+    parser = subparsers.add_parser("build-engine", help="build llama.cpp for this processor", description=__doc__)
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="where to install it")
+    parser.add_argument("--source", type=Path, metavar="FILE", help=f"{PINNED.name} that is here already")
+    parser.add_argument("--jobs", type=int, metavar="N", help="compilers at once (default: by cores and memory)")
+    parser.add_argument("--no-measure", action="store_true", help="switch to it without comparing the two")
+    add_models_dir_flags(parser)
+    add_progress_flag(parser)
+    parser.set_defaults(run=run_build_engine)
+
+
+def run_build_engine(options: argparse.Namespace) -> int:
+    folder = options.folder or default_folder()
+    try:
+        with sink_for(options.progress) as sink:
+            program = build(PINNED, folder, sink, local=options.source, jobs=options.jobs or default_jobs())
+        return _switch(options, program)
+    except KeyboardInterrupt:
+        print(STOPPED)
+        return 130
+
+
+def build(source: EngineSource, folder: Path, sink: ProgressSink, *, local: Path | None, jobs: int) -> Path:
+    """The program, installed at once or not at all. Raises an InstallError."""
+    cmake = _tool("cmake")
+    _tool("c++")
+    work = folder / "build"
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InstallError(f"{folder} cannot be written: {error.strerror}. Use sudo, or --folder?") from None
+    sources, compiled = work / "llama.cpp", work / "compiled"
+    unpacked = work / "unpacked"
+    if not unpacked.is_file() or unpacked.read_text(encoding="ascii") != source.sha256:
+        unpack(fetch_source(source, work, sink, local=local), source, sources)
+        shutil.rmtree(compiled, ignore_errors=True)
+        unpacked.write_text(source.sha256, encoding="ascii")
+    sink.stage(
+        f"Compiling llama-server with {jobs} compilers at once; a Raspberry Pi 5 takes a quarter of an hour or two ..."
+    )
+    asyncio.run(_run([cmake, "-S", str(sources), "-B", str(compiled), *FLAGS], lambda _: None))
+    command = [cmake, "--build", str(compiled), "--target", "llama-server", "-j", str(jobs)]
+    asyncio.run(_run(command, _percent(sink)))
+    program = folder / "llama-server"
+    new = program.with_suffix(".new")
+    shutil.copy(compiled / "bin/llama-server", new)
+    new.replace(program)
+    if (sources / "LICENSE").is_file():
+        shutil.copy(sources / "LICENSE", folder / "LICENSE.llama.cpp")
+    shutil.rmtree(work)
+    sink.stage(f"{program} is built")
+    return program
+
+
+def default_folder() -> Path:
+    if Path(sys.prefix) == SYSTEM_PYTHON:
+        return SYSTEM_FOLDER
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "qwen-service/engine"
+
+
+def default_jobs() -> int:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(os.cpu_count() or 1, memory // MEMORY_PER_JOB))
+
+
+def _tool(name: str) -> str:
+    try:
+        return find_program(name)
+    except OSError:
+        raise InstallError(f"{name} is missing: sudo apt install cmake g++ make") from None
+
+
+async def _run(command: list[str], on_output: Callable[[bytes], None]) -> None:
+    child = await ChildProcess.start(command, name=command[0], on_output=on_output)
+    try:
+        code = await child.wait()
+    finally:
+        await child.stop()
+    if code != 0:
+        raise InstallError(f"{' '.join(command[:2])} failed; its last words:\n{child.tail.strip()[-2000:]}")
+
+
+def _percent(sink: ProgressSink) -> Callable[[bytes], None]:
+    told = 0
+
+    def on_output(data: bytes) -> None:
+        nonlocal told
+        reached = max((int(match) for match in PERCENT.findall(data)), default=0) // 10 * 10
+        if reached > told:
+            told = reached
+            sink.stage(f"{told} %")
+
+    return on_output
+
+
+def _switch(options: argparse.Namespace, program: Path) -> int:
+    """Set llama_server, unless the new engine was measured and is not faster."""
+    settings = load_settings({"models_dir": options.models_dir}, config_file=options.config)
+    if not options.no_measure and not _is_faster(options, settings, program):
+        print("The new engine is not faster here: llama_server stays as it is.")
+        return 0
+    file = settings_file(options.config)
+    set_in_file(file, {"llama_server": str(program)})
+    print(f"{file}: llama_server: {program}\nThe next start of the service uses it.")
+    return 0
+
+
+def _is_faster(options: argparse.Namespace, settings: Settings, program: Path) -> bool:
+    catalog = Catalog.load(settings.models_dir.expanduser())
+    model = next((m for m in catalog.installed() if m.spec.runtime == "llamacpp"), None)
+    if model is None:
+        print("No model of the CPU is installed, so that nothing can be measured.")
+        return True
+    make_folders(settings)
+    speeds: list[EngineSpeed] = []
+    for name, engine in (("built in", None), ("built here", str(program))):
+        flags = {"models_dir": options.models_dir, "model": model.name, "llama_server": engine}
+        changed = load_settings(flags, config_file=options.config)
+        if engine is None:
+            changed = changed.model_copy(update={"llama_server": None})
+        speeds.append(asyncio.run(measure(changed)))
+        print(f"{model.name}, {name}: {speeds[-1]}", flush=True)
+    before, after = speeds
+    return after.prefill > before.prefill and after.decode > 0.9 * before.decode
