@@ -60,6 +60,14 @@ def launched(
     coder: Coder, url: str, folder: Path, prompt: str, *, resume: bool = False, patience: float = PATIENCE
 ) -> str:
     """What the agent answers."""
+    done = launch(coder, url, folder, prompt, resume=resume, patience=patience)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.strip()
+
+
+def launch(
+    coder: Coder, url: str, folder: Path, prompt: str, *, resume: bool = False, patience: float = PATIENCE
+) -> "subprocess.CompletedProcess[str]":
     home, work = folder / "home", folder / "work"
     home.mkdir(exist_ok=True)
     work.mkdir(exist_ok=True)
@@ -81,6 +89,5 @@ def launched(
         timeout=patience,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
     assert not any((home / name).exists() for name in (".codex", ".claude", ".claude.json"))
-    return done.stdout.strip()
+    return done

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 
 from qwen_service.chat import Sampling
 from qwen_service.runtime import Prompt
 from tests.case_service import Script, scripted_service
-from tests.clients.coding_agents import CODERS, Coder, demand, launched
+from tests.clients.coding_agents import CODERS, Coder, demand, launch, launched
 from tests.clients.conftest import served
 
 pytestmark = pytest.mark.agents
@@ -68,3 +69,22 @@ def test_a_tool_turn_extends_the_first_prompt(service: str, worker: Worker, tmp_
     first, second = (prompt.token_ids for prompt in worker.prompts)
     known = (*first, *worker.reply_ids)
     assert second[: len(known)] == known  # so that the KV cache covers all of it
+
+
+REFUSALS = {
+    "codex": "Codex ran out of room in the model's context window",
+    "claude": "(limit 1999)",
+}
+
+
+@pytest.mark.parametrize("coder", CODERS[:2], ids=list(REFUSALS))
+def test_a_prompt_that_is_too_long_is_understood_and_not_sent_again(coder: Coder, tmp_path: Path) -> None:
+    demand(coder)
+    folder = tmp_path / "service"
+    folder.mkdir()
+    with served(scripted_service(folder, Script(context=2000), {})) as url:
+        done = launch(coder, url, tmp_path, "Say hello")
+        metrics = httpx.get(f"{url}/metrics").text
+    assert done.returncode == 1
+    assert REFUSALS[coder.name] in done.stdout + done.stderr
+    assert re.findall(r'^qwen_requests_total{.*status="400"} (.+)$', metrics, re.MULTILINE) == ["1.0"]
