@@ -85,6 +85,13 @@ def test_parse_gives_the_arguments_of_a_tool_as_an_object(client: OpenAI) -> Non
     assert json.loads(call.arguments) == EVENT
 
 
+def test_tokens_are_counted(client: OpenAI) -> None:
+    counted = client.responses.input_tokens.count(model="tiny", input="Say hello", tools=[WEATHER])
+    usage = client.responses.create(model="tiny", input="Say hello", tools=[WEATHER]).usage
+    assert usage is not None
+    assert counted.input_tokens == usage.input_tokens
+
+
 def test_errors_are_the_clients_own_classes(client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as unknown:
         client.responses.create(model="gpt-9", input="Hi")

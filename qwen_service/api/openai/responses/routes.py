@@ -54,15 +54,26 @@ def responses_router(service: Service) -> APIRouter:
 
         return WholeReply(whole, error_response)
 
-    @router.api_route("/v1/responses/{response_id:path}", methods=["GET", "DELETE"], include_in_schema=False)
-    async def stored(response_id: str) -> Response:
-        del response_id
-        error = InvalidRequest(
-            "No response is stored here, whatever `store` said: keep what POST /v1/responses answered.",
-            param="response_id",
-        )
-        answer = error_response(error)
-        answer.status_code = 404
-        return answer
+    @router.post("/v1/responses/input_tokens", summary="How many tokens a conversation has, in the Responses API")
+    async def input_tokens(body: ResponsesBody) -> Response:
+        request = chat_request(body, "", max_messages=service.settings.max_messages)
 
+        async def whole() -> Response:
+            counted = {"object": "response.input_tokens", "input_tokens": await service.chat.count(request)}
+            return Response(orjson.dumps(counted), media_type="application/json")
+
+        return WholeReply(whole, error_response)
+
+    stored = "/v1/responses/{response_id:path}"
+    router.add_api_route(stored, _not_stored, methods=["GET", "DELETE"], include_in_schema=False)
     return router
+
+
+async def _not_stored() -> Response:
+    error = InvalidRequest(
+        "No response is stored here, whatever `store` said: keep what POST /v1/responses answered.",
+        param="response_id",
+    )
+    answer = error_response(error)
+    answer.status_code = 404
+    return answer
