@@ -106,7 +106,10 @@ class Warmer:
 
     def began(self, supervisor: Supervisor, exchange: Exchange) -> None:
         place = self._place(supervisor)
+        place.tried = set()
         request = exchange.prompt.request
+        if request.priority == "background":  # a title for the conversation, say: what comes next is that one again
+            return
         before = place.exchange.prompt.request if place.exchange is not None else None
         goes_on = before is not None and request.messages[: len(before.messages)] == before.messages
         head = _head(exchange.model, request)
@@ -114,11 +117,13 @@ class Warmer:
         place.policy.arrived(head, time.monotonic(), goes_on=goes_on, varies=request.moved_lines > 0)
         if _is_conversation(request):
             place.samples.setdefault(head, request)
-        place.exchange, place.tried = exchange, set()
+        place.exchange = exchange
 
     def ended(self, supervisor: Supervisor, exchange: Exchange) -> None:
         place = self._place(supervisor)
         if place.exchange is not exchange:
+            place.warm = None
+            self.nudge()
             return
         if place.warm is not None:
             self.counts = replace(self.counts, hits=self.counts.hits + (exchange.cached >= place.warm.tokens))

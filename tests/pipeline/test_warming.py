@@ -17,6 +17,7 @@ from qwen_service.models.catalog import Catalog
 from qwen_service.models.machine import Machine
 from qwen_service.pipeline.chat_completion import ChatCompletion
 from qwen_service.pipeline.conversation import SessionManager
+from qwen_service.pipeline.fairness import Priorities
 from qwen_service.pipeline.head_file import NAME, HeadFile, StoredHead
 from qwen_service.pipeline.scheduler import Scheduler
 from qwen_service.pipeline.stable_prefix import StablePrefix
@@ -118,7 +119,14 @@ async def house(folder: Path, make: Callable[[], Card], **settings: Any) -> Asyn
     warmer = Warmer(models, sessions, scheduler, HeadFile(made.state_folder))
     warmers.append(warmer)
     chat = ChatCompletion(
-        models, sessions, scheduler, waiters=16, patience=60, warmer=warmer, stable_prefix=StablePrefix()
+        models,
+        sessions,
+        scheduler,
+        waiters=16,
+        patience=60,
+        warmer=warmer,
+        stable_prefix=StablePrefix(),
+        priorities=Priorities(("### Task:",)),
     )
     await models.start()
     assert models.current is not None
@@ -247,6 +255,17 @@ async def test_what_is_warm_is_told_until_a_request_comes(tmp_path: Path) -> Non
         assert (warm.kind, warm.tokens) == ("conversation", len(it.card.held))
         await it.ask(SYSTEM, user("Something else"))
         assert it.warmer.warm(supervisor) is None
+
+
+async def test_after_a_title_was_made_the_conversation_is_prefilled_again(tmp_path: Path) -> None:
+    async with house(tmp_path, lambda: Card("Hello")) as it:
+        await it.ask(SYSTEM, user("Hi"))
+        await it.ask(user("### Task: a title"))
+        (prefilled,) = await it.warmed(1)
+        assert "Hi\2" in prefilled
+        assert "Task" not in prefilled
+        await it.ask(SYSTEM, user("Hi"), Message("assistant", "Hello"), user("How are you?"))
+        assert it.warmer.counts.hits == 1
 
 
 async def test_raw_prompts_are_left_alone(tmp_path: Path) -> None:

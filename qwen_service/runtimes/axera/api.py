@@ -13,7 +13,7 @@ from qwen_service.chat import Sampling
 from qwen_service.errors import PromptTooLong, ProtocolError, RuntimeFailure, Stalled
 from qwen_service.runtime import Capabilities, Limits, LoadProgress, Piece, Prefill, Prompt, Runtime
 from qwen_service.runtimes.axera.api_client import EngineBusy
-from qwen_service.runtimes.axera.api_engine import AxApiEngine, Work
+from qwen_service.runtimes.axera.api_engine import REFUSAL, AxApiEngine, Work
 from qwen_service.runtimes.axera.api_reply import AxApiReply
 from qwen_service.runtimes.axera.channel import Decoded, Idle
 from qwen_service.runtimes.axera.kv_cache import CHUNK, Ids, KvCache, Plan, held_after
@@ -23,7 +23,6 @@ from qwen_service.text.tokenizer import LocalTokenizer
 
 LIMITS = Limits(context=2559, prompt=2048)  # of the published builds of Qwen3-4B
 OPENING = "<|im_start|>"  # of every conversation with Qwen
-REFUSAL = "SetKVCache failed"  # its limits are lower than the ones that we know
 ATTEMPTS = 3  # at an engine that somebody else uses, too
 
 

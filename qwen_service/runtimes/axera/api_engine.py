@@ -23,6 +23,7 @@ from qwen_service.runtimes.axera.program import AxeraProcess, AxeraProgram, list
 from qwen_service.runtimes.axera.tokenizer_server import TokenizerServer
 
 READY = "Server running on port"
+REFUSAL = "SetKVCache failed"  # its limits are lower than the ones that we know
 POLL = 0.25  # seconds between looks at a program that says nothing; it decodes a batch of tokens in 0.7 s
 LISTENS = 5.0  # seconds from its ready line until it listens
 SETTLE = 0.02  # seconds between looks at a program that is about to be idle; it stops within a step of 0.25 s
@@ -39,6 +40,7 @@ class Work:
     queued: bool = False
     begun: bool = False
     said: str = ""  # words of the program's own, such as a refusal
+    refused: float = 0.0  # when it was seen to refuse the prompt
     decodes: bool = False  # a part of its reply has come
     stop: Stop = field(default_factory=Stop)
 
@@ -229,6 +231,11 @@ class AxApiEngine:
     async def _is_done(self, work: Work) -> bool:
         provided = await self._ask(self._client.provider())
         work.said += provided.text
+        now = asyncio.get_running_loop().time()
+        if not provided.done and REFUSAL in work.said:
+            work.refused = work.refused or now
+            if now - work.refused > LAST_WORDS:  # some builds then stay busy for ever
+                raise self._process.fail(Stalled(f"The runtime is stuck after a refused prompt. It says: {work.said}"))
         return provided.done
 
     async def _load(self, progress: LoadProgress, opening: Ids) -> None:

@@ -200,6 +200,42 @@ async def test_a_prompt_that_the_engine_refuses_costs_neither_the_engine_nor_the
     assert ("prompt", FIRST) in list(it.seen())
 
 
+async def test_a_build_that_stays_busy_after_a_refusal_has_failed(started: Started) -> None:
+    it = await started(SIM_LARGEST="256", SIM_READY="held", SIM_REFUSE="stuck")
+    with pytest.raises(Stalled, match="stuck after a refused prompt"):
+        await it.ask(list(range(1000, 1300)))
+    assert isinstance(await it.runtime.failed(), Stalled)
+
+
+async def test_warming_makes_the_cache_hold_just_that(started: Started) -> None:
+    it = await started(SIM_REPLY="[11]")
+    await it.ask(FIRST)
+    it.events()
+    head = list(range(1000, 1300))
+    assert await it.runtime.warm(prompt(head))
+    assert [(event["event"], event["kv"]) for event in it.events()] == [("reset", head)]
+    again = [*head, 5, 6]
+    assert it.runtime.reusable_tokens(prompt(again)) == 300
+    assert (await it.ask(again)).cached == 300
+    assert [(event["event"], event.get("computed")) for event in it.events()][:1] == [("prompt", 2)]
+
+
+async def test_what_leaves_no_room_for_a_question_is_not_warmed(started: Started) -> None:
+    it = await started(SIM_LARGEST="256")
+    assert not await it.runtime.warm(prompt(list(range(1000, 1129))))
+    assert not await it.runtime.warm(prompt([]))
+    assert await it.runtime.warm(prompt(list(range(1000, 1128))))
+    assert [event["event"] for event in it.events()] == ["reset"]
+
+
+async def test_work_of_others_is_not_waited_for_to_warm(started: Started) -> None:
+    it = await started(SIM_REPLY=LONG, SIM_TOKEN="0.05")
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{it.port}") as stranger:
+        await stranger.post("/api/generate", json={"prompt": "hello"})
+        await asyncio.sleep(0.1)
+        assert not await it.runtime.warm(prompt(FIRST))
+
+
 async def leave_after(it: SimulatedCard, ids: list[int], pieces: int) -> None:
     async with aclosing(it.runtime.generate(prompt(ids), Sampling())) as items:
         async for item in items:

@@ -191,6 +191,15 @@ async def test_the_second_turn_of_four_conversations_prefills_only_what_is_new(e
         assert second.prompt_tokens - second.cached_tokens < 30
 
 
+async def test_warming_prefills_and_generates_nothing(engine: LlamaCpp) -> None:
+    head = await prompt_of(engine, *turn("system", "You keep the lighthouse of an island. " * 12))
+    assert await engine.warm(head)
+    asked = await prompt_of(engine, *turn("system", "You keep the lighthouse of an island. " * 12), *turn("user", "Hi"))
+    prefills, _ = await run(engine, asked, GREEDY)
+    assert prefills[-1].cached_tokens >= len(head.token_ids) - 1
+    assert await busy_slots(engine) == 0
+
+
 async def busy_slots(engine: LlamaCpp) -> int:
     slots = await engine._http.get("/slots", DEADLINE)
     return sum(slot["is_processing"] for slot in slots)
