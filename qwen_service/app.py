@@ -8,7 +8,9 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import Protocol
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -65,6 +67,14 @@ from qwen_service.request_record import RequestRecord
 log = logging.getLogger(__name__)
 
 
+class Listener(Protocol):
+    """A further port of the service."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
 class Service:
     """All parts, wired. Nothing runs before start()."""
 
@@ -109,6 +119,7 @@ class Service:
         )
         self.ears = SpeechToText(settings)
         self.voice = TextToSpeech(settings)
+        self.wyoming: Listener | None = None
         self.speech = [engine for engine in (self.ears.engine, self.voice.engine) if engine is not None]
         self.state = Overview(
             self.models,
@@ -140,6 +151,12 @@ class Service:
             self.warmer.start()
         for engine in self.speech:
             engine.start()
+        if self.settings.wyoming_port and self.speech:
+            # Imported when needed: who has no Home Assistant does without.
+            wyoming = import_module("qwen_service.audio.wyoming").WyomingServer
+            server: Listener = wyoming(self.settings, self.ears, self.voice, self.finished, _version())
+            await server.start()
+            self.wyoming = server
 
     def _note_change(self) -> None:
         self.scheduler.dispatch()
@@ -154,6 +171,8 @@ class Service:
         await _stopped(first)
         others = {"pulls": self.pulls.stop, "embeddings": self.embeddings.stop}
         others |= {f"speech {number}": engine.stop for number, engine in enumerate(self.speech)}
+        if self.wyoming is not None:
+            others["wyoming"] = self.wyoming.stop
         if self.cards is not None:
             others["cards"] = self.cards.stop
         await _stopped(others)

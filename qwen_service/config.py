@@ -173,6 +173,19 @@ class Settings(BaseSettings):
         16_384, "Longest text to speak in one request, in characters.", ge=1, le=10_000_000
     )
 
+    wyoming_port: Port = _setting(
+        0,
+        "Port for Home Assistant's Wyoming protocol, with speech_to_text and text_to_speech as far as set: 10300, say. 0: none.",
+    )
+    wyoming_host: Names = _setting(
+        ("127.0.0.1",),
+        "Addresses that wyoming_port listens on. Wyoming has no passwords: whoever reaches it may use it.",
+    )
+    speech_languages: Names = _setting(
+        ("en", "zh", "yue", "ja", "ko"),
+        "Languages that Home Assistant is told of, for both. These are SenseVoice's; Whisper knows more.",
+    )
+
     queue_size: int = _setting(16, "Requests that may wait for a slot; one more is refused with 429.", ge=0, le=100_000)
     queue_timeout: Seconds = _setting(60, "Longest wait for a slot or for a restarting engine, in seconds.")
     stall_timeout: Seconds = _setting(

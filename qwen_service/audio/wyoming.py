@@ -1,0 +1,273 @@
+"""Speech for Home Assistant: both engines as Wyoming services, on a port of their own.
+
+One connection is one talk: audio in, a transcript out; or text in, audio out. The protocol has no passwords. What a
+client sends is bounded here, since the package's own reader takes any length that a header claims.
+"""
+
+import asyncio
+import json
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+from contextlib import aclosing, suppress
+from functools import partial
+from typing import Any, TypeVar
+
+from wyoming.asr import Transcribe, Transcript
+from wyoming.audio import AudioChunk, AudioStart, AudioStop
+from wyoming.error import Error
+from wyoming.event import Event, async_write_event
+from wyoming.info import AsrModel, AsrProgram, Attribution, Describe, Info, TtsProgram, TtsVoice
+from wyoming.ping import Ping, Pong
+from wyoming.tts import Synthesize
+
+from qwen_service.audio.sound import Sound, wav_bytes
+from qwen_service.audio.speech_to_text import Recording, SpeechToText
+from qwen_service.audio.text_to_speech import Text, TextToSpeech
+from qwen_service.config import Settings
+from qwen_service.errors import InvalidRequest, RequestTooLarge, ServiceError
+from qwen_service.request_record import RequestRecord, current_record
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MOST_CONNECTIONS = 32
+SILENCE = 60.0  # seconds until a client that says nothing is left
+MOST_DATA = 65_536  # bytes of the JSON of an event
+MOST_PAYLOAD = 1 << 20  # bytes of its audio
+CHUNK = 4096  # bytes of audio in an event of ours
+DEFAULT_VOICE = "default"
+OURS = Attribution("qwen-service", "https://www.home-assistant.io/integrations/wyoming")
+
+
+class WyomingServer:
+    def __init__(
+        self,
+        settings: Settings,
+        ears: SpeechToText,
+        voice: TextToSpeech,
+        finished: Callable[[RequestRecord], None],
+        version: str,
+    ) -> None:
+        self._settings, self._ears, self._voice = settings, ears, voice
+        self._finished, self._version = finished, version
+        self._server: asyncio.Server | None = None
+        self._talks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """A port that is taken is told in the log: the service does without."""
+        settings = self._settings
+        try:
+            self._server = await asyncio.start_server(
+                self._connected, list(settings.wyoming_host), settings.wyoming_port, limit=MOST_DATA
+            )
+        except OSError as error:
+            log.error("wyoming_port %d cannot be used: %s", settings.wyoming_port, error.strerror or error)
+        else:
+            log.info("Wyoming: listening on port %d", self.port)
+
+    @property
+    def port(self) -> int:
+        return int(self._server.sockets[0].getsockname()[1]) if self._server is not None else 0
+
+    async def stop(self) -> None:
+        if self._server is None:
+            return
+        self._server.close()
+        for talk in self._talks:
+            talk.cancel()
+        if self._talks:
+            await asyncio.wait(self._talks)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "asyncio runs each connection as a task"
+        self._talks.add(task)
+        try:
+            if len(self._talks) <= MOST_CONNECTIONS:
+                await _Talk(self, reader, writer).run()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+            pass  # it left, or stopped reading
+        except asyncio.CancelledError:
+            pass  # the service stops; start_server would log it
+        finally:
+            self._talks.discard(task)
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    async def info(self) -> Info:
+        """What there is, as Home Assistant shows it."""
+        settings = self._settings
+        common: dict[str, Any] = {"attribution": OURS, "installed": True, "version": self._version}
+        languages = list(settings.speech_languages)
+        asr, tts = [], []
+        if self._ears.engine is not None:
+            names = await self._names()
+            models = [AsrModel(name=name, description=name, languages=languages, **common) for name in names]
+            asr = [AsrProgram(name="qwen-service", description="Speech to text", models=models, **common)]
+        if self._voice.engine is not None:
+            name = settings.text_to_speech_voice or DEFAULT_VOICE
+            voices = [TtsVoice(name=name, description=name, languages=languages, **common)]
+            tts = [TtsProgram(name="qwen-service", description="Text to speech", voices=voices, **common)]
+        return Info(asr=asr, tts=tts)
+
+    async def _names(self) -> Sequence[str]:
+        """Of the models that hear; where the program is not up, or does not tell, one that stands for them."""
+        try:
+            names = await self._ears.models()
+        except ServiceError:
+            names = ()
+        engine = self._ears.engine
+        joined = engine is not None and engine.program.is_joined
+        return [self._settings.speech_to_text_model or "speech"] if joined or not names else names
+
+    async def transcribe(self, recording: Recording, record: RequestRecord) -> Transcript:
+        with _recorded(record, self._finished):
+            heard = await self._ears.transcribe(recording)
+            return Transcript(heard.text, language=heard.language or None)
+
+    async def speak(self, text: Text, record: RequestRecord, send: Callable[[Event], Any]) -> None:
+        with _recorded(record, self._finished):
+            rate = 0
+            async with aclosing(self._voice.speak(text)) as sounds:
+                async for sound in sounds:
+                    if not rate:
+                        rate = sound.rate
+                        await send(AudioStart(rate=rate, width=2, channels=1).event())
+                    await _send_sound(sound, send)
+            await send(AudioStop().event())
+
+    def recording(self, samples: bytes, rate: int, asked: Transcribe) -> Recording:
+        named = asked.name if asked.name != "speech" else ""
+        return Recording(wav_bytes(samples, rate), model=named or "", language=asked.language or "")
+
+    @property
+    def most_audio(self) -> int:
+        return self._settings.max_audio_bytes
+
+
+class _Talk:
+    def __init__(self, server: WyomingServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._server, self._reader = server, reader
+        self._send = partial(async_write_event, writer=writer)
+        self._client = str((writer.get_extra_info("peername") or ("",))[0])
+        self._asked = Transcribe()
+        self._samples = bytearray()
+        self._rate = 0
+
+    async def run(self) -> None:
+        while (event := await self._next()) is not None:
+            try:
+                await self._answer(event)
+            except ServiceError as error:
+                self._samples.clear()
+                self._rate = 0
+                await self._send(Error(error.message, type(error).__name__).event())
+
+    async def _next(self) -> Event | None:
+        """None where it has left, is silent for too long, or speaks something else."""
+        try:
+            async with asyncio.timeout(SILENCE):
+                return await read_event(self._reader)
+        except (ValueError, TypeError, LookupError, TimeoutError) as error:
+            log.info("Wyoming: %s is left: %s", self._client, error or "it said nothing for too long")
+            return None
+
+    async def _answer(self, event: Event) -> None:
+        if Describe.is_type(event.type):
+            await self._send((await self._server.info()).event())
+        elif Ping.is_type(event.type):
+            await self._send(Pong(text=_read(Ping.from_event, event).text).event())
+        elif Transcribe.is_type(event.type):
+            self._asked = _read(Transcribe.from_event, event)
+        elif AudioStart.is_type(event.type):
+            self._begin(_read(AudioStart.from_event, event))
+        elif AudioChunk.is_type(event.type):
+            self._hear(event.payload or b"")
+        elif AudioStop.is_type(event.type):
+            await self._transcribe()
+        elif Synthesize.is_type(event.type):
+            await self._speak(_read(Synthesize.from_event, event))
+
+    def _begin(self, start: AudioStart) -> None:
+        if (start.width, start.channels) != (2, 1):
+            raise InvalidRequest(f"16 bit and one channel are taken, not {8 * start.width} and {start.channels}.")
+        if not isinstance(start.rate, int) or not 8000 <= start.rate <= 192_000:
+            raise InvalidRequest("The rate of the audio is none.")
+        self._rate = start.rate
+        self._samples.clear()
+
+    def _hear(self, samples: bytes) -> None:
+        if not self._rate:  # refused already, and not begun anew
+            return
+        self._samples += samples
+        if len(self._samples) > self._server.most_audio:
+            raise RequestTooLarge(f"At most {self._server.most_audio} bytes of audio (max_audio_bytes).")
+
+    async def _transcribe(self) -> None:
+        if not self._rate or not self._samples:
+            raise InvalidRequest("No audio has come.")
+        recording = self._server.recording(bytes(self._samples), self._rate, self._asked)
+        self._samples.clear()
+        await self._send((await self._server.transcribe(recording, self._record("transcribe"))).event())
+
+    async def _speak(self, asked: Synthesize) -> None:
+        voice = asked.voice.name if asked.voice is not None and asked.voice.name != DEFAULT_VOICE else None
+        await self._server.speak(Text(asked.text, voice or ""), self._record("synthesize"), self._send)
+
+    def _record(self, what: str) -> RequestRecord:
+        record = RequestRecord(secrets.token_hex(8), "WYOMING", what, "wyoming", self._client)
+        record.route = what
+        return record
+
+
+class _recorded:
+    """For the log and the metrics, as an HTTP request is."""
+
+    def __init__(self, record: RequestRecord, finished: Callable[[RequestRecord], None]) -> None:
+        self._record, self._finished = record, finished
+
+    def __enter__(self) -> None:
+        self._token = current_record.set(self._record)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        current_record.reset(self._token)
+        if error is None:
+            self._record.status = 200
+        elif isinstance(error, ServiceError):
+            self._record.status = 500
+        self._record.close()
+        self._finished(self._record)
+
+
+async def read_event(reader: asyncio.StreamReader) -> Event | None:
+    """None at the end. Raises ValueError and its kin for what is no event, or one that is too long."""
+    line = await reader.readline()
+    if not line:
+        return None
+    head = json.loads(line)
+    data, payload = head.get("data_length") or 0, head.get("payload_length") or 0
+    if not (isinstance(data, int) and isinstance(payload, int)):
+        raise ValueError("its lengths are no numbers")
+    if not (0 <= data <= MOST_DATA and 0 <= payload <= MOST_PAYLOAD):
+        raise ValueError(f"an event of {data + payload} bytes is too long")
+    content = dict(head.get("data") or {})
+    if data:
+        content |= json.loads(await reader.readexactly(data))
+    return Event(str(head["type"]), content, await reader.readexactly(payload) if payload else None)
+
+
+def _read(read: Callable[[Event], T], event: Event) -> T:
+    """Raises InvalidRequest where the event lacks what its type needs."""
+    try:
+        return read(event)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise InvalidRequest(f"The event {event.type[:40]} is not whole: {error!r}") from None
+
+
+async def _send_sound(sound: Sound, send: Callable[[Event], Any]) -> None:
+    for start in range(0, len(sound.samples), CHUNK):
+        audio = sound.samples[start : start + CHUNK]
+        await send(AudioChunk(audio=audio, rate=sound.rate, width=2, channels=1).event())
