@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from qwen_service.chat import Started
 
+LONGEST_LIST = 1000  # letters of a header's list: clients and proxies take 4 kB to 8 kB for all headers together
+
 
 class ReplyHeaders:
     """Called when the headers go out; `started` is set by then, unless the reply is slow to begin."""
@@ -22,5 +24,14 @@ class ReplyHeaders:
             if self.started.moved_lines:
                 headers["X-Prompt-Moved-Lines"] = str(self.started.moved_lines)
         if ignored:
-            headers["X-Ignored-Parameters"] = ", ".join(ignored)
+            headers["X-Ignored-Parameters"] = _listed(ignored)
         return headers
+
+
+def _listed(names: Sequence[str]) -> str:
+    """All names, or as many as a header can have, and how many more there are."""
+    shown = list(names)
+    while len(", ".join(shown)) > LONGEST_LIST:
+        shown.pop()
+    more = len(names) - len(shown)
+    return ", ".join([*shown, f"and {more} more"] if more else shown)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.agents
 
 @dataclass
 class Worker(Script):
-    """Says hello, or has the shell compute when the prompt asks for it and reports what the shell said."""
+    """Says hello, or thinks and has the shell compute when the prompt asks for it and reports what the shell said."""
 
     context: int = 200_000  # tokens of the scripted tokenizer are letters
     coder: Coder = CODERS[0]
@@ -32,7 +32,7 @@ class Worker(Script):
 
     def call(self) -> str:
         arguments = {self.coder.argument: "echo $((6 * 7))", **self.coder.more}
-        return f"<tool_call>\n{json.dumps({'name': self.coder.tool, 'arguments': arguments})}\n</tool_call>"
+        return f"<think>\nI must look.\n</think>\n\n<tool_call>\n{json.dumps({'name': self.coder.tool, 'arguments': arguments})}\n</tool_call>"
 
     def reply_to(self, prompt: Prompt, sampling: Sampling) -> str:
         last = prompt.request.messages[-1]

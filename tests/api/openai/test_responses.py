@@ -181,6 +181,15 @@ async def test_truncation_disabled_refuses_what_is_too_long(http: httpx.AsyncCli
     assert refusal.json()["error"]["code"] == "context_length_exceeded"
 
 
+async def test_many_skipped_tools_do_not_make_a_header_that_no_client_takes(http: httpx.AsyncClient) -> None:
+    tools = [{"type": "custom", "name": f"{number:0>100}"} for number in range(100)]
+    answered = await http.post("/v1/responses", json={"model": "tiny", "input": "Hi", "tools": tools})
+    named = answered.headers["x-ignored-parameters"]
+    assert answered.status_code == 200
+    assert len(named) < 1100
+    assert named.endswith(", and 91 more")
+
+
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 async def test_no_response_is_stored(http: httpx.AsyncClient, method: str) -> None:
     gone = await http.request(method, "/v1/responses/resp_1")
