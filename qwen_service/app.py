@@ -43,6 +43,7 @@ from qwen_service.engine import Engine
 from qwen_service.engines.embeddings import Embeddings
 from qwen_service.engines.loaders import Loaders, loaders_for
 from qwen_service.engines.manager import ModelManager
+from qwen_service.engines.waiting_room import WaitingRoom
 from qwen_service.errors import InvalidRequest, ServiceError
 from qwen_service.install.pulls import Pulls
 from qwen_service.models.catalog import Catalog
@@ -82,7 +83,8 @@ class Service:
         self.settings = settings
         self.page = ChatPage()
         self.api_keys = ApiKeys.from_file(settings.api_keys_file) if settings.api_keys_file else None
-        self.scheduler = Scheduler(queue_size=settings.queue_size, queue_timeout=settings.queue_timeout, hold=self.hold)
+        self.room = WaitingRoom(settings.queue_size, settings.queue_timeout)
+        self.scheduler = Scheduler(self.room, hold=self.hold)
         machine = machine or Machine()
         self.catalog = Catalog.load(settings.models_dir)
         self.embeddings = Embeddings(settings)
@@ -93,6 +95,7 @@ class Service:
             self.catalog,
             machine,
             on_change=self._note_change,
+            room=self.room,
             loaders=loaders,
             personas=self.personas,
         )
@@ -108,8 +111,6 @@ class Service:
             self.models,
             self.sessions,
             self.scheduler,
-            waiters=settings.queue_size,
-            patience=settings.queue_timeout,
             priorities=Priorities(settings.background_markers),
             cancellations=self.cancellations,
             warmer=self.warmer,
@@ -127,7 +128,6 @@ class Service:
             self.cards,
             speech=self.speech,
             warmer=self.warmer,
-            queue_size=settings.queue_size,
             version=_version(),
         )
         self.metrics = Metrics(_version())

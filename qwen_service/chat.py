@@ -106,6 +106,8 @@ class ChatRequest:
     sampling: Sampling = Sampling()
     stop: tuple[str, ...] = ()
     thinking: bool | None = None  # None: the model's manifest decides
+    must_think: bool = False  # a model that cannot think refuses the request
+    context: tuple[int, ...] = ()  # ids of the conversation so far, which the client has kept; before `messages`
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     moved_lines: int = 0  # of system messages, that stand before the last message of the user instead
     continues: bool = False  # the reply goes on with the last message, which is an assistant's

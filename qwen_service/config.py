@@ -186,8 +186,12 @@ class Settings(BaseSettings):
         "Languages that Home Assistant is told of, for both. These are SenseVoice's; Whisper knows more.",
     )
 
-    queue_size: int = _setting(16, "Requests that may wait for a slot; one more is refused with 429.", ge=0, le=100_000)
-    queue_timeout: Seconds = _setting(60, "Longest wait for a slot or for a restarting engine, in seconds.")
+    queue_size: int = _setting(
+        16, "Requests that may wait, for a model or for a slot; one more is refused with 429.", ge=0, le=100_000
+    )
+    queue_timeout: Seconds = _setting(
+        60, "Longest wait of a request for a switch, a load, a restart and its slot together, in seconds."
+    )
     stall_timeout: Seconds = _setting(
         60, "An engine that gives no sign of life for so many seconds is restarted.", gt=0
     )

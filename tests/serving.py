@@ -14,6 +14,7 @@ from qwen_service.engines.loaders import Loaders
 from qwen_service.engines.manager import ModelManager
 from qwen_service.engines.served import ServedModel
 from qwen_service.engines.supervisor import Supervisor
+from qwen_service.engines.waiting_room import WaitingRoom
 from qwen_service.models.catalog import Catalog
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
@@ -108,12 +109,18 @@ async def pipeline(
     settings: Settings, loaders: Loaders, machine: Machine | None = None
 ) -> AsyncGenerator[Pipeline, None]:
     """From request to events, with the first model loaded."""
-    scheduler = Scheduler(queue_size=settings.queue_size, queue_timeout=settings.queue_timeout)
+    room = WaitingRoom(settings.queue_size, settings.queue_timeout)
+    scheduler = Scheduler(room)
     models = ModelManager(
-        settings, Catalog.load(settings.models_dir), machine or Machine(), on_change=scheduler.dispatch, loaders=loaders
+        settings,
+        Catalog.load(settings.models_dir),
+        machine or Machine(),
+        on_change=scheduler.dispatch,
+        loaders=loaders,
+        room=room,
     )
     sessions = SessionManager()
-    chat = ChatCompletion(models, sessions, scheduler, waiters=settings.queue_size, patience=settings.queue_timeout)
+    chat = ChatCompletion(models, sessions, scheduler)
     await models.start()
     if models.current is not None:
         await models.current.tried()

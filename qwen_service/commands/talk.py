@@ -10,6 +10,7 @@ import httpx
 from qwen_service.app import Service
 from qwen_service.chat import ChatRequest, Event, Message, ReasoningDelta, TextDelta
 from qwen_service.config import Settings
+from qwen_service.engines.waiting_room import Patience, WaitingRoom
 from qwen_service.errors import ServiceError
 
 
@@ -29,6 +30,9 @@ class Talk(Protocol):
     async def close(self) -> None: ...
 
 
+LOADING = 600.0  # seconds
+
+
 class LocalTalk:
     """Starts the engine itself, and stops it."""
 
@@ -39,7 +43,7 @@ class LocalTalk:
     async def open(self) -> str:
         await self._service.start()
         model = await self._service.models.obtain(None)
-        await model.ready(at_most=600, waiters=1)
+        await model.ready(WaitingRoom(1, LOADING), Patience(LOADING))
         self.stopgap = model.spec.stopgap
         return model.name
 

@@ -16,7 +16,8 @@ from qwen_service.engines.served import ServedModel
 from qwen_service.engines.simulation import simulated
 from qwen_service.engines.supervisor import Supervisor
 from qwen_service.engines.uninterrupted import to_the_end
-from qwen_service.errors import Loading, NotLoaded, QueueFull, ServiceError, StartFailed, Unavailable, UnknownModel
+from qwen_service.engines.waiting_room import Patience, WaitingRoom
+from qwen_service.errors import Loading, NotLoaded, ServiceError, StartFailed, Unavailable, UnknownModel
 from qwen_service.models.catalog import Catalog, same_name, unaliased
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
@@ -26,6 +27,12 @@ from qwen_service.process.daemon_threads import in_daemon_thread
 log = logging.getLogger(__name__)
 
 FALLBACK_LINGERS = 60.0  # seconds the CPU model stays loaded after the card is back
+
+
+def _failure_was_told(switch: "asyncio.Task[ServedModel]") -> None:
+    """A switch that fails after its request's patience has told its reason in /health and in the log."""
+    if not switch.cancelled() and (error := switch.exception()) is not None:
+        log.debug("a switch ended: %s", error)
 
 
 class ModelManager:
@@ -39,7 +46,9 @@ class ModelManager:
         loaders: Loaders = loaders_for,
         fallback_lingers: float = FALLBACK_LINGERS,
         personas: Personas | None = None,
+        room: WaitingRoom | None = None,
     ) -> None:
+        self.room = room or WaitingRoom(settings.queue_size, settings.queue_timeout)
         self._settings = settings
         self._catalog = catalog
         self._machine = machine
@@ -49,7 +58,6 @@ class ModelManager:
         self._loaders = loaders
         self._fallback_lingers = fallback_lingers
         self._switch = asyncio.Lock()
-        self._waiting_for_switch = 0
         self._stand_in: asyncio.Task[None] | None = None
         self._exchanging: asyncio.Task[ServedModel] | None = None
         self._changed = asyncio.Event()
@@ -81,10 +89,10 @@ class ModelManager:
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(model.stop() for model in (self.current, self.fallback) if model is not None))
 
-    async def obtain(self, name: str | None) -> ServedModel:
+    async def obtain(self, name: str | None, patience: Patience | None = None) -> ServedModel:
         """The served model that a request means; switches to it where `autoload` allows.
 
-        Raises UnknownModel, NotLoaded, Unavailable, QueueFull, or why the switch failed.
+        Raises UnknownModel, NotLoaded, Unavailable, QueueFull, Loading, or why the switch failed.
         """
         wanted = self._means(name)
         if wanted is self.leaving:
@@ -98,13 +106,22 @@ class ModelManager:
                 " POST /v1/models/load, or set `autoload: on`.",
                 param="model",
             )
-        if self._waiting_for_switch >= self._settings.queue_size:
-            raise QueueFull(f"{self._waiting_for_switch} requests are waiting already for a model to be loaded")
-        self._waiting_for_switch += 1
+        with self.room.wait_for_model():
+            return await self._switched(wanted.name, patience or self.room.arrive())
+
+    async def _switched(self, name: str, patience: Patience) -> ServedModel:
+        """The switch goes on when the patience has ended, so that the next request finds the model loaded."""
+        switch = asyncio.create_task(self.load(name), name=f"switch to {name}")
+        switch.add_done_callback(_failure_was_told)
         try:
-            return await self.load(wanted.name)
-        finally:
-            self._waiting_for_switch -= 1
+            await asyncio.wait({switch}, timeout=patience.left)
+        except asyncio.CancelledError:
+            switch.cancel()
+            await asyncio.wait({switch})
+            raise
+        if not switch.done():
+            raise Loading(f"{name} was not loaded within {patience.seconds:g} s (queue_timeout)", retry_after=5)
+        return switch.result()
 
     async def load(self, name: str) -> ServedModel:
         """Switch: let running work end, stop the old model, start the new one; go back to the old one if that fails."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from qwen_service.engine import Engine
 from qwen_service.engines.rest import Rest
 from qwen_service.engines.supervisor import Phase, Supervisor
+from qwen_service.engines.waiting_room import Patience, WaitingRoom
 from qwen_service.errors import Loading, ServiceError, Unavailable
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.spec import ModelSpec
@@ -23,7 +24,6 @@ class ServedModel:
     is_fallback: bool = False
     unload_when_idle: float | None = None  # seconds; None: stays loaded
     rest: Rest = field(init=False)
-    waiting_for_load: int = field(default=0, init=False)
     _left: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     def __post_init__(self) -> None:
@@ -130,26 +130,26 @@ class ServedModel:
             case _:
                 return None
 
-    async def ready(self, *, at_most: float, waiters: int) -> Engine:
-        """An engine that runs. Waits for a quick load or restart; raises Loading or Unavailable."""
+    async def ready(self, room: WaitingRoom, patience: Patience) -> Engine:
+        """An engine that runs. Waits in `room` for a quick load or restart; raises QueueFull, Loading or Unavailable."""
         if self.asleep:  # first: the engine of one that is just being unloaded is still there
             await self.rest.wake()
         if (engine := self.engine) is not None:
             return engine
         if (reason := self.out_of_service()) is not None:
             raise reason
-        if self._loads_slowly or self.waiting_for_load >= waiters:
+        if self._loads_slowly:
             raise self._loading()
-        self.waiting_for_load += 1
-        try:
-            async with asyncio.timeout(at_most):
-                while self.engine is None and self.out_of_service() is None:
-                    await self._a_change()
-        except TimeoutError:
-            raise self._loading() from None
-        finally:
-            self.waiting_for_load -= 1
-        return await self.ready(at_most=0, waiters=0)
+        with room.wait_for_model():
+            try:
+                async with asyncio.timeout(patience.left):
+                    while self.engine is None and self.out_of_service() is None:
+                        await self._a_change()
+            except TimeoutError:
+                raise self._loading() from None
+        if (engine := self.engine) is None:
+            raise self.out_of_service() or self._loading()
+        return engine
 
     @property
     def _loads_slowly(self) -> bool:

@@ -27,7 +27,6 @@ class Overview:
         *,
         speech: Sequence[SpeechEngine] = (),
         warmer: Warmer | None = None,
-        queue_size: int,
         version: str,
     ) -> None:
         self._models = models
@@ -35,7 +34,6 @@ class Overview:
         self._cards = cards
         self._speech = speech
         self._warmer = warmer
-        self._queue_size = queue_size
         self._version = version
         self._started = time.monotonic()
 
@@ -45,8 +43,8 @@ class Overview:
             version=self._version,
             uptime=time.monotonic() - self._started,
             running=self._scheduler.running,
-            waiting=self._scheduler.waiting,
-            queue_size=self._queue_size,
+            waiting=models.room.waiting,
+            queue_size=models.room.size,
             model=_model_state(models.current, self._warmer),
             fallback=_model_state(models.fallback, None),
             switching_to=models.switching_to,

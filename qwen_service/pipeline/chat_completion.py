@@ -25,9 +25,11 @@ from qwen_service.engine import Engine
 from qwen_service.engines.manager import ModelManager
 from qwen_service.engines.served import ServedModel
 from qwen_service.engines.supervisor import Supervisor
+from qwen_service.engines.waiting_room import Patience
 from qwen_service.errors import Unsupported
 from qwen_service.models.personas import Persona
 from qwen_service.pipeline.cancellation import Cancellations
+from qwen_service.pipeline.client_context import continued
 from qwen_service.pipeline.conversation import Fitted, SessionManager
 from qwen_service.pipeline.fairness import Priorities
 from qwen_service.pipeline.pictures import PictureBounds, check_pictures
@@ -53,8 +55,6 @@ class ChatCompletion:
         sessions: SessionManager,
         scheduler: Scheduler,
         *,
-        waiters: int,
-        patience: float,
         priorities: Priorities | None = None,
         cancellations: Cancellations | None = None,
         warmer: Warmer | None = None,
@@ -65,8 +65,6 @@ class ChatCompletion:
         self._models = models
         self._sessions = sessions
         self._scheduler = scheduler
-        self._waiters = waiters
-        self._patience = patience
         self._priorities = priorities or Priorities(())
         self._cancellations = cancellations or Cancellations()
         self._warmer = warmer
@@ -83,16 +81,16 @@ class ChatCompletion:
             request = self._priorities.apply(request, record.priority, record.client)
             if (persona := self._models.persona(request.model)) is not None:
                 request = persona.applied(request)
-            began = time.monotonic()
-            model = await self._models.obtain(request.model)
+            began, patience = time.monotonic(), self._models.room.arrive()
+            model = await self._models.obtain(request.model, patience)
             check_pictures(request, model, self._pictures, self._models.installed)
             with model.in_use():
                 model.rest.keep(request.keep_alive)
-                engine = await model.ready(at_most=self._patience, waiters=self._waiters)
-                load = time.monotonic() - began
+                engine = await model.ready(self._models.room, patience)
+                arrival = _Arrival(request.sampling, patience, load=time.monotonic() - began)
                 reply = structured(
-                    self._complete(request, model, engine),
-                    partial(self._generate, model, engine, load, request.sampling),
+                    await continued(engine.text, self._complete(request, model, engine)),
+                    partial(self._generate, model, engine, arrival),
                     output_format=engine.text.output_format,
                     capabilities=engine.runtime.capabilities,
                 )
@@ -105,10 +103,11 @@ class ChatCompletion:
         with recording() as record, self._cancellations.cancellable(record.id):
             if (persona := self._models.persona(request.model)) is not None:
                 request = persona.applied(request)
-            model = await self._models.obtain(request.model)
+            patience = self._models.room.arrive()
+            model = await self._models.obtain(request.model, patience)
             check_pictures(request, model, self._pictures, self._models.installed)
             with model.in_use():
-                engine = await model.ready(at_most=self._patience, waiters=self._waiters)
+                engine = await model.ready(self._models.room, patience)
                 rendered = as_rendered(
                     self._complete(request, model, engine, only_count=True),
                     output_format=engine.text.output_format,
@@ -126,7 +125,7 @@ class ChatCompletion:
         return self._stable_prefix.applied(request, late_system=late_system, only_count=only_count)
 
     async def _generate(
-        self, model: ServedModel, engine: Engine, load: float, asked: Sampling, request: ChatRequest
+        self, model: ServedModel, engine: Engine, arrival: "_Arrival", request: ChatRequest
     ) -> AsyncGenerator[Event, None]:
         fitted = await self._sessions.fit(model, engine.text, engine.limits, request)
         if self._log_prompts:
@@ -134,10 +133,10 @@ class ChatCompletion:
         sampling = dataclasses.replace(request.sampling, max_tokens=fitted.max_tokens)
         parser = _parser(engine, request, fitted)
         with _Seen(self._warmer, Exchange(model, fitted.prompt)) as seen:
-            async with self._scheduler.turn(model, fitted.prompt) as turn:
-                reply = _Reply(recording(), load=load, queue=turn.waited)
+            async with self._scheduler.turn(model, fitted.prompt, arrival.patience) as turn:
+                reply = _Reply(recording(), load=arrival.load, queue=turn.waited)
                 seen.began(turn, reply)
-                yield reply.begin(_started(model, turn, asked, fitted))
+                yield reply.begin(_started(model, turn, arrival.asked, fitted))
                 async with aclosing(turn.engine.runtime.generate(fitted.prompt, sampling)) as pieces:
                     async for piece in pieces:
                         for event in parser.feed(reply.add(piece)):
@@ -153,6 +152,15 @@ class ChatCompletion:
 
 
 _NOTHING = Piece()
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """What the request asked for before defaults were filled in, how long it still waits, and how long it has, for its model."""
+
+    asked: Sampling
+    patience: Patience
+    load: float  # seconds
 
 
 @dataclass(slots=True)
@@ -248,6 +256,8 @@ def _with_defaults(request: ChatRequest, model: ServedModel, engine: Engine) -> 
         raise Unsupported(
             f"{model.name} does not support tools: its chat template has no place for them", param="tools"
         )
+    if request.must_think and not engine.text.template.supports_thinking:
+        raise Unsupported(f'"{request.model}" does not support thinking', param="think")
     if request.sampling.top_logprobs is not None and not engine.runtime.capabilities.logprobs:
         raise Unsupported(f"{model.name} runs on an engine that reports no logprobs", param="logprobs")
     given, defaults = request.sampling, model.spec.sampling

@@ -10,6 +10,7 @@ from qwen_service.chat import ChatRequest
 from qwen_service.engine import Engine
 from qwen_service.engines.served import ServedModel
 from qwen_service.engines.supervisor import Supervisor
+from qwen_service.engines.waiting_room import Patience, WaitingRoom
 from qwen_service.errors import Died, ProtocolError, QueueFull, QueueTimeout, ServiceError, Stalled
 from qwen_service.pipeline.fairness import FairOrder, surplus
 from qwen_service.runtime import Prompt
@@ -39,9 +40,9 @@ class _Waiter:
 class Scheduler:
     """`hold` tells why an engine gets no new work now (its card is hot), or "" when nothing speaks against it."""
 
-    def __init__(self, *, queue_size: int, queue_timeout: float, hold: Callable[[Engine], str] = lambda _: "") -> None:
-        self._queue_size = queue_size
-        self._queue_timeout = queue_timeout
+    def __init__(self, room: WaitingRoom, *, hold: Callable[[Engine], str] = lambda _: "") -> None:
+        self._room = room
+        room.in_line = lambda: len(self._waiting)
         self._hold = hold
         self._order = FairOrder()
         self._waiting: list[_Waiter] = []  # as they came
@@ -57,10 +58,10 @@ class Scheduler:
         return sum(self._running.values())
 
     @asynccontextmanager
-    async def turn(self, model: ServedModel, prompt: Prompt) -> AsyncIterator[Turn]:
+    async def turn(self, model: ServedModel, prompt: Prompt, patience: Patience | None = None) -> AsyncIterator[Turn]:
         """Wait for a slot and hold it. Raises QueueFull, QueueTimeout, or what became of the model."""
         started = time.monotonic()
-        supervisor = await self._acquire(model, prompt)
+        supervisor = await self._acquire(model, prompt, patience or self._room.arrive())
         try:
             engine = supervisor.engine
             if engine is None:  # it died between the grant and now
@@ -75,7 +76,7 @@ class Scheduler:
 
     def is_idle(self, place: Supervisor) -> bool:
         engine = place.engine
-        taken = self._running.get(place) or place in self._warming or self._waiting or not self._queue_size
+        taken = self._running.get(place) or place in self._warming or self._waiting or not self._room.size
         return engine is not None and not taken and not self._hold(engine)
 
     @contextmanager
@@ -118,36 +119,36 @@ class Scheduler:
         self._waiting.remove(waiter)
         waiter.granted.set_exception(reason)
 
-    async def _acquire(self, model: ServedModel, prompt: Prompt) -> Supervisor:
+    async def _acquire(self, model: ServedModel, prompt: Prompt, patience: Patience) -> Supervisor:
         waiter = _Waiter(model, prompt, asyncio.get_running_loop().create_future())
         self._waiting.append(waiter)
         try:
             self.dispatch()
             self._bound()
-            return await self._wait(waiter)
+            return await self._wait(waiter, patience)
         except BaseException:
             self._give_back(waiter)
             raise
 
     def _bound(self) -> None:
         present = [waiter for waiter in self._waiting if not waiter.granted.done()]  # the others have just left
-        if len(present) > self._queue_size:
+        if len(present) > self._room.places_in_line:
             self._refuse(surplus(present), self._queue_full())
 
     def _queue_full(self) -> QueueFull:
         return QueueFull(
-            f"{self._queue_size} requests are waiting already (queue_size); try again later",
+            f"{self._room.size} requests are waiting already (queue_size); try again later",
             retry_after=self._retry_after(),
         )
 
-    async def _wait(self, waiter: _Waiter) -> Supervisor:
+    async def _wait(self, waiter: _Waiter, patience: Patience) -> Supervisor:
         try:
-            async with asyncio.timeout(self._queue_timeout):
+            async with asyncio.timeout(patience.left):
                 return await waiter.granted
         except TimeoutError:
             why = self._held_back(waiter.model) or "all slots were busy"
             raise QueueTimeout(
-                f"No turn within {self._queue_timeout:g} s (queue_timeout): {why}", retry_after=self._retry_after()
+                f"No turn within {patience.seconds:g} s (queue_timeout): {why}", retry_after=self._retry_after()
             ) from None
 
     def _held_back(self, model: ServedModel) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from qwen_service.engines.served import ServedModel
 from qwen_service.engines.supervisor import Supervisor
+from qwen_service.engines.waiting_room import Patience, WaitingRoom
 from tests.fakes import ScriptedRuntime
 from tests.live_service import Live, ScriptedEngine, live_service
 from tests.serving import brings_up, installed, says_hi
@@ -56,7 +57,7 @@ async def asleep(model: ServedModel, place: Place) -> None:
 async def use(model: ServedModel, keep: float | None = None) -> None:
     with model.in_use():
         model.rest.keep(keep)
-        engine = await model.ready(at_most=30, waiters=100)
+        engine = await model.ready(WaitingRoom(100, 30), Patience(30))
         await asyncio.sleep(0)
         assert model.engine is engine
 
@@ -77,7 +78,7 @@ async def test_a_request_that_runs_keeps_it() -> None:
     async with served(place, unload_when_idle=0.01) as model:
         await asleep(model, place)
         with model.in_use():
-            await model.ready(at_most=30, waiters=1)
+            await model.ready(WaitingRoom(1, 30), Patience(30))
             await asyncio.sleep(0.2)
             assert (model.asleep, place.running) == (False, 1)
         await asleep(model, place)

@@ -9,7 +9,8 @@ import pytest
 from qwen_service.engine import Engine
 from qwen_service.engines.served import ServedModel
 from qwen_service.engines.supervisor import Supervisor
-from qwen_service.errors import Died, Loading, StartFailed, Unavailable
+from qwen_service.engines.waiting_room import Patience, WaitingRoom
+from qwen_service.errors import Died, Loading, QueueFull, StartFailed, Unavailable
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.spec import ModelSpec
 from qwen_service.runtime import LoadProgress
@@ -55,59 +56,60 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_a_model_that_is_ready_is_given_at_once() -> None:
     async with served_model(ScriptedRuntime(says_hi)) as model:
-        assert await model.ready(at_most=0, waiters=0) is model.engine
+        assert await model.ready(WaitingRoom(0, 0), Patience(0)) is model.engine
         assert model.down_for == 0
 
 
 async def test_a_quick_load_is_waited_for() -> None:
     async with loading_model() as (model, loader):
-        waiting = asyncio.create_task(model.ready(at_most=30, waiters=1))
+        waiting = asyncio.create_task(model.ready(WaitingRoom(1, 30), Patience(30)))
         await asyncio.sleep(0)
         loader.finish()
         assert await waiting is model.engine
-        assert model.waiting_for_load == 0
 
 
 async def test_a_slow_load_is_not_waited_for_and_its_progress_is_told() -> None:
     async with loading_model(load_seconds=120) as (model, _):
         with pytest.raises(Loading, match=r"m is loading \(loading 17/31\)") as caught:
-            await model.ready(at_most=30, waiters=4)
+            await model.ready(WaitingRoom(4, 30), Patience(30))
         assert caught.value.retry_after == 120
 
 
 async def test_a_load_is_waited_for_so_long_and_no_longer() -> None:
     async with loading_model() as (model, _):
         with pytest.raises(Loading):
-            await model.ready(at_most=0.02, waiters=4)
-        assert model.waiting_for_load == 0
+            await model.ready(WaitingRoom(4, 0.02), Patience(0.02))
 
 
 async def test_only_so_many_wait_for_a_load() -> None:
     async with loading_model() as (model, loader):
-        first = asyncio.create_task(model.ready(at_most=30, waiters=1))
+        room = WaitingRoom(1, 30)
+        first = asyncio.create_task(model.ready(room, Patience(30)))
         await asyncio.sleep(0)
-        with pytest.raises(Loading):
-            await model.ready(at_most=30, waiters=1)
+        assert room.waiting == 1
+        with pytest.raises(QueueFull, match="queue_size"):
+            await model.ready(room, Patience(30))
         loader.finish()
         await first
+        assert room.waiting == 0
 
 
 async def test_who_waits_for_a_load_that_is_given_up_is_told_why() -> None:
     async with loading_model() as (model, loader):
-        waiting = asyncio.create_task(model.ready(at_most=30, waiters=1))
+        waiting = asyncio.create_task(model.ready(WaitingRoom(1, 30), Patience(30)))
         await asyncio.sleep(0)
         loader.finish(StartFailed("no card", permanent=True))
         with pytest.raises(Unavailable, match="m cannot run: no card"):
             await waiting
         with pytest.raises(Unavailable):
-            await model.ready(at_most=30, waiters=1)
+            await model.ready(WaitingRoom(1, 30), Patience(30))
 
 
 async def test_a_model_that_was_stopped_is_not_waited_for() -> None:
     async with loading_model() as (model, _):
         await model.stop()
         with pytest.raises(Loading, match="not running any more"):
-            await model.ready(at_most=30, waiters=1)
+            await model.ready(WaitingRoom(1, 30), Patience(30))
 
 
 class SlowToStop(ScriptedRuntime):
@@ -121,7 +123,7 @@ async def test_a_model_that_is_being_stopped_is_not_waited_for() -> None:
         await until(lambda: model.engine is None)
         assert not stopping.done()
         with pytest.raises(Loading, match="not running any more"):
-            await model.ready(at_most=30, waiters=1)
+            await model.ready(WaitingRoom(1, 30), Patience(30))
         await stopping
 
 
@@ -131,7 +133,7 @@ async def test_one_device_of_two_is_enough() -> None:
         runtimes[0].fail_with(Died("killed"))
         await until(lambda: model.supervisors[0].phase != "ready")
         assert model.phase == "ready"
-        assert (await model.ready(at_most=0, waiters=0)).runtime is runtimes[1]
+        assert (await model.ready(WaitingRoom(0, 0), Patience(0))).runtime is runtimes[1]
         assert model.down_for == 0
 
 
@@ -150,7 +152,7 @@ async def test_a_device_that_has_given_up_is_not_asked_again_and_again_while_the
     model.start()
     broken.finish(StartFailed("no such card", permanent=True))
     await supervisors[0].settled()
-    waiting = asyncio.create_task(model.ready(at_most=30, waiters=1))
+    waiting = asyncio.create_task(model.ready(WaitingRoom(1, 30), Patience(30)))
     await asyncio.sleep(0.05)
     assert sum(supervisor.asked for supervisor in supervisors) < 5
     good.finish()
@@ -183,4 +185,4 @@ async def test_a_card_whose_load_nobody_has_measured_is_not_waited_for() -> None
     async with loading_model() as (model, _):
         model.installed = InstalledModel(ModelSpec("m", "ax_api", ()), Path())
         with pytest.raises(Loading, match=r"loading 17/31"):
-            await model.ready(at_most=20, waiters=1)
+            await model.ready(WaitingRoom(1, 20), Patience(20))

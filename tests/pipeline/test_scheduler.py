@@ -7,6 +7,7 @@ import pytest
 from qwen_service.chat import ChatRequest
 from qwen_service.engine import Engine
 from qwen_service.engines.served import ServedModel
+from qwen_service.engines.waiting_room import WaitingRoom
 from qwen_service.errors import Died, Loading, QueueFull, QueueTimeout, StartFailed, Unavailable
 from qwen_service.pipeline.scheduler import Scheduler, Turn
 from qwen_service.runtime import Limits, Prompt
@@ -40,7 +41,7 @@ class Line:
 
 @asynccontextmanager
 async def make_line(*, slots: int = 1, queue_size: int = 4, queue_timeout: float = 30) -> AsyncGenerator[Line, None]:
-    scheduler = Scheduler(queue_size=queue_size, queue_timeout=queue_timeout)
+    scheduler = Scheduler(WaitingRoom(queue_size, queue_timeout))
     runtime = ScriptedRuntime(says_hi, limits=Limits(256, 255, slots))
     async with served_model(runtime, on_change=scheduler.dispatch) as model:
         yield Line(scheduler, model)
@@ -146,7 +147,7 @@ async def fail(scheduler: Scheduler, model: ServedModel, error: Exception) -> No
 
 
 async def test_a_failure_during_a_turn_is_reported_and_the_line_goes_on_with_the_next_engine() -> None:
-    scheduler = Scheduler(queue_size=4, queue_timeout=30)
+    scheduler = Scheduler(WaitingRoom(4, 30))
     runtime = ScriptedRuntime(says_hi)
     async with served_model(runtime, on_change=scheduler.dispatch) as model:
         engine = model.engine
@@ -188,7 +189,7 @@ async def test_who_comes_when_the_model_has_given_up_does_not_wait(line: Line) -
 
 
 async def test_several_devices_share_one_line_and_the_idlest_is_taken() -> None:
-    scheduler = Scheduler(queue_size=4, queue_timeout=30)
+    scheduler = Scheduler(WaitingRoom(4, 30))
     runtimes = [ScriptedRuntime(says_hi, limits=Limits(256, 255, slots=2)) for _ in range(2)]
     async with served_model(*runtimes, on_change=scheduler.dispatch) as model, AsyncExitStack() as held:
         turns: list[Turn] = [await held.enter_async_context(scheduler.turn(model, PROMPT)) for _ in range(4)]
@@ -206,7 +207,7 @@ class Holding(ScriptedRuntime):
 
 
 async def test_a_device_that_holds_the_conversation_is_preferred_to_an_idler_one() -> None:
-    scheduler = Scheduler(queue_size=4, queue_timeout=30)
+    scheduler = Scheduler(WaitingRoom(4, 30))
     limits = Limits(256, 255, slots=2)
     empty, holding = ScriptedRuntime(says_hi, limits=limits), Holding(says_hi, limits=limits)
     async with (
@@ -228,7 +229,7 @@ async def test_the_time_in_the_line_is_told(line: Line) -> None:
 
 async def test_a_model_that_is_held_back_gets_no_new_work_and_goes_on_when_released() -> None:
     reasons = ["Card 0 is hot"]
-    scheduler = Scheduler(queue_size=4, queue_timeout=30, hold=lambda _: reasons[0])
+    scheduler = Scheduler(WaitingRoom(4, 30), hold=lambda _: reasons[0])
     async with served_model(ScriptedRuntime(says_hi), on_change=scheduler.dispatch) as model:
         line = Line(scheduler, model)
         waiting = await line.arrives(0)
@@ -244,7 +245,7 @@ async def test_a_model_that_is_held_back_gets_no_new_work_and_goes_on_when_relea
 
 
 async def test_who_waits_too_long_for_a_hot_card_is_told_why() -> None:
-    scheduler = Scheduler(queue_size=4, queue_timeout=0.05, hold=lambda _: "Card 0 is hot: 90 C")
+    scheduler = Scheduler(WaitingRoom(4, 0.05), hold=lambda _: "Card 0 is hot: 90 C")
     async with served_model(ScriptedRuntime(says_hi), on_change=scheduler.dispatch) as model:
         with pytest.raises(QueueTimeout, match="Card 0 is hot: 90 C"):
             async with scheduler.turn(model, PROMPT):
@@ -257,7 +258,7 @@ async def test_only_the_engine_of_the_hot_card_is_held_back() -> None:
     def hold(engine: Engine) -> str:
         return "Card 0 is hot: 90 C" if engine.runtime is hot else ""
 
-    scheduler = Scheduler(queue_size=4, queue_timeout=0.05, hold=hold)
+    scheduler = Scheduler(WaitingRoom(4, 0.05), hold=hold)
     async with served_model(hot, cool, on_change=scheduler.dispatch) as model, scheduler.turn(model, PROMPT) as turn:
         assert turn.engine.runtime is cool
         with pytest.raises(QueueTimeout, match=r"\(queue_timeout\): Card 0 is hot: 90 C$"):

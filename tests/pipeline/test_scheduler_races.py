@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from qwen_service.chat import ChatRequest
 from qwen_service.engines.served import ServedModel
+from qwen_service.engines.waiting_room import WaitingRoom
 from qwen_service.errors import QueueFull
 from qwen_service.pipeline.scheduler import Scheduler
 from qwen_service.runtime import Limits, Prompt
@@ -60,7 +61,7 @@ def steps(rng: random.Random) -> Iterator[tuple[str, int]]:
 
 async def play(seed: int) -> set[type[BaseException] | None]:
     """What became of the clients."""
-    scheduler = Scheduler(queue_size=PLACES, queue_timeout=30)
+    scheduler = Scheduler(WaitingRoom(PLACES, 30))
     runtime = ScriptedRuntime(says_hi, limits=Limits(256, 255, SLOTS))
     async with served_model(runtime, on_change=scheduler.dispatch) as model:
         crowd = Crowd(scheduler, model)

@@ -12,6 +12,7 @@ import pytest
 
 from qwen_service.chat import ChatRequest, Message, Sampling, TextDelta
 from qwen_service.engines.manager import ModelManager
+from qwen_service.engines.waiting_room import WaitingRoom
 from qwen_service.errors import Died
 from qwen_service.models.catalog import Catalog
 from qwen_service.models.machine import Machine
@@ -106,7 +107,8 @@ async def house(folder: Path, make: Callable[[], Card], **settings: Any) -> Asyn
         cards.append(make())
         return cards[-1]
 
-    scheduler = Scheduler(queue_size=made.queue_size, queue_timeout=60)
+    room = WaitingRoom(made.queue_size, 60)
+    scheduler = Scheduler(room)
     warmers: list[Warmer] = []
 
     def changed() -> None:
@@ -114,7 +116,9 @@ async def house(folder: Path, make: Callable[[], Card], **settings: Any) -> Asyn
         for warmer in warmers:
             warmer.nudge()
 
-    models = ModelManager(made, Catalog.load(made.models_dir), Machine(), on_change=changed, loaders=loads(bring))
+    models = ModelManager(
+        made, Catalog.load(made.models_dir), Machine(), on_change=changed, loaders=loads(bring), room=room
+    )
     sessions = SessionManager()
     warmer = Warmer(models, sessions, scheduler, HeadFile(made.state_folder))
     warmers.append(warmer)
@@ -122,8 +126,6 @@ async def house(folder: Path, make: Callable[[], Card], **settings: Any) -> Asyn
         models,
         sessions,
         scheduler,
-        waiters=16,
-        patience=60,
         warmer=warmer,
         stable_prefix=StablePrefix(),
         priorities=Priorities(("### Task:",)),

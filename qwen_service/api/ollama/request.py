@@ -49,7 +49,11 @@ def generate_request(body: GenerateBody, request_id: str) -> ChatRequest:
         return _request(body, request_id, SchemaBudget(), prompt=body.prompt or "", suffix=body.suffix or None)
     system = (Message("system", body.system),) if body.system else ()
     return _request(
-        body, request_id, SchemaBudget(), messages=(*system, Message("user", body.prompt or "", images=images))
+        body,
+        request_id,
+        SchemaBudget(),
+        messages=(*system, Message("user", body.prompt or "", images=images)),
+        context=tuple(body.context or ()),
     )
 
 
@@ -66,6 +70,7 @@ def _request(body: GenerationFields, request_id: str, schemas: SchemaBudget, **c
         sampling=_sampling(options, (body.top_logprobs or 0) if body.logprobs else None),
         stop=_stops(options.stop),
         thinking=None if body.think in (None, "") else body.think is not False,
+        must_think=body.think not in (None, "", False),
         truncate=body.truncate is not False,
         context_size=options.num_ctx or None,
         keep_alive=None if body.keep_alive is None else seconds_of(body.keep_alive),

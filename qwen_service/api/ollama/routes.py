@@ -9,8 +9,6 @@ import orjson
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from qwen_service.api.abilities import abilities
-from qwen_service.api.ollama.context import continued
 from qwen_service.api.ollama.embed_routes import add_embed_routes
 from qwen_service.api.ollama.errors import error_line, error_response
 from qwen_service.api.ollama.keep_alive import seconds_of
@@ -25,7 +23,7 @@ from qwen_service.api.streaming import StreamReply, WholeReply, merged
 from qwen_service.chat import ChatRequest, Event
 from qwen_service.engine import Engine
 from qwen_service.engines.served import ServedModel
-from qwen_service.errors import UnknownModel, Unsupported
+from qwen_service.errors import UnknownModel
 from qwen_service.models.catalog import unaliased
 
 REFUSAL: dict[int | str, dict[str, Any]] = {"default": {"description": 'An error: {"error": "text"}'}}
@@ -62,28 +60,19 @@ class Generation:
         request = generate_request(body, _new_id())
         if not body.prompt and not body.suffix:
             return self._load_or_unload(body, reply)
-        return _answer(body, self._events(request, body.context), reply, headers)
+        return _answer(body, self._events(request), reply, headers)
 
-    async def _events(self, request: ChatRequest, context: list[int] | None = None) -> AsyncGenerator[Event, None]:
+    async def _events(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
         try:
-            if request.thinking or context:
-                request = await self._prepared(request, context)
             async with aclosing(self._service.chat.stream(request)) as stream:
                 async for event in stream:
                     yield event
         except UnknownModel as error:
             raise self._not_found(request.model) from error
 
-    async def _prepared(self, request: ChatRequest, context: list[int] | None) -> ChatRequest:
-        model = await self._service.models.obtain(request.model)
-        with model.in_use():
-            engine = await self._engine(model)
-            if request.thinking and "thinking" not in abilities(model.installed, engine):
-                raise Unsupported(f'"{request.model}" does not support thinking', param="think")
-            return await continued(engine.text, request, context) if context else request
-
     async def _engine(self, model: ServedModel) -> Engine:
-        return await model.ready(at_most=self._settings.queue_timeout, waiters=self._settings.queue_size)
+        room = self._service.models.room
+        return await model.ready(room, room.arrive())
 
     def _load_or_unload(self, body: GenerationFields, reply: Reply) -> Response:
         async def compute() -> Response:

@@ -15,6 +15,7 @@ from qwen_service.chat import Sampling
 from qwen_service.engine import Engine, ModelText
 from qwen_service.engines.served import ServedModel
 from qwen_service.engines.supervisor import Backoff, Supervisor
+from qwen_service.engines.waiting_room import WaitingRoom
 from qwen_service.errors import Busy, RuntimeFailure
 from qwen_service.pipeline.scheduler import Scheduler
 from qwen_service.runtime import LoadProgress, Piece
@@ -33,7 +34,7 @@ class Chaos:
         self.random = random.Random(seed)
         self.pids: set[int] = set()
         self.outcomes: Counter[str] = Counter()
-        self.scheduler = Scheduler(queue_size=12, queue_timeout=20)
+        self.scheduler = Scheduler(WaitingRoom(12, 20))
         backoff = Backoff(first=0.01, longest=0.05)
         supervisor = Supervisor("m", self.bring_up, on_change=self.scheduler.dispatch, backoff=backoff)
         self.model = ServedModel(installed(), (supervisor,))

@@ -1,6 +1,5 @@
 """`context` of /api/generate: the ids of a conversation that the client got back and sends again."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from qwen_service.chat import ChatRequest, Message
@@ -8,11 +7,13 @@ from qwen_service.engine import ModelText
 from qwen_service.errors import Unsupported
 
 
-async def continued(text: ModelText, request: ChatRequest, context: Sequence[int]) -> ChatRequest:
+async def continued(text: ModelText, request: ChatRequest) -> ChatRequest:
     """The request as a prompt of ids: those of the client, then what the template writes after a reply."""
+    if not request.context:
+        return request
     turn = (Message("user", "-"), Message("assistant", "-"), request.messages[-1])
     rest = text.template.render_after(turn, 1, thinking=request.thinking)
     if rest is None:
         raise Unsupported("this model's template cannot continue a context; use /api/chat", param="context")
-    ids = (*context, *await text.tokenizer.encode(rest))
-    return replace(request, messages=(), prompt=ids)
+    ids = (*request.context, *await text.tokenizer.encode(rest))
+    return replace(request, messages=(), prompt=ids, context=())

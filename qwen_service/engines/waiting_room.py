@@ -1,0 +1,55 @@
+"""The waiting room: one bound and one patience for all that a request may have to wait for.
+
+That is a switch of models, a load or a restart, and then its turn. docs/operations.md draws it.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from qwen_service.errors import QueueFull
+
+
+class Patience:
+    """How much longer one request waits. It begins when the request arrives, and is never renewed."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._ends = time.monotonic() + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds, 0 at the least."""
+        return max(0.0, self._ends - time.monotonic())
+
+
+class WaitingRoom:
+    def __init__(self, size: int, patience: float) -> None:
+        """`size` requests may wait (queue_size), each for `patience` seconds in all (queue_timeout)."""
+        self.size = size
+        self._patience = patience
+        self._for_a_model = 0
+        self.in_line: Callable[[], int] = lambda: 0  # the scheduler says how many wait for their turn
+
+    @property
+    def waiting(self) -> int:
+        return self._for_a_model + self.in_line()
+
+    @property
+    def places_in_line(self) -> int:
+        """How many may wait for their turn beside those that wait for a model."""
+        return max(0, self.size - self._for_a_model)
+
+    def arrive(self) -> Patience:
+        return Patience(self._patience)
+
+    @contextmanager
+    def wait_for_model(self) -> Iterator[None]:
+        """Hold a place meanwhile. Raises QueueFull where there is none."""
+        if self.waiting >= self.size:
+            raise QueueFull(f"{self.size} requests are waiting already (queue_size); try again later", retry_after=5)
+        self._for_a_model += 1
+        try:
+            yield
+        finally:
+            self._for_a_model -= 1
