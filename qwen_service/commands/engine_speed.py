@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from qwen_service.app import Service
 from qwen_service.chat import ChatRequest, Finished, Message, Sampling
 from qwen_service.config import Settings
+from qwen_service.engines.waiting_room import Patience, WaitingRoom
 from qwen_service.errors import StartFailed
 
 PROMPT = "Summarize in three sentences. " + " ".join(
@@ -33,7 +34,7 @@ async def measure(settings: Settings) -> EngineSpeed:
     try:
         await service.start()
         model = await service.models.obtain(None)
-        await model.ready(at_most=LOADING, waiters=1)
+        await model.ready(WaitingRoom(1, LOADING), Patience(LOADING))
         await _ask(service, "Warm up.", 4)
         return await _ask(service, PROMPT, REPLY_TOKENS)
     finally:
