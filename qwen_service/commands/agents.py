@@ -21,11 +21,15 @@ PATIENCE = 3_600_000  # milliseconds: a long prompt is read at 15 tokens a secon
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The service, without /v1, and the model; `context` in tokens; `home` is a folder of the agent's own."""
+    """The service, without /v1, and the model; `home` is a folder of the agent's own.
+
+    In tokens: `context` takes prompt and reply together, and `prompt_limit` is what a prompt may have of it.
+    """
 
     url: str
     model: str
     context: int
+    prompt_limit: int
     home: Path
     api_key: str = "none"
 
@@ -63,7 +67,7 @@ def _codex(target: Target) -> Start:
         f"{provider}.env_key": KEY_VARIABLE,
         f"{provider}.stream_idle_timeout_ms": PATIENCE,
         "model_context_window": target.context,
-        "model_auto_compact_token_limit": target.context * 3 // 4,
+        "model_auto_compact_token_limit": min(target.context * 3 // 4, target.prompt_limit),
         "tool_output_token_limit": _tool_output(target),
         "model_instructions_file": str(INSTRUCTIONS),
         "web_search": "disabled",

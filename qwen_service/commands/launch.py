@@ -9,6 +9,8 @@ import shlex
 import shutil
 import signal
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,7 @@ def launch(options: argparse.Namespace) -> int:
     if program is None and not options.print:
         raise LaunchFailed(f"{agent.program} is not installed. Install it with: {agent.install}")
     target = _target(options, agent)
-    _demand_room(agent, target)
+    demand_room(agent, target)
     start = agent.start(target)
     target.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     if options.print or program is None:
@@ -71,12 +73,27 @@ def _target(options: argparse.Namespace, agent: Agent) -> Target:
     url = options.url or f"http://127.0.0.1:{load_settings({}, config_file=options.config).port}"
     url = url.rstrip("/").removesuffix("/v1")
     state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    model, context = _loaded(url, options.api_key, options.model)
-    return Target(url, model, context, state / "qwen-service" / agent.name, options.api_key)
+    model = _loaded(url, options.api_key, options.model)
+    if "tools" not in model.capabilities:
+        raise LaunchFailed(
+            f"{model.id} cannot call tools, and a coding agent is of no use without. Serve another model."
+        )
+    home = state / "qwen-service" / agent.name
+    return Target(url, model.id, model.context, model.prompt_limit or model.context, home, options.api_key)
 
 
-def _loaded(url: str, api_key: str, name: str | None) -> tuple[str, int]:
-    """Name and context of the model, which is loaded if it is not."""
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """What GET /v1/models tells of a model that is loaded."""
+
+    id: str
+    context: int
+    prompt_limit: int | None
+    capabilities: Sequence[str]
+
+
+def _loaded(url: str, api_key: str, name: str | None) -> _Model:
+    """The model of that name, or the one that is loaded; it is loaded if it is not."""
     headers = {"Authorization": f"Bearer {api_key}"}
     question = {"messages": [{"role": "user", "content": "Hi"}]} | ({"model": name} if name else {})
     try:
@@ -86,13 +103,17 @@ def _loaded(url: str, api_key: str, name: str | None) -> tuple[str, int]:
                 raise LaunchFailed(f"{url}: {_message(counted)}")
             path = f"/v1/models/{name}" if name else "/v1/models"
             known = client.get(path).raise_for_status().json()
-        models = [known] if name else known["data"]
-        loaded = [(str(model["id"]), int(model["context"])) for model in models if model["state"] == "loaded"]
+        entries = [known] if name else [entry for entry in known["data"] if entry["parent"] is None]
+        models = [_model(entry) for entry in entries if entry["state"] == "loaded"]
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         raise LaunchFailed(f"no qwen-service answers at {url}: {error}. Start it with: qwen-service serve") from None
-    if not loaded:
+    if not models:
         raise LaunchFailed(f"{url}: no model is loaded")
-    return loaded[0]
+    return models[0]
+
+
+def _model(entry: dict[str, Any]) -> _Model:
+    return _Model(str(entry["id"]), int(entry["context"]), entry["prompt_limit"], entry["capabilities"])
 
 
 def _message(answer: httpx.Response) -> str:
@@ -102,13 +123,18 @@ def _message(answer: httpx.Response) -> str:
         return f"status {answer.status_code}"
 
 
-def _demand_room(agent: Agent, target: Target) -> None:
+def demand_room(agent: Agent, target: Target) -> None:
     needed = agent.prompt_tokens + REPLY_ROOM
     if target.context < needed:
         raise LaunchFailed(
             f"{agent.name} needs a context of {needed} tokens ({agent.prompt_tokens} for its smallest prompt,"
             f" {REPLY_ROOM} for a reply), and that of {target.model} has {target.context}. Set context_size, or"
             " serve another model."
+        )
+    if target.prompt_limit < agent.prompt_tokens:
+        raise LaunchFailed(
+            f"{agent.name}'s smallest prompt has {agent.prompt_tokens} tokens, and {target.model} takes prompts of"
+            f" {target.prompt_limit}. Serve another model."
         )
 
 

@@ -14,7 +14,8 @@ import pytest
 
 from qwen_service import cli
 from qwen_service.commands.agents import AGENTS, INSTRUCTIONS, KEY_VARIABLE, Target
-from tests.case_service import Script, scripted_service
+from qwen_service.commands.launch import LaunchFailed, demand_room
+from tests.case_service import PLAIN_TEMPLATE, Script, scripted_service
 from tests.clients.conftest import served
 from tests.service_process import ROOT
 
@@ -135,7 +136,7 @@ def test_opencode_is_told_the_real_context(stage: Stage) -> None:
 def test_only_a_large_context_is_made_room_in_by_the_agents_themselves(
     tmp_path: Path, context: int, themselves: bool
 ) -> None:
-    target = Target("http://localhost:8080", "tiny", context, tmp_path)
+    target = Target("http://localhost:8080", "tiny", context, context - 1, tmp_path)
     claude, opencode = (AGENTS[name].start(target).environment for name in ("claude", "opencode"))
     assert ("CLAUDE_CODE_AUTO_COMPACT_WINDOW" in claude) == themselves
     assert ("OPENCODE_DISABLE_AUTOCOMPACT" in opencode) != themselves
@@ -161,6 +162,21 @@ def test_a_context_that_is_too_small_is_told_with_both_numbers(
     assert "claude needs a context of 1612 tokens" in done.stderr
     assert "that of tiny has 600" in done.stderr
     assert not (stage.folder / "note.json").exists()
+
+
+def test_a_prompt_limit_that_is_too_small_is_told_with_both_numbers() -> None:
+    target = Target("http://localhost:8080", "tiny", 2048, 1024, Path("/nowhere"))
+    with pytest.raises(LaunchFailed, match=r"smallest prompt has 1300 tokens, and tiny takes prompts of 1024\."):
+        demand_room(AGENTS["codex"], target)
+
+
+def test_a_model_without_tools_is_told(
+    tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = Script(context=8192, template=PLAIN_TEMPLATE)
+    with served(scripted_service(tmp_path_factory.mktemp("plain"), script, {})) as url:
+        assert cli.main(["launch", "codex", "--print", "--url", url]) == 1
+    assert "tiny cannot call tools" in capsys.readouterr().err
 
 
 def test_another_model_is_loaded_first_and_one_that_is_unknown_is_told(stage: Stage) -> None:

@@ -68,5 +68,6 @@ def _entry(model: InstalledModel, models: ModelManager) -> dict[str, Any]:
         "parent": None,
         "stopgap": model.spec.stopgap or None,
         "context": engine.limits.context if engine is not None else model.spec.context,
+        "prompt_limit": engine.limits.prompt if engine is not None else model.spec.prompt_limit,
         "sampling": sorted(engine.runtime.capabilities.sampling) if engine is not None else [],
     }

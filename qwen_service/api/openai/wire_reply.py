@@ -141,6 +141,7 @@ class ModelEntry(Reply):
     parent: str | None
     stopgap: str | None
     context: int | None
+    prompt_limit: int | None
     sampling: list[str]
 
 
