@@ -35,6 +35,7 @@ class Image:
 # What room is kept for a picture, in tokens: about what the encoders of small models make of one. Its true number
 # is the engine's to tell.
 IMAGE_TOKENS = 256
+IMAGE_PLACE = "\U000ffffd"  # a private-use character: where a picture stands in a prompt
 
 
 @dataclass(frozen=True, slots=True)

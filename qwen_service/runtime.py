@@ -45,11 +45,20 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Spelled:
+    """A stretch of a prompt: a special token by its name, or text in which nothing is one. IMAGE_PLACE is a picture's."""
+
+    text: str
+    special: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """One prompt in two forms; a runtime reads the one it speaks."""
 
     token_ids: tuple[int, ...]
     request: ChatRequest  # messages as trimmed to fit
+    spelled: tuple["Spelled", ...] = ()  # the prompt as text, only where there are pictures, which have no ids
 
 
 @dataclass(frozen=True, slots=True)

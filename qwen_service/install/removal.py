@@ -19,7 +19,8 @@ def remove_model(catalog: Catalog, model: InstalledModel) -> int:
     freed = model.size
     try:
         if model.folder == catalog.models_dir:
-            model.gguf.unlink()
+            for path in model.paths():
+                path.unlink()
         else:
             shutil.rmtree(model.folder)
     except OSError as error:

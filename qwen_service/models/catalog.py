@@ -16,7 +16,7 @@ from pathlib import Path
 
 from qwen_service.errors import UnknownModel
 from qwen_service.models.axllm_shape import CONFIG, read_config
-from qwen_service.models.installed import InstalledModel
+from qwen_service.models.installed import InstalledModel, is_mmproj
 from qwen_service.models.manifest import read_manifest
 from qwen_service.models.manifest_section import ManifestError
 from qwen_service.models.spec import FileSpec, ModelSpec
@@ -126,7 +126,7 @@ class Catalog:
     def _without_manifest(self) -> Iterator[InstalledModel]:
         known = {spec.name for spec in self.specs}
         for path in sorted(self.models_dir.glob("*")):
-            if path.suffix == ".gguf" and path.is_file():
+            if path.suffix == ".gguf" and path.is_file() and not is_mmproj(path):
                 yield gguf_model(path)
             elif path.name.lower() not in known and _is_axllm_folder(path):
                 yield axllm_model(path)
@@ -150,13 +150,18 @@ def _changed(folder: Path) -> tuple[str, int, int]:
 
 
 def gguf_model(path: Path) -> InstalledModel:
-    """A model of one GGUF file; what it can do is read from the file by the engine."""
+    """A model of one GGUF file; what it can do is read from the file by the engine.
+
+    It sees if its encoder lies beside it: `mmproj-NAME.gguf`, or `NAME.mmproj.gguf`.
+    """
     file = FileSpec(path.name, path.stat().st_size if path.is_file() else None)
+    beside = (f"mmproj-{path.name}", f"{path.stem}.mmproj.gguf")
+    eyes = [FileSpec(name) for name in beside if path.with_name(name).is_file()]
     quantization = re.search(r"(?:^|[.-])(I?Q\d\w*|F16|BF16|F32)$", path.stem, re.IGNORECASE)
     spec = ModelSpec(
         name=_name_from(path.stem),
         runtime="llamacpp",
-        files=(file,),
+        files=(file, *eyes[:1]),
         title=path.stem,
         quantization=quantization[1].upper() if quantization else "",
     )

@@ -31,10 +31,15 @@ class InstalledModel:
     @property
     def gguf(self) -> Path:
         """The file a llamacpp model consists of (the first part where it is split)."""
-        found = next((path for path in self.paths() if path.suffix == ".gguf"), None)
+        found = next((path for path in self.paths() if path.suffix == ".gguf" and not is_mmproj(path)), None)
         if found is None:
             raise InstallError(f"{self.name} has no GGUF file: it runs on {self.spec.runtime}.")
         return found
+
+    @property
+    def mmproj(self) -> Path | None:
+        """llama.cpp's encoder of pictures for this model, if it has one."""
+        return next((path for path in self.paths() if is_mmproj(path)), None)
 
     @property
     def tokenizer_file(self) -> Path | None:
@@ -65,7 +70,8 @@ class InstalledModel:
     def capabilities(self) -> frozenset[Capability]:
         """Of its manifest, and what its folder shows besides."""
         config = self._axllm_config()
-        return self.spec.capabilities | ({"vision"} if config is not None and has_eyes(config) else set())
+        sees = self.mmproj is not None or (config is not None and has_eyes(config))
+        return self.spec.capabilities | ({"vision"} if sees else set())
 
     def paths(self) -> list[Path]:
         return [path for _, path in self._files()]
@@ -123,6 +129,11 @@ class InstalledModel:
             return read_config((self.folder / CONFIG).read_bytes())
         except OSError:  # it is missing, and will be called so
             return None
+
+
+def is_mmproj(path: Path) -> bool:
+    """By its name, as llama.cpp's converter gives it."""
+    return path.suffix == ".gguf" and "mmproj" in path.name.lower()
 
 
 def is_lfs_pointer(path: Path) -> bool:

@@ -134,7 +134,7 @@ class ChatCompletion:
         parser = _parser(engine, request, fitted)
         with _Seen(self._warmer, Exchange(model, fitted.prompt)) as seen:
             async with self._scheduler.turn(model, fitted.prompt, arrival.patience) as turn:
-                reply = _Reply(recording(), load=arrival.load, queue=turn.waited)
+                reply = _Reply(recording(), load=arrival.load, queue=turn.waited, pictures=bool(fitted.prompt.spelled))
                 seen.began(turn, reply)
                 yield reply.begin(_started(model, turn, arrival.asked, fitted))
                 async with aclosing(turn.engine.runtime.generate(fitted.prompt, sampling)) as pieces:
@@ -198,6 +198,7 @@ class _Reply:
     started: float = field(default_factory=time.monotonic)
     first_piece: float = 0.0
     token_count: int = 0
+    pictures: bool = False
     cached_tokens: int = 0
     prompt_tokens: int = 0
     token_ids: list[int] = field(default_factory=list)
@@ -212,6 +213,8 @@ class _Reply:
     def add(self, item: Prefill | Piece) -> Piece:
         if isinstance(item, Prefill):
             self.cached_tokens = item.cached_tokens
+            if self.pictures:  # only the engine knows what they cost
+                self.prompt_tokens = item.prompt_tokens
             return _NOTHING
         self.first_piece = self.first_piece or time.monotonic()
         self.token_count += item.token_count
@@ -243,7 +246,7 @@ class _Reply:
             parser.finish_reason(self.reason),
             Usage(self.prompt_tokens or len(prompt_ids), self.token_count, self.cached_tokens, parser.reasoning_tokens),
             Timings(self.load, self.queue, prefill=first - self.started, generation=now - first),
-            (*prompt_ids, *self.token_ids) if self.ids_are_exact else (),
+            (*prompt_ids, *self.token_ids) if self.ids_are_exact and not self.pictures else (),
             parser.stop_string,
         )
         self.record.end(event)

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from qwen_service.chat import IMAGE_TOKENS, ChatRequest, Message, ToolCall
+from qwen_service.chat import IMAGE_PLACE, IMAGE_TOKENS, ChatRequest, Message, ToolCall
 from qwen_service.engine import ModelText
 from qwen_service.engines.served import ServedModel
 from qwen_service.errors import PromptTooLong
 from qwen_service.pipeline.rendered import HOPELESS_BYTES_PER_TOKEN, Rendered, tokenized
 from qwen_service.pipeline.trimming import Cut, cuts, turns_of, without_oldest
-from qwen_service.runtime import Limits, Prompt
+from qwen_service.runtime import Limits, Prompt, Spelled
 from qwen_service.text.fill_in_middle import infill_prompt
 
 REMEMBERED_REPLIES = 256  # per service; four bytes for each id of prompt and reply
@@ -68,7 +68,7 @@ class SessionManager:
                 tokens=rendered.size,
                 maximum=most,
             )
-        prompt = Prompt(tuple(rendered.ids), fitted)
+        prompt = Prompt(tuple(rendered.ids), fitted, rendered.spelled)
         return Fitted(
             prompt=prompt,
             max_tokens=min(asked, context - rendered.size),
@@ -83,7 +83,7 @@ class SessionManager:
     def remember(self, model: ServedModel, prompt: Prompt, reply: Message, reply_ids: Sequence[int]) -> None:
         """A finished reply, whose ids are all known: a later request may continue it."""
         request = prompt.request
-        if request.prompt is not None or request.continues:
+        if request.prompt is not None or request.continues or prompt.spelled:
             return
         key = _key(model, request, (*request.messages, reply))
         self._replies[key] = array("I", (*prompt.token_ids, *reply_ids))
@@ -118,8 +118,9 @@ class SessionManager:
 
     async def _render(self, model: ServedModel, text: ModelText, request: ChatRequest, room: _Room) -> Rendered:
         beside = IMAGE_TOKENS * sum(len(message.images) for message in request.messages)
-        rendered = await self._render_text(model, text, request, _Room(room.most, room.comfortable - beside))
-        return replace(rendered, beside=beside) if beside else rendered
+        if beside:
+            return replace(await _with_pictures(text, request, room.most), beside=beside)
+        return await self._render_text(model, text, request, room)
 
     async def _render_text(self, model: ServedModel, text: ModelText, request: ChatRequest, room: _Room) -> Rendered:
         if request.continues:
@@ -158,6 +159,22 @@ def _from_client(request: ChatRequest) -> int:
 def _shown(request: ChatRequest) -> dict[str, Any]:
     """What a template shows beside the messages."""
     return {"tools": request.tools, "thinking": request.thinking, "kwargs": request.template_kwargs}
+
+
+async def _with_pictures(text: ModelText, request: ChatRequest, most: int) -> Rendered:
+    """Each picture has its place before the text of its message; the prompt is spelled out, too."""
+    template = text.template
+    messages = [
+        replace(message, content=IMAGE_PLACE * len(message.images) + message.content.replace(IMAGE_PLACE, ""))
+        for message in request.messages
+    ]
+    render = template.render_open if request.continues else template.render
+    parts = render(messages, **_shown(request))
+    names = {token_id: name for name, token_id in template.special_ids.items()}
+    spelled = tuple(
+        Spelled(names.get(part, ""), special=True) if isinstance(part, int) else Spelled(part) for part in parts
+    )
+    return replace(await tokenized(text, parts, most), spelled=spelled)
 
 
 async def _raw(model: ServedModel, text: ModelText, request: ChatRequest, most: int) -> Rendered:

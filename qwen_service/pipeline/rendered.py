@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from qwen_service.engine import ModelText
-from qwen_service.runtime import PromptParts
+from qwen_service.runtime import PromptParts, Spelled
 
 HOPELESS_BYTES_PER_TOKEN = 16  # text this long is not tokenized to learn that it does not fit; usual are 2 to 5
 _CHEAP = 100_000  # characters; tokenized in about 0.1 s, whatever they are
@@ -20,6 +20,7 @@ class Rendered:
     ending: str
     estimate: int = 0
     beside: int = 0
+    spelled: tuple[Spelled, ...] = ()
 
     @property
     def size(self) -> int:

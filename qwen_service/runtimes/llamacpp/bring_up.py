@@ -22,6 +22,7 @@ def loaders(model: InstalledModel, settings: Settings, _machine: Machine) -> dic
 async def _load(model: InstalledModel, settings: Settings, progress: LoadProgress) -> Engine:
     runtime = LlamaCpp(
         model_path=model.gguf,
+        mmproj=model.mmproj,
         slots=settings.slots,
         context_per_slot=settings.context_size,
         threads=settings.threads or None,

@@ -33,6 +33,7 @@ class LlamaProcess:
         llama_server: Path | None,
         model_path: Path,
         options: Mapping[str, int],
+        mmproj: Path | None = None,
         flags: Sequence[str] = (),
         state_dir: Path,
         log_path: Path | None,
@@ -45,6 +46,7 @@ class LlamaProcess:
         except OSError as error:
             raise StartFailed(f"no folder for the socket can be made: {error}", permanent=True) from error
         names = ["--model", str(model_path), "--host", str(folder / SOCKET)]
+        names += ["--mmproj", str(mmproj)] if mmproj is not None else []
         numbers = [*(str(word) for option in options.items() for word in option), *flags]
         try:
             child = await ChildProcess.start([*program, *names, *numbers], name="llama.cpp", log_path=log_path)

@@ -21,7 +21,10 @@ from qwen_service.runtimes.llamacpp import wire
 from qwen_service.runtimes.llamacpp.process import LlamaProcess, check_gguf
 from qwen_service.runtimes.llamacpp.tokenizer import LlamaTokenizer
 from qwen_service.runtimes.llamacpp.unix_http import HttpError, UnixHttp
+from qwen_service.text.template import SPECIAL_TOKEN_SHAPE
 
+MEDIA_MARKER = "<__media__>"  # of builds before they made it random
+MOST_SHAPES = 64  # of texts that look like special tokens, each of which the engine is asked about
 LAST_WORDS = 1.0  # seconds for a process that closed its connections to end
 STEP = 0.01  # seconds between two looks at the slots
 
@@ -44,8 +47,11 @@ class LlamaCpp(Runtime):
         stall_timeout: float = 60.0,
         batch_size: int = 128,
         cache_ram_mib: int = 256,
+        mmproj: Path | None = None,
     ) -> None:
         self._model_path = model_path
+        self._mmproj = mmproj
+        self._media_marker = MEDIA_MARKER
         self._state_dir = state_dir
         self._llama_server = llama_server
         if llama_server is not None:  # usually without llguidance; some versions crash when they meet its grammars
@@ -82,6 +88,7 @@ class LlamaCpp(Runtime):
             llama_server=self._llama_server,
             model_path=self._model_path,
             options=self._options,
+            mmproj=self._mmproj,
             state_dir=self._state_dir,
             log_path=self._log_path,
         )
@@ -96,6 +103,8 @@ class LlamaCpp(Runtime):
     async def generate(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Prefill | Piece, None]:
         reader = wire.CompletionReader(sampling.top_logprobs)
         body = wire.completion_body(prompt.token_ids, sampling)
+        if prompt.spelled:
+            body["prompt"] = await self._with_pictures(prompt)
         self._generating += 1
         try:
             with closing(await self._http.events("/completion", body, self._stall_timeout)) as stream:
@@ -116,6 +125,15 @@ class LlamaCpp(Runtime):
             async for _ in items:
                 pass
         return True
+
+    async def _with_pictures(self, prompt: Prompt) -> dict[str, Any]:
+        """As text, which the engine searches for special tokens: what a person wrote must not become one."""
+        shapes = {
+            name for part in prompt.spelled if not part.special for name in SPECIAL_TOKEN_SHAPE.findall(part.text)
+        }
+        control = await self._tokenizer.single_tokens(shapes) if len(shapes) <= MOST_SHAPES else shapes
+        images = [image for message in prompt.request.messages for image in message.images]
+        return wire.prompt_with_pictures(prompt.spelled, images, control, self._media_marker, self.bos_token)
 
     async def failed(self) -> RuntimeFailure:
         return await asyncio.shield(self._failure)
@@ -143,6 +161,7 @@ class LlamaCpp(Runtime):
         self.chat_template = properties.get("chat_template", "")
         self.bos_token = properties.get("bos_token", "")
         self.eos_token = properties.get("eos_token", "")
+        self._media_marker = properties.get("media_marker") or MEDIA_MARKER
         self.vocab_size = meta["n_vocab"]
         self._tokenizer = LlamaTokenizer(self._post, self.vocab_size)
         self.train_context = meta["n_ctx_train"]

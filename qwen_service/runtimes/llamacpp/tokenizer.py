@@ -56,6 +56,10 @@ class LlamaTokenizer:
         self._parsed_in_text = re.compile("|".join(map(re.escape, in_text))) if in_text else None
         return found
 
+    async def single_tokens(self, names: Iterable[str]) -> set[str]:
+        """Those that the engine would read as one token each."""
+        return {name for name in names if len(await self._tokenize([name], parse_special=True)) == 1}
+
     async def _tokenize_each(self, texts: Sequence[str]) -> dict[str, Sequence[int]]:
         """In one request: what is a number among the texts comes back as it is, and so parts their ids."""
         content = [part for text in texts for part in (text, BORDER)]

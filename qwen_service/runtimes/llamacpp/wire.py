@@ -1,13 +1,15 @@
 """llama.cpp's native /completion: what we send, what its events mean. No IO."""
 
-from collections.abc import Mapping, Sequence
+import base64
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import orjson
 
-from qwen_service.chat import Sampling, TokenLogprob
+from qwen_service.chat import IMAGE_PLACE, Image, Sampling, TokenLogprob
 from qwen_service.errors import InvalidRequest, PromptTooLong, ProtocolError, ServiceError
-from qwen_service.runtime import Capabilities, Piece, Prefill
+from qwen_service.runtime import Capabilities, Piece, Prefill, Spelled
 
 CAPABILITIES = Capabilities(
     sampling=frozenset(Sampling.__dataclass_fields__),
@@ -20,6 +22,7 @@ CAPABILITIES = Capabilities(
 _SAME_NAME = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repeat_penalty")
 _LAST_EVENT = ("stop", "stop_type", "content", "tokens", "tokens_predicted")  # else it repeats the prompt and settings
 _FINISH_REASONS: Mapping[str, Literal["stop", "length"]] = {"eos": "stop", "word": "stop", "limit": "length"}
+BREAK = "\u2060"  # word joiner
 _RANDOM_SEED = 0xFFFFFFFF
 
 
@@ -45,6 +48,24 @@ def completion_body(token_ids: Sequence[int], sampling: Sampling) -> dict[str, A
     elif sampling.json_schema is not None:
         body["json_schema"] = sampling.json_schema
     return body
+
+
+def prompt_with_pictures(
+    spelled: Iterable[Spelled], images: Iterable[Image], control: Collection[str], marker: str, bos_token: str
+) -> dict[str, Any]:
+    """llama.cpp's form of a prompt with pictures: text in which a marker stands for each, in their order.
+
+    It searches this text for special tokens, and adds the first token itself. Those of `control`, and the marker, that
+    a person wrote are broken up by a character that nobody sees.
+    """
+    unwanted = re.compile("|".join(map(re.escape, sorted({*control, marker}, key=len, reverse=True))))
+    text = "".join(
+        part.text if part.special else unwanted.sub(lambda found: found[0][0] + BREAK + found[0][1:], part.text)
+        for part in spelled
+    )
+    text = text.removeprefix(bos_token).replace(IMAGE_PLACE, marker)
+    data = [base64.b64encode(image.data).decode() for image in images]
+    return {"prompt_string": text.encode(errors="replace").decode(), "multimodal_data": data}
 
 
 class CompletionReader:

@@ -22,6 +22,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--ubatch-size", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--cache-ram", type=int, required=True, help="MiB for the prompts of former conversations")
+    parser.add_argument("--mmproj", help="GGUF file of the encoder of pictures")
     parser.add_argument("--embeddings", action="store_true", help="give vectors instead of text")
     parser.add_argument(
         "--pooling", choices=("mean", "cls", "last"), help="how a text's vector is made; else as the file says"
@@ -42,6 +43,8 @@ def parameters(options: argparse.Namespace) -> CommonParams:
     params.embedding = options.embeddings
     if options.pooling:
         params.pooling_type = llama_pooling_type[f"LLAMA_POOLING_TYPE_{options.pooling.upper()}"]
+    if options.mmproj:
+        params.mmproj.path = options.mmproj
     params.fit_params = False  # it would shrink the context to the free memory, silently
     params.ui = False
     params.verbosity = 1  # errors; from 2 on it writes two lines per request
