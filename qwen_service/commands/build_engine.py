@@ -12,11 +12,11 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from qwen_service.commands.engine_speed import EngineSpeed, measure
 from qwen_service.commands.progress import add_models_dir_flags, add_progress_flag, sink_for
-from qwen_service.commands.settings import make_folders
 from qwen_service.commands.settings_edit import set_in_file
 from qwen_service.commands.setup import SYSTEM_PYTHON
 from qwen_service.config import Settings, load_settings, settings_file
@@ -140,7 +140,7 @@ def _percent(sink: ProgressSink) -> Callable[[bytes], None]:
 def _switch(options: argparse.Namespace, program: Path) -> int:
     """Set llama_server, unless the new engine was measured and is not faster."""
     settings = load_settings({"models_dir": options.models_dir}, config_file=options.config)
-    if not options.no_measure and not _is_faster(options, settings, program):
+    if not options.no_measure and not _is_faster(settings, program):
         print("The new engine is not faster here: llama_server stays as it is.")
         return 0
     file = settings_file(options.config)
@@ -149,20 +149,20 @@ def _switch(options: argparse.Namespace, program: Path) -> int:
     return 0
 
 
-def _is_faster(options: argparse.Namespace, settings: Settings, program: Path) -> bool:
+def _is_faster(settings: Settings, program: Path) -> bool:
     catalog = Catalog.load(settings.models_dir.expanduser())
     model = next((m for m in catalog.installed() if m.spec.runtime == "llamacpp"), None)
     if model is None:
         print("No model of the CPU is installed, so that nothing can be measured.")
         return True
-    make_folders(settings)
-    speeds: list[EngineSpeed] = []
-    for name, engine in (("built in", None), ("built here", str(program))):
-        flags = {"models_dir": options.models_dir, "model": model.name, "llama_server": engine}
-        changed = load_settings(flags, config_file=options.config)
-        if engine is None:
-            changed = changed.model_copy(update={"llama_server": None})
-        speeds.append(asyncio.run(measure(changed)))
-        print(f"{model.name}, {name}: {speeds[-1]}", flush=True)
-    before, after = speeds
+    before = _measured(settings, model.name, "built in", None)
+    after = _measured(settings, model.name, "built here", program)
     return after.prefill > before.prefill and after.decode > 0.9 * before.decode
+
+
+def _measured(settings: Settings, model: str, name: str, engine: Path | None) -> EngineSpeed:
+    with TemporaryDirectory(prefix="qwen-engine-") as folder:  # root's logs are not the service's
+        own = {"state_dir": Path(folder), "log_dir": Path(folder), "model": model, "llama_server": engine}
+        speed = asyncio.run(measure(settings.model_copy(update=own)))
+    print(f"{model}, {name}: {speed}", flush=True)
+    return speed

@@ -12,6 +12,7 @@ import sys
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any
 
@@ -19,7 +20,6 @@ from qwen_service.chat import Message, ReasoningDelta, TextDelta
 from qwen_service.commands.offers import Offer, Space, offers, recommended
 from qwen_service.commands.progress import add_models_dir_flags, add_progress_flag, sink_for
 from qwen_service.commands.questions import Questions
-from qwen_service.commands.settings import make_folders
 from qwen_service.commands.settings_edit import set_in_file
 from qwen_service.commands.talk import LocalTalk, RemoteTalk, Talk
 from qwen_service.config import ConfigError, Settings, load_settings, settings_file
@@ -210,12 +210,12 @@ class Setup:
     def _try(self, spec: ModelSpec, *, served: bool) -> None:
         if self.options.no_question or not self.questions.confirm("\nAsk it something now?"):
             return
-        settings = self._settings(model=spec.name)
-        if not served:
-            make_folders(settings)
-        talk: Talk = RemoteTalk(f"http://127.0.0.1:{settings.port}") if served else LocalTalk(settings)
         print(f"\n> {self.options.question}")
-        asyncio.run(_answer(talk, self.options.question))
+        # Root's log files in the folders of the service would keep the service from writing its own.
+        with TemporaryDirectory(prefix="qwen-setup-") as folder:
+            settings = self._settings(model=spec.name, state_dir=folder, log_dir=folder)
+            talk: Talk = RemoteTalk(f"http://127.0.0.1:{settings.port}") if served else LocalTalk(settings)
+            asyncio.run(_answer(talk, self.options.question))
 
     def _show_next(self, settings: Settings, *, served: bool) -> None:
         if served:
