@@ -25,7 +25,7 @@ COMMANDS = {
         "add_model_commands",
         "compare the files of a model with their checksums",
     ),
-    "bench": ("qwen_service.bench.command", "add_bench_command", "measure this or another chat server"),
+    "bench": ("qwen_service.commands.bench", "add_bench_command", "measure a running service"),
     "rm": ("qwen_service.commands.models", "add_model_commands", "remove a model from the disk"),
     "key": ("qwen_service.commands.key", "add_key_command", "make an API key, for a service that others can reach"),
     "launch": (

@@ -28,5 +28,5 @@ def timed_server() -> Iterator[StartServer]:
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "qwen_service", "bench", *arguments]
+    command = [sys.executable, "-m", "bench.load", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from qwen_service.bench.statistics import percentile
+from bench.load.statistics import percentile
 from tests.bench.conftest import StartServer, bench
 
 QUIET = 1e-3  # seconds by which the loopback and the scheduler may differ from the simulator's own clock

@@ -1,4 +1,4 @@
-"""From measurements to figures: percentiles, ratios, requirements, the plan's order, the plots."""
+"""From measurements to figures: percentiles, ratios, requirements, the plan's order."""
 
 import math
 import re
@@ -8,18 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_service.bench.errors import BenchError
-from qwen_service.bench.figures import number, seconds, spread_lines
-from qwen_service.bench.http_client import HttpClient
-from qwen_service.bench.measurement import Batch, Measurement
-from qwen_service.bench.prompts import SCENARIOS, Sizes, number_for
-from qwen_service.bench.requirements import judge, parse_requirement
-from qwen_service.bench.runner import Plan, steps
-from qwen_service.bench.statistics import Spread, percentile, ratio_of
-from qwen_service.bench.summary import comparisons, rows
-from qwen_service.bench.svg import Axis, Series, line_chart
-from qwen_service.bench.target import Target
-from qwen_service.bench.wire import OpenAIWire
+from bench.load.errors import BenchError
+from bench.load.figures import number, seconds, spread_lines
+from bench.load.http_client import HttpClient
+from bench.load.measurement import Batch, Measurement
+from bench.load.prompts import SCENARIOS, Sizes, number_for
+from bench.load.requirements import judge, parse_requirement
+from bench.load.runner import Plan, steps
+from bench.load.statistics import Spread, percentile, ratio_of
+from bench.load.summary import comparisons, rows
+from bench.load.target import Target
+from bench.load.wire import OpenAIWire
 
 
 def measurement(target: str = "this", *, number: int = 0, ttft: float = 0.1, error: str = "") -> Measurement:
@@ -129,11 +128,3 @@ def test_figures_are_written_as_people_read_them() -> None:
     assert [number(value) for value in (1.234, 45.67, 99.97, 1234.5)] == ["1.23", "45.7", "100", "1234"]
     assert spread_lines(0.493, (0.589, 0.594), "s") == ("493 ms", "589/594")
     assert spread_lines(0.493, (0.589, 1.594), "s") == ("0.49 s", "0.59/1.59")
-
-
-def test_a_chart_holds_all_its_points_inside_its_frame() -> None:
-    points = [(float(i), float(i * i)) for i in range(1000)]
-    picture = line_chart("A <title>", [Series("a", points, "a")], Axis("x", str), Axis("y", str))
-    assert 'aria-label="A &lt;title&gt;"' in picture
-    assert picture.count("L") < 400
-    assert line_chart("empty", [], Axis("x", str), Axis("y", str)) == ""

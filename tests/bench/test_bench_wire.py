@@ -3,7 +3,7 @@
 import orjson
 import pytest
 
-from qwen_service.bench.wire import OllamaWire, OpenAIWire, Question, error_in
+from bench.load.wire import OllamaWire, OpenAIWire, Question, error_in
 
 OPENAI = (
     b'data: {"choices":[{"delta":{"role":"assistant","content":""}}]}\n\n'

@@ -25,7 +25,7 @@ def test_help_tells_of_every_command(capsys: pytest.CaptureFixture[str]) -> None
     assert caught.value.code == 0
     shown = capsys.readouterr().out
     for name, (_, _, text) in cli.COMMANDS.items():
-        assert re.search(rf"^ +{name} +", shown, re.MULTILINE)
+        assert re.search(rf"^ +{name}\s", shown, re.MULTILINE)
         assert text.split()[0] in shown
 
 

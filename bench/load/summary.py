@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from qwen_service.bench.measurement import Batch, Measurement
-from qwen_service.bench.statistics import Ratio, Spread, percentile, ratio_of
+from bench.load.measurement import Batch, Measurement
+from bench.load.statistics import Ratio, Spread, percentile, ratio_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,6 @@ class Ratio:
 
 
 def ratio_of(ratios: Sequence[float]) -> Ratio:
-    random = Random(0)  # noqa: S311 - resampling, the same on every run
+    random = Random(0)
     medians = [percentile(random.choices(ratios, k=len(ratios)), 50) for _ in range(RESAMPLES)] if ratios else []
     return Ratio(len(ratios), percentile(ratios, 50), percentile(medians, 2.5), percentile(medians, 97.5))

@@ -5,9 +5,9 @@ from typing import Any
 
 import orjson
 
-from qwen_service.bench.errors import BenchError
-from qwen_service.bench.http_client import ExchangeFailed, HttpClient
-from qwen_service.bench.wire import WIRES, Answer, Question, Wire, error_in
+from bench.load.errors import BenchError
+from bench.load.http_client import ExchangeFailed, HttpClient
+from bench.load.wire import WIRES, Answer, Question, Wire, error_in
 
 UNKNOWN_CONTEXT = 2048  # tokens; what most small servers are started with
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import orjson
 
-from qwen_service.bench.measurement import Batch, Surroundings
-from qwen_service.bench.requirements import Verdict
-from qwen_service.bench.runner import Plan
-from qwen_service.bench.summary import Comparison, Row
-from qwen_service.bench.target import Target
+from bench.load.measurement import Batch, Surroundings
+from bench.load.requirements import Verdict
+from bench.load.runner import Plan
+from bench.load.summary import Comparison, Row
+from bench.load.target import Target
 
 
 @dataclass(frozen=True, slots=True)

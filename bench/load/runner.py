@@ -8,12 +8,12 @@ from random import Random
 
 import orjson
 
-from qwen_service.bench.http_client import ExchangeFailed
-from qwen_service.bench.measurement import Batch, Measurement, Surroundings
-from qwen_service.bench.processes import ServerMemory
-from qwen_service.bench.prompts import Scenario, Sizes, number_for
-from qwen_service.bench.target import Target
-from qwen_service.bench.wire import Question
+from bench.load.http_client import ExchangeFailed
+from bench.load.measurement import Batch, Measurement, Surroundings
+from bench.load.processes import ServerMemory
+from bench.load.prompts import Scenario, Sizes, number_for
+from bench.load.target import Target
+from bench.load.wire import Question
 
 LOOK_EVERY = 2.0  # seconds between looks at memory and card
 
@@ -90,7 +90,7 @@ async def _warm_up(plan: Plan, targets: Sequence[Target], progress: Progress) ->
     for target in targets:
         for scenario in plan.scenarios:
             progress(f"warm-up · {target.name} · {scenario.name}", 0, 1)
-            random = Random(f"{plan.seed} warm-up {scenario.name}")  # noqa: S311 - see number_for
+            random = Random(f"{plan.seed} warm-up {scenario.name}")
             number = number_for(f"{plan.seed} warm-up {target.name} {scenario.name}")
             text = scenario.turns(number, random, plan.sizes)[0]
             answer, _, _ = await target.ask(Question([_user(text)], 8, scenario.json_schema))
@@ -110,7 +110,7 @@ async def _talk(step: Step, plan: Plan, client: int) -> list[Measurement]:
     """One client once through the scenario; a failed turn ends it."""
     scenario = step.scenario
     seed = f"{plan.seed} {scenario.name} {step.clients} {step.round} {client}"
-    turns = scenario.turns(number_for(f"{seed} {step.target.name}"), Random(seed), plan.sizes)  # noqa: S311 - see number_for
+    turns = scenario.turns(number_for(f"{seed} {step.target.name}"), Random(seed), plan.sizes)
     messages: list[dict[str, str]] = []
     seen: list[Measurement] = []
     for turn, text in enumerate(turns):

@@ -8,12 +8,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from qwen_service.bench.figures import NONE, count, megabytes, number, spread_lines
-from qwen_service.bench.report import Report
-from qwen_service.bench.requirements import Verdict
-from qwen_service.bench.runner import Progress as OnProgress
-from qwen_service.bench.statistics import Ratio
-from qwen_service.bench.summary import METRICS, Comparison, Row
+from bench.load.figures import NONE, count, megabytes, number, spread_lines
+from bench.load.report import Report
+from bench.load.requirements import Verdict
+from bench.load.runner import Progress as OnProgress
+from bench.load.statistics import Ratio
+from bench.load.summary import METRICS, Comparison, Row
 
 SHOWN = ("ttft", "gap", "tps", "e2e")
 HEADS = {"ttft": "first\ntoken", "gap": "between\ntokens", "tps": "tokens\n/s", "e2e": "end to\nend"}

@@ -10,11 +10,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from qwen_service.bench.errors import BenchError
-from qwen_service.bench.measurement import Batch
-from qwen_service.bench.prompts import SCENARIOS
-from qwen_service.bench.statistics import percentile
-from qwen_service.bench.summary import METRICS, row
+from bench.load.errors import BenchError
+from bench.load.measurement import Batch
+from bench.load.prompts import SCENARIOS
+from bench.load.statistics import percentile
+from bench.load.summary import METRICS, row
 
 PATTERN = re.compile(
     r"(?:(?P<scenario>[a-z]+)\.)?(?P<metric>[a-z0-9]+?)(?:_(?P<percent>p50|p95|p99))?(?:@(?P<clients>\d+))?"

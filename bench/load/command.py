@@ -1,4 +1,4 @@
-"""qwen-service bench: measure a chat server, alone or against another one.
+"""python -m bench.load: measure a chat server, alone or against another one.
 
 Any server that speaks OpenAI's or Ollama's chat API: this service, Ollama, llama-server, vLLM, axllm.
 """
@@ -10,20 +10,18 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import uvloop
 from rich.console import Console
 
-from qwen_service.bench.errors import BenchError
-from qwen_service.bench.html_report import as_html
-from qwen_service.bench.prompts import SCENARIOS, STANDARD, Scenario, Sizes
-from qwen_service.bench.report import Report, as_json
-from qwen_service.bench.requirements import PROFILES, Requirement, Verdict, judge, parse_requirement
-from qwen_service.bench.runner import Plan, Results, run_plan
-from qwen_service.bench.summary import comparisons, rows
-from qwen_service.bench.target import Target, find_target
-from qwen_service.bench.terminal import progress_on, show
+from bench.load.errors import BenchError
+from bench.load.prompts import SCENARIOS, STANDARD, Scenario, Sizes
+from bench.load.report import Report, as_json
+from bench.load.requirements import PROFILES, Requirement, Verdict, judge, parse_requirement
+from bench.load.runner import Plan, Results, run_plan
+from bench.load.summary import comparisons, rows
+from bench.load.target import Target, find_target
+from bench.load.terminal import progress_on, show
 
 NAMES = ("this", "other")
 LONG_SHARE = 0.8  # of the context, for the long prompt and its answer
@@ -32,13 +30,8 @@ INTERRUPTED = 130  # as a shell says it of Ctrl-C
 DEFAULTS = {"prompts": ",".join(STANDARD), "tokens": 64, "clients": "1"}
 
 
-def add_bench_command(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "bench",
-        help="measure a chat server",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.description, parser.formatter_class = __doc__, argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("--url", default="http://127.0.0.1:8080", help="the server to measure (default: %(default)s)")
     add("--vs", metavar="URL", help="a second server, measured in turns with the first; ratios are this / --vs")
@@ -63,8 +56,6 @@ def add_bench_command(subparsers: Any) -> None:
     add("--require", action="append", default=[], metavar="CONDITION", help="as ttft_p95<2s; not met: exit status 3")
     add("--profile", choices=sorted(PROFILES), help="; ".join(f"{n}: {p.what}" for n, p in PROFILES.items()))
     add("--json", type=Path, metavar="FILE", help="write every measurement; - is stdout, without the table")
-    add("--html", type=Path, metavar="FILE", help="write a report with plots, one self-contained page")
-    parser.set_defaults(run=bench)
 
 
 def bench(options: argparse.Namespace) -> int:
@@ -165,7 +156,5 @@ def _write(report: Report, options: argparse.Namespace, *, to_stdout: bool) -> N
             print(as_json(report).decode())
         elif options.json:
             options.json.write_bytes(as_json(report))
-        if options.html:
-            options.html.write_text(as_html(report), encoding="utf-8")
     except OSError as error:
         raise BenchError(f"{error.filename}: cannot be written: {error.strerror}") from None
