@@ -87,7 +87,7 @@ class Service:
         self.scheduler = Scheduler(self.room, hold=self.hold)
         machine = machine or Machine()
         self.catalog = Catalog.load(settings.models_dir)
-        self.embeddings = Embeddings(settings)
+        self.embeddings = Embeddings(settings, self.catalog)
         self.pulls = Pulls(settings.models_dir, machine)
         self.personas = Personas.load(settings.models_dir)
         self.models = ModelManager(

@@ -133,7 +133,8 @@ class Settings(BaseSettings):
     )
 
     embedding_model: Path | None = _setting(
-        None, "A GGUF file that makes embeddings (/v1/embeddings, /api/embed), loaded when first asked for. None: 501."
+        None,
+        "A GGUF file, or the name of an installed GGUF model, that makes embeddings (/v1/embeddings, /api/embed), loaded when first asked for. None: 501.",
     )
     embedding_pooling: Literal["model", "mean", "cls", "last"] = _setting(
         "model", "How the vector of a text is made of those of its tokens. model: as the GGUF file says."

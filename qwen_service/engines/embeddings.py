@@ -4,12 +4,14 @@ import asyncio
 import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from qwen_service.config import Settings
 from qwen_service.errors import Died, NotOffered, PromptTooLong, QueueFull, ShuttingDown, UnknownModel
-from qwen_service.models.catalog import gguf_model, same_name, unaliased
+from qwen_service.models.catalog import Catalog, gguf_model, same_name, unaliased
 from qwen_service.runtimes.llamacpp import wire
 from qwen_service.runtimes.llamacpp.process import LlamaProcess, check_gguf
 from qwen_service.runtimes.llamacpp.runtime import error_object
@@ -28,15 +30,15 @@ class Embedded:
 
 
 class Embeddings:
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, catalog: Catalog | None = None) -> None:
+        """`catalog`: where a name in `embedding_model` is looked up."""
         self._settings = settings
-        self._path = settings.embedding_model
+        self.name, self._path = _model(settings.embedding_model, catalog)
         self._process: LlamaProcess | None = None
         self._starting = asyncio.Lock()
         self._start_task: asyncio.Task[LlamaProcess] | None = None
         self._stopped = False
         self._asked = 0
-        self.name = gguf_model(self._path).name if self._path is not None else ""
 
     async def embed(
         self, model: str | None, inputs: Sequence[Input], *, truncate: bool = False, dimensions: int | None = None
@@ -135,3 +137,15 @@ class Embeddings:
             state_dir=settings.state_folder,
             log_path=settings.log_folder / "embeddings.log",
         )
+
+
+def _model(given: Path | None, catalog: Catalog | None) -> tuple[str, Path | None]:
+    """Name and file, of a file or of the name of an installed model. What is neither is told when it is first used."""
+    if given is None:
+        return "", None
+    if catalog is not None and not given.is_file():
+        with suppress(UnknownModel):
+            model = catalog.find_installed(str(given))
+            if model.spec.runtime == "llamacpp":
+                return model.name, model.gguf
+    return gguf_model(given).name, given

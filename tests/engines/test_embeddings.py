@@ -2,6 +2,7 @@
 
 import base64
 import math
+import shutil
 import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -79,3 +80,24 @@ async def test_a_long_text_is_cut_or_refused(http: httpx.AsyncClient) -> None:
 async def test_another_model_is_unknown(http: httpx.AsyncClient) -> None:
     answer = await http.post("/v1/embeddings", json={"model": "tiny", "input": "Hello"})
     assert answer.status_code == 404
+
+
+async def test_the_model_can_be_named_instead_of_its_file(tmp_path: Path, smollm2: Path) -> None:
+    (tmp_path / "models").mkdir()
+    shutil.copy(smollm2, tmp_path / "models" / "vectors.gguf")
+    settings = {"embedding_model": Path("vectors"), "embedding_pooling": "mean", "context_size": 256, "threads": 1}
+    async with scripted_service(tmp_path, Script(), settings) as app:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=100) as client:
+            answer = await client.post("/v1/embeddings", json={"model": "vectors", "input": "Hello"})
+    assert (answer.status_code, answer.json()["model"]) == (200, "vectors")
+    assert len(answer.json()["data"][0]["embedding"]) == 576
+
+
+async def test_a_name_that_nobody_has_is_told_when_it_is_used(tmp_path: Path) -> None:
+    async with scripted_service(tmp_path, Script(), {"embedding_model": Path("nothing")}) as app:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=100) as client:
+            answer = await client.post("/v1/embeddings", json={"input": "Hello"})
+    assert answer.status_code == 503
+    assert "nothing cannot be read" in answer.json()["error"]["message"]
