@@ -91,7 +91,7 @@ class Setup:
             raise ConfigError(
                 "the models and settings of the installed service belong to root: sudo qwen-service setup"
             )
-        self._show_machine(settings)
+        self.show_machine(settings)
         spec = self.install(settings)
         changes = self._changes(settings, spec)
         if changes:
@@ -112,7 +112,7 @@ class Setup:
         return 0
 
     def install(self, settings: Settings) -> ModelSpec:
-        spec = self._choose(settings)
+        spec = self.choose(settings)
         with sink_for(self.options.progress) as sink:
             pull(spec, settings.models_dir.expanduser(), self.host.machine, sink)
         return spec
@@ -129,7 +129,7 @@ class Setup:
         there = next(path for path in (folder, *folder.parents) if path.exists())
         return Space(self.host.memory_kib()[0] * 1024, shutil.disk_usage(there).free)
 
-    def _show_machine(self, settings: Settings) -> None:
+    def show_machine(self, settings: Settings) -> None:
         space = self._space(settings)
         cards = len(self.host.pci_folders(PCI_ID))
         if self.host.machine.has_npu:
@@ -148,7 +148,7 @@ class Setup:
             if not any(own in listener.holder for own in OUR_OWN):
                 print(f"Port     {listener.address} is taken by {listener.holder or 'a program of another user'}")
 
-    def _choose(self, settings: Settings) -> ModelSpec:
+    def choose(self, settings: Settings) -> ModelSpec:
         catalog = Catalog.load(settings.models_dir.expanduser())
         if self.options.model:
             return catalog.find(self.options.model)

@@ -1,5 +1,6 @@
 """`qwen-service setup`, typed at a terminal and told by flags; the index and the hub are folders, the model is real."""
 
+import argparse
 import os
 import re
 import signal
@@ -13,10 +14,14 @@ import pytest
 import yaml
 
 from qwen_service.commands.offers import Offer, Space, offers, recommended
+from qwen_service.commands.questions import Questions
 from qwen_service.commands.settings_edit import set_in_file
+from qwen_service.commands.setup import Setup
+from qwen_service.config import Settings
 from qwen_service.models.catalog import Catalog
 from qwen_service.models.machine import Machine
 from tests.card_service import free_ports
+from tests.recorded_machine import RecordedMachine
 from tests.service_process import ROOT
 from tests.terminal import ENVIRONMENT, terminal
 
@@ -149,6 +154,21 @@ def test_serve_offers_to_download_the_model_that_it_is_to_serve(typed: Path) -> 
 
 
 # --- what is offered ---
+
+
+def test_a_machine_with_a_card_is_shown_with_its_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pi = RecordedMachine(tmp_path / "root")
+    pi.write("proc/meminfo", "MemTotal: 8255000 kB\nMemAvailable: 6000000 kB\n")
+    pi.listen(8000, pid=700, command="/opt/m5stack/bin/llm_sys")
+    settings = Settings(models_dir=tmp_path / "models")
+    setup = Setup(argparse.Namespace(model=None), pi.host(), Questions(assume_yes=True))
+    setup.show_machine(settings)
+    assert setup.choose(settings).name == "qwen2.5-1.5b-instruct"
+    shown = capsys.readouterr().out
+    assert "Machine  Raspberry Pi 5 Model B Rev 1.0, 8.45 GB of memory" in shown
+    assert "Card     its driver is loaded" in shown
+    assert "Port     0.0.0.0:8000 is taken by /opt/m5stack/bin/llm_sys (pid 700)" in shown
+    assert re.search(r"qwen2.5-1.5b-instruct +card +1.50 GB  15 tokens/s on a Raspberry Pi 5 .+\(recommended\)", shown)
 
 
 def catalog(folder: Path) -> Catalog:
