@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -106,23 +107,23 @@ async def converse(client: Client, turns: int, **fields: Any) -> None:
 
 
 async def whole(client: Client) -> None:
-    await converse(client, 6)
+    await converse(client, 5)
 
 
 async def cut(client: Client) -> None:
-    await converse(client, 6, max_tokens=50)
+    await converse(client, 5, max_tokens=50)
 
 
 async def cut_badly(client: Client) -> None:
-    await converse(client, 6, max_tokens=49)
+    await converse(client, 5, max_tokens=49)
 
 
 async def leaving(client: Client) -> None:
-    await converse(client, 6, leave_after=8)
+    await converse(client, 5, leave_after=8)
 
 
 async def stop_string(client: Client) -> None:
-    await converse(client, 6, stop=["wizards"])
+    await converse(client, 5, stop=["wizards"])
 
 
 async def new_each_time(client: Client) -> None:
@@ -192,12 +193,14 @@ class Bench:
 
     @asynccontextmanager
     async def _service(self, folder: Path) -> AsyncIterator[httpx.AsyncClient]:
+        port = free_port()  # of the simulated program
         command = [sys.executable, "-m", "qwen_service", "serve", "--simulate", MODEL, "--port", "0",
                    "--host", "127.0.0.1", "--tokenizer-port", "0", "--state-dir", str(folder / "state"),
-                   "--models-dir", str(folder / "models")]  # fmt: skip
+                   "--models-dir", str(folder / "models"), "--runtime-port", str(port)]  # fmt: skip
         environment = {name: value for name, value in os.environ.items() if not name.startswith("QWEN_")}
         pace = {"SIM_TOKEN": str(self._chosen.token_ms / 1000), "SIM_STEP": str(self._chosen.step_ms / 1000)}
-        play = {"SIM_REPLY": json.dumps(self._reply), **pace, "PYTHONPATH": str(self._chosen.service)}
+        play = {"SIM_REPLY": json.dumps(self._reply), "SIM_PORT": str(port), **pace}
+        play["PYTHONPATH"] = str(self._chosen.service)
         log = folder / "service.log"
         process = launched(command, self._chosen.service, environment | play, log)
         try:
@@ -211,6 +214,13 @@ class Bench:
             await asyncio.to_thread(process.wait, 60)
             if self._chosen.log:
                 shutil.copy(log, self._chosen.log)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def launched(command: Sequence[str], folder: Path, environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
