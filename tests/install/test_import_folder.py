@@ -86,7 +86,7 @@ def test_rm_removes_the_folder_and_says_what_is_free_again(models: Path, clone: 
     assert "2.1 MB are free again" in qwen(models, "rm", "tiny").stdout
     assert not (models / "tiny").exists()
     assert (clone / "m/l0.axmodel").is_file()
-    assert "There is no model 'tiny'" in qwen(models, "rm", "tiny").stderr
+    assert "tiny is not installed" in qwen(models, "rm", "tiny").stderr
 
 
 def test_list_and_show_tell_what_is_there(models: Path, clone: Path) -> None:
