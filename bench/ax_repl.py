@@ -58,7 +58,13 @@ def per_token_by_hand(environment: dict[str, str], tokens: int) -> float:
     with ThreadingHTTPServer(("127.0.0.1", 0), LeastTokenizer) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_address[1]}"
-        command = [str(ROOT / "tests" / "simulators" / "main_axcl"), "--filename_tokenizer_model", url, "--prompt", ""]
+        command = [
+            str(ROOT / "qwen_service" / "simulators" / "main_axcl"),
+            "--filename_tokenizer_model",
+            url,
+            "--prompt",
+            "",
+        ]
         context = {"SIM_CONTEXT": str(tokens + PROMPT_TOKENS)}
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment | context

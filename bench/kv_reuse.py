@@ -35,7 +35,7 @@ from qwen_service.text.output_format import OutputFormat
 from qwen_service.text.template import ChatTemplate
 from qwen_service.text.tokenizer import LocalTokenizer
 
-SIMULATOR = Path(__file__).parent.parent / "tests" / "simulators" / "main_api"
+SIMULATOR = Path(__file__).parent.parent / "qwen_service" / "simulators" / "main_api"
 CHUNK = 128  # ids of one prefill step
 SYSTEM = "You are a patient teacher of physics. Answer in a few sentences, with numbers where they help."
 QUESTIONS = (

@@ -22,6 +22,7 @@ from qwen_service.models.machine import Machine
 from tests.live_service import listening
 
 SIMULATORS = Path(__file__).parent / "simulators"
+PLAYED = Path(__file__).parents[1] / "qwen_service" / "simulators"  # what `serve --simulate` plays
 PATIENCE = 60.0  # seconds: ten times what anything here takes
 MIB = 1024  # KiB
 FLAGS = {
@@ -67,7 +68,7 @@ class CardHost:
             (folder / "tokenizer" / file).symlink_to((self.tokenizer / file).resolve())
         for file in ("embed.bin", "post.axmodel", "l0.axmodel", "l1.axmodel", "l2.axmodel"):
             (folder / file).touch()
-        source = (SIMULATORS / "main_api").read_text().partition("\n")[2]
+        source = (PLAYED / "main_api").read_text().partition("\n")[2]
         (folder / "main_api").write_text(f"#!{sys.executable}\n{source}")
         arguments = [part for key, value in FLAGS.items() if key not in without for part in (f"--{key}", value)]
         content = {

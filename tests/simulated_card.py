@@ -18,7 +18,7 @@ from qwen_service.runtimes.axera.tokenizer_server import TokenizerServer
 from qwen_service.text.tokenizer import LocalTokenizer
 from tests.runtimes.simulators.test_simulator_main_api import free_port
 
-SIMULATOR = Path(__file__).parent / "simulators" / "main_api"
+SIMULATOR = Path(__file__).parents[1] / "qwen_service" / "simulators" / "main_api"
 
 
 @dataclass

@@ -15,7 +15,7 @@ from qwen_service.runtimes.axera.repl_process import ReplProgram
 from qwen_service.runtimes.axera.tokenizer_server import TokenizerServer
 from qwen_service.text.tokenizer import LocalTokenizer
 
-SIMULATOR = Path(__file__).parent / "simulators" / "main_axcl"
+SIMULATOR = Path(__file__).parents[1] / "qwen_service" / "simulators" / "main_axcl"
 
 
 @dataclass

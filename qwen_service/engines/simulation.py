@@ -1,6 +1,6 @@
 """`serve --simulate NAME`: a card's model without a card, for demonstration and for developers of apps.
 
-The vendor's program is played by the simulator of this checkout (tests/simulators), everything else is real: our
+The vendor's program is played by a simulator (qwen_service/simulators), everything else is real: our
 tokenizer server, the chat template, the supervision. If a model of the CPU is installed, it gives the answers.
 """
 
@@ -33,10 +33,11 @@ def simulated(name: str, settings: Settings) -> InstalledModel:
     """The model of that name, its program replaced. Fetches a tokenizer if there is none. Raises ConfigError."""
     catalog = Catalog.load(settings.models_dir)
     spec = catalog.find(name)
-    simulator = Path(__file__).parents[2] / "tests" / "simulators" / SIMULATORS.get(spec.runtime, "")
+    simulator = Path(__file__).parents[1] / "simulators" / SIMULATORS.get(spec.runtime, "")
     if not simulator.is_file():
         raise ConfigError(
-            f"simulate: there is no simulator of {spec.name} here ({simulator}); it comes with the sources"
+            f"simulate: there is no simulator of {spec.name}, which runs on {spec.runtime}; there are simulators for"
+            f" {', '.join(SIMULATORS)}. `qwen-service list --all` shows the models."
         )
     folder = settings.state_folder / "simulated" / spec.name
     _lay_out(spec, folder)

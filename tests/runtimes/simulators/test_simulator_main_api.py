@@ -18,7 +18,7 @@ import pytest
 
 from tests.scripted_tokenizer import ScriptedTokenizer, scripted_tokenizer
 
-SIMULATOR = Path(__file__).parents[2] / "simulators" / "main_api"
+SIMULATOR = Path(__file__).parents[3] / "qwen_service" / "simulators" / "main_api"
 DEADLINE = 20.0
 REFUSED = "error: SetKVCache failed: -1,the context may be full,please reset"
 

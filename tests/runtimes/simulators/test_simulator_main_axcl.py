@@ -14,7 +14,7 @@ import pytest
 
 from tests.scripted_tokenizer import ScriptedTokenizer, scripted_tokenizer
 
-SIMULATOR = Path(__file__).parents[2] / "simulators" / "main_axcl"
+SIMULATOR = Path(__file__).parents[3] / "qwen_service" / "simulators" / "main_axcl"
 DEADLINE = 20.0  # seconds
 
 
