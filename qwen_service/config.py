@@ -220,9 +220,14 @@ class Settings(BaseSettings):
     max_messages: int = _setting(4096, "Most messages in one request.", ge=1, le=20_000)
     max_images: int = _setting(16, "Most pictures in one request.", ge=0, le=1000)
     max_image_bytes: int = _setting(
-        4_194_304, "Largest picture, in bytes. In base64 it takes a third more of max_body_bytes.", ge=1024
+        4_194_304,
+        "Largest picture, in bytes. In base64 it takes a third more of max_body_bytes.",
+        ge=1024,
+        le=1_073_741_824,
     )
-    max_image_pixels: int = _setting(16_777_216, "Most pixels of a picture, width times height.", ge=1024)
+    max_image_pixels: int = _setting(
+        16_777_216, "Most pixels of a picture, width times height.", ge=1024, le=268_435_456
+    )
     max_choices: int = _setting(8, "Largest n of one request.", ge=1, le=128)
 
     body_timeout: Seconds = _setting(30, "Longest time for the body of a request to arrive, in seconds.", gt=0)

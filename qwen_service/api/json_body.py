@@ -1,15 +1,17 @@
 """Reading a body as JSON: any text becomes valid Unicode here, once, and no body costs more than its size deserves."""
 
+import json
 import re
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import orjson
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from qwen_service.errors import RequestTooLarge
+from qwen_service.errors import RequestTooLarge, ServiceError
 
 # How many values a body can have, a number counted as a quarter: a list of 2 bytes takes 60 bytes of memory, a key 100.
 FREE_VALUES = 20_000
@@ -37,7 +39,12 @@ class JsonRoute(APIRoute):
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
-            return await handler(JsonRequest(request.scope, request.receive))
+            try:
+                return await handler(JsonRequest(request.scope, request.receive))
+            except HTTPException as error:
+                if isinstance(error.__cause__, ServiceError):  # FastAPI makes one of whatever json() raises
+                    raise error.__cause__ from None
+                raise
 
         return handle
 
@@ -53,12 +60,24 @@ def parse(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
+        if b"NaN" in body or b"Infinity" in body:
+            return _with_constants(body)
         if body.count(rb"\ud") + body.count(rb"\uD") > MOST_SURROGATES:
             raise
         repaired = HALF_SURROGATE.sub(lambda found: found[1] or rb"\ufffd", body)
         if repaired == body:
             raise
         return orjson.loads(repaired)
+
+
+def _with_constants(body: bytes) -> Any:
+    """JSON with NaN and Infinity, as Python's json module and others write it. Fields that count refuse them."""
+    try:
+        return json.loads(body.decode())
+    except (RecursionError, ValueError) as error:
+        if isinstance(error, json.JSONDecodeError):
+            raise
+        raise json.JSONDecodeError(str(error), "", 0) from None
 
 
 def _refuse_too_many_values(body: bytes) -> None:
