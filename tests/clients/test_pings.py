@@ -34,7 +34,7 @@ async def slow() -> AsyncGenerator[tuple[int, Event], None]:
 
 def reply_of(path: str) -> StreamReply[Any]:
     common: dict[str, Any] = {"media_type": "text/event-stream", "headers": dict}
-    common |= {"headers_after": SILENCE / 10, "ping_every": SILENCE / 10}
+    common |= {"status_within": SILENCE / 10, "headers_after": SILENCE / 10, "ping_every": SILENCE / 10}
     if path == "/v1/messages":
         messages = MessageEvents("msg_1", ReplyHeaders())
         common |= {"error_response": anthropic_errors.error_response, "error_chunk": anthropic_errors.error_chunk}
