@@ -17,7 +17,6 @@ import uvloop
 
 from qwen_service.app import create_app
 from qwen_service.chat import Sampling
-from qwen_service.config import Settings
 from qwen_service.engine import BringUp, Engine, ModelText
 from qwen_service.engines.loaders import Loaders
 from qwen_service.errors import RuntimeFailure
@@ -25,6 +24,7 @@ from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
 from qwen_service.runtime import Capabilities, Limits, LoadProgress, Piece, Prompt, Runtime
 from qwen_service.runtimes.axera.tokenizer_server import TokenizerServer
+from qwen_service.settings import Settings
 from qwen_service.text.output_format import OutputFormat
 from qwen_service.text.template import ChatTemplate
 from qwen_service.text.tokenizer import LocalTokenizer

@@ -38,7 +38,7 @@ from qwen_service.api.targets import allowed_methods, base_url_hint
 from qwen_service.audio.speech_to_text import SpeechToText
 from qwen_service.audio.text_to_speech import TextToSpeech
 from qwen_service.card.monitor import card_monitor
-from qwen_service.config import Settings, load_settings
+from qwen_service.config import load_settings
 from qwen_service.engine import Engine
 from qwen_service.engines.embeddings import Embeddings
 from qwen_service.engines.loaders import Loaders, loaders_for
@@ -64,6 +64,7 @@ from qwen_service.pipeline.scheduler import Scheduler
 from qwen_service.pipeline.stable_prefix import StablePrefix
 from qwen_service.pipeline.warming import Warmer
 from qwen_service.request_record import RequestRecord
+from qwen_service.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -12,12 +12,12 @@ from fastapi import FastAPI
 
 from qwen_service.app import create_app
 from qwen_service.chat import Sampling, TokenLogprob
-from qwen_service.config import Settings
 from qwen_service.engine import BringUp, Engine, ModelText
 from qwen_service.errors import Died
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
 from qwen_service.runtime import Capabilities, Limits, LoadProgress, Piece, Prefill, Prompt
+from qwen_service.settings import Settings
 from qwen_service.text.output_format import OutputFormat
 from qwen_service.text.template import ChatTemplate
 from tests.fakes import LetterTokenizer, ScriptedRuntime

@@ -15,11 +15,12 @@ from fastapi import FastAPI
 from qwen_service.api.server import ConnectionLimits, Server, guarded
 from qwen_service.app import create_app
 from qwen_service.chat import Sampling
-from qwen_service.config import Settings, load_settings
+from qwen_service.config import load_settings
 from qwen_service.engine import BringUp, Engine, ModelText
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
 from qwen_service.runtime import Limits, LoadProgress, Piece, Prefill, Prompt
+from qwen_service.settings import Settings
 from qwen_service.text.output_format import OutputFormat
 from qwen_service.text.template import ChatTemplate
 from tests.fakes import LetterTokenizer, ScriptedRuntime

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from qwen_service.chat import Sampling
-from qwen_service.config import Settings
 from qwen_service.engine import BringUp, Engine, ModelText
 from qwen_service.engines.loaders import Loaders
 from qwen_service.engines.manager import ModelManager
@@ -23,6 +22,7 @@ from qwen_service.pipeline.chat_completion import ChatCompletion
 from qwen_service.pipeline.conversation import SessionManager
 from qwen_service.pipeline.scheduler import Scheduler
 from qwen_service.runtime import LoadProgress, Piece, Prefill, Prompt
+from qwen_service.settings import Settings
 from qwen_service.text.output_format import OutputFormat
 from qwen_service.text.template import ChatTemplate
 from tests.fakes import LetterTokenizer, ScriptedRuntime

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from qwen_service.config import ConfigError, Settings, load_settings
+from qwen_service.config import ConfigError, load_settings
+from qwen_service.settings import Settings
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import yaml
 
-from qwen_service.config import Settings, load_settings
+from qwen_service.config import load_settings
+from qwen_service.settings import Settings
 
 FILE = Path(__file__).parent.parent / "config.yaml"
 

@@ -12,13 +12,14 @@ from qwen_service.api.json_body import JsonRoute
 from qwen_service.api.keys import ApiKeys
 from qwen_service.api.openai.errors import error_chunk, error_response
 from qwen_service.api.streaming import StreamReply, WholeReply
-from qwen_service.config import ConfigError, Settings
+from qwen_service.config import ConfigError
 from qwen_service.engines.manager import ModelManager
 from qwen_service.engines.served import ServedModel
 from qwen_service.engines.switch import switch_events, switch_steps
 from qwen_service.errors import InvalidRequest
 from qwen_service.operation import logs
 from qwen_service.pipeline.cancellation import Cancellations
+from qwen_service.settings import Settings
 
 APPLIED_AT_ONCE = ("log_level",)  # and the content of api_keys_file
 

@@ -19,9 +19,9 @@ from qwen_service.api.request_checks import (
     SingleHeaders,
 )
 from qwen_service.api.targets import HeadAsGet, PlainPath
-from qwen_service.config import Settings
 from qwen_service.errors import ServiceError
 from qwen_service.request_record import RequestRecord
+from qwen_service.settings import Settings
 
 MAX_HEADERS = 100
 AUDIO_FILES = ("/v1/audio/transcriptions", "/v1/audio/translations")

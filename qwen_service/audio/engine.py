@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Protocol, TypeVar, cast
 
-from qwen_service.config import Settings
 from qwen_service.engines.supervisor import Phase, Supervisor
 from qwen_service.errors import Loading, QueueFull, QueueTimeout, RuntimeFailure, Stalled, Unavailable
 from qwen_service.runtime import LoadProgress
+from qwen_service.settings import Settings
 
 T = TypeVar("T")
 

@@ -12,10 +12,10 @@ import httpx
 
 from qwen_service.audio.engine import Answer, File, SpeechProgram, SpeechServer
 from qwen_service.card.faults import explain
-from qwen_service.config import Settings
 from qwen_service.errors import Died, ProtocolError, RuntimeFailure, StartFailed
 from qwen_service.process.child import ChildProcess, explain_exit, find_program
 from qwen_service.runtime import LoadProgress
+from qwen_service.settings import Settings
 
 START_TIMEOUT = 300.0  # seconds
 LOOK = 2.0  # seconds for an answer that needs no NPU

@@ -9,9 +9,9 @@ from qwen_service.audio import ffmpeg
 from qwen_service.audio.engine import Answer, File, SpeechEngine, SpeechProgram
 from qwen_service.audio.formats import sniff
 from qwen_service.audio.sound import wav_head, with_true_size
-from qwen_service.config import Settings
 from qwen_service.errors import InvalidRequest, NotOffered, ProtocolError, RequestTooLarge, UnknownModel, Unsupported
 from qwen_service.request_record import RequestRecord, recording
+from qwen_service.settings import Settings
 
 TAKEN = ("wav", "mp3")  # by the vendor's program
 # Names of OpenAI's models, which clients send when nobody has told them another: they mean the model that is there.

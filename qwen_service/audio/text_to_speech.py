@@ -8,9 +8,9 @@ from qwen_service.audio.engine import Answer, SpeechEngine, SpeechProgram
 from qwen_service.audio.sentences import pieces
 from qwen_service.audio.sound import Sound, read_wav
 from qwen_service.audio.speech_to_text import reason_of
-from qwen_service.config import Settings
 from qwen_service.errors import InvalidRequest, NotOffered, ProtocolError, RequestTooLarge
 from qwen_service.request_record import recording
+from qwen_service.settings import Settings
 
 MODEL = "tts-1"  # the only one that the vendor's program has
 

@@ -24,9 +24,9 @@ from wyoming.tts import Synthesize
 from qwen_service.audio.sound import Sound, wav_bytes
 from qwen_service.audio.speech_to_text import Recording, SpeechToText
 from qwen_service.audio.text_to_speech import Text, TextToSpeech
-from qwen_service.config import Settings
 from qwen_service.errors import InvalidRequest, RequestTooLarge, ServiceError
 from qwen_service.request_record import RequestRecord, current_record
+from qwen_service.settings import Settings
 
 log = logging.getLogger(__name__)
 

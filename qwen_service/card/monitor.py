@@ -13,8 +13,8 @@ from typing import Literal
 
 from qwen_service.card.reading import AxclSmi, BoardFiles, ReadCards
 from qwen_service.card.smi import Card
-from qwen_service.config import Settings
 from qwen_service.models.machine import Machine
+from qwen_service.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from qwen_service.card.faults import CardFault
 from qwen_service.card.reading import AxclSmi
 from qwen_service.card.smi import Card
-from qwen_service.config import Settings
 from qwen_service.errors import DeviceLost, StartFailed
 from qwen_service.models.machine import Machine
 from qwen_service.runtime import LoadProgress
+from qwen_service.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -19,12 +19,13 @@ from qwen_service.commands.engine_speed import EngineSpeed, measure
 from qwen_service.commands.progress import add_models_dir_flags, add_progress_flag, sink_for
 from qwen_service.commands.settings_edit import set_in_file
 from qwen_service.commands.setup import SYSTEM_PYTHON
-from qwen_service.config import Settings, load_settings, settings_file
+from qwen_service.config import load_settings, settings_file
 from qwen_service.errors import InstallError
 from qwen_service.install.engine_source import PINNED, EngineSource, fetch_source, unpack
 from qwen_service.install.progress import ProgressSink
 from qwen_service.models.catalog import Catalog
 from qwen_service.process.child import ChildProcess, find_program
+from qwen_service.settings import Settings
 
 SYSTEM_FOLDER = Path("/var/lib/qwen/engine")
 FLAGS = (

@@ -15,8 +15,8 @@ from rich.console import Console
 from qwen_service.chat import Message, ReasoningDelta, TextDelta
 from qwen_service.commands.settings import add_setting_flags, make_folders, settings_from
 from qwen_service.commands.talk import LocalTalk, RemoteTalk, Talk, TalkFailed
-from qwen_service.config import Settings
 from qwen_service.errors import ServiceError
+from qwen_service.settings import Settings
 
 HELP = "/clear forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops a reply."
 

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from qwen_service.config import DEFAULT_FILES, ENV_PREFIX, Settings
+from qwen_service.config import DEFAULT_FILES
+from qwen_service.settings import ENV_PREFIX, Settings
 
 A_YEAR = 86_400 * 365  # seconds: a bound that nobody needs to be told
 # The setting that begins a section.

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from qwen_service.app import Service
 from qwen_service.chat import ChatRequest, Finished, Message, Sampling
-from qwen_service.config import Settings
 from qwen_service.engines.waiting_room import Patience, WaitingRoom
 from qwen_service.errors import StartFailed
+from qwen_service.settings import Settings
 
 PROMPT = "Summarize in three sentences. " + " ".join(
     f"On day {day} the boat left at {day % 12} o'clock with {day * 7} crates, and the crew wrote down wind and weather."

@@ -3,8 +3,8 @@
 from importlib import import_module
 
 from qwen_service.commands.questions import Questions, at_terminal
-from qwen_service.config import Settings
 from qwen_service.models.catalog import Catalog, same_name
+from qwen_service.settings import Settings
 
 
 def offer_model(settings: Settings) -> None:

@@ -16,10 +16,11 @@ from qwen_service.api.server import ConnectionLimits, Server, guarded
 from qwen_service.app import create_app
 from qwen_service.commands.first_model import offer_model
 from qwen_service.commands.settings import add_setting_flags, make_folders, settings_from
-from qwen_service.config import ConfigError, Settings
+from qwen_service.config import ConfigError
 from qwen_service.doctor.host import Host
 from qwen_service.operation import logs
 from qwen_service.process.instance_lock import AlreadyRunning, InstanceLock
+from qwen_service.settings import Settings
 
 log = logging.getLogger(__name__)
 

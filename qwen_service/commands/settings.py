@@ -5,8 +5,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from qwen_service.config import ConfigError, Settings, describe, load_settings
+from qwen_service.config import ConfigError, describe, load_settings
 from qwen_service.renamed_settings import RENAMED
+from qwen_service.settings import Settings
 
 
 def add_setting_flags(parser: argparse.ArgumentParser) -> None:

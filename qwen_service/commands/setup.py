@@ -22,7 +22,7 @@ from qwen_service.commands.progress import add_models_dir_flags, add_progress_fl
 from qwen_service.commands.questions import Questions
 from qwen_service.commands.settings_edit import set_in_file
 from qwen_service.commands.talk import LocalTalk, RemoteTalk, Talk
-from qwen_service.config import ConfigError, Settings, load_settings, settings_file
+from qwen_service.config import ConfigError, load_settings, settings_file
 from qwen_service.doctor.card import OUR_OWN, PCI_ID
 from qwen_service.doctor.host import Host
 from qwen_service.engines.choice import ModelChoice
@@ -32,6 +32,7 @@ from qwen_service.install.progress import human_bytes
 from qwen_service.models.catalog import Catalog, same_name
 from qwen_service.models.spec import ModelSpec
 from qwen_service.process.child import run_tool
+from qwen_service.settings import Settings
 
 SYSTEM_PYTHON = Path("/opt/qwen/venv")
 TOY = "smollm2-135m"

@@ -9,9 +9,9 @@ import httpx
 
 from qwen_service.app import Service
 from qwen_service.chat import ChatRequest, Event, Message, ReasoningDelta, TextDelta
-from qwen_service.config import Settings
 from qwen_service.engines.waiting_room import Patience, WaitingRoom
 from qwen_service.errors import ServiceError
+from qwen_service.settings import Settings
 
 
 class TalkFailed(ServiceError):

@@ -9,10 +9,10 @@ from qwen_service.card.faults import explain
 from qwen_service.card.monitor import Thresholds
 from qwen_service.card.reading import AxclSmi, BoardFiles, Reading
 from qwen_service.card.smi import Card
-from qwen_service.config import Settings
 from qwen_service.doctor.finding import Finding, fail, ok, warn
 from qwen_service.doctor.host import AXCL_TOOLS, Host
 from qwen_service.models.installed import InstalledModel
+from qwen_service.settings import Settings
 
 PCI_ID = ("1f4b", "0650")  # Axera Semiconductor Co., Ltd, AX650N
 DRIVER = "axcl"  # its modules are called axcl_*

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from qwen_service.config import ConfigError, Settings, load_settings
+from qwen_service.config import ConfigError, load_settings
 from qwen_service.doctor.card import examine_card
 from qwen_service.doctor.finding import Finding, fail, ok
 from qwen_service.doctor.host import Host
@@ -12,6 +12,7 @@ from qwen_service.doctor.system import examine_system
 from qwen_service.errors import ServiceError
 from qwen_service.models.catalog import Catalog
 from qwen_service.models.installed import InstalledModel
+from qwen_service.settings import Settings
 
 
 async def examine(host: Host, settings: Settings) -> list[Finding]:

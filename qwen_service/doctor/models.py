@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from qwen_service.config import Settings
 from qwen_service.doctor.finding import Finding, fail, ok, warn
 from qwen_service.doctor.host import Account, Host
 from qwen_service.doctor.system import SERVICE_USER
@@ -12,6 +11,7 @@ from qwen_service.errors import UnknownModel
 from qwen_service.models.catalog import Catalog
 from qwen_service.models.installed import InstalledModel, pointer_advice
 from qwen_service.runtimes.axera.build_flags import STOCK_PORT, fixed_card, fixed_port
+from qwen_service.settings import Settings
 
 MMAP_FLAG = "--use_mmap_load_embed"
 

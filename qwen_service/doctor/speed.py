@@ -8,12 +8,12 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-from qwen_service.config import Settings
 from qwen_service.doctor.card import PCI_ID
 from qwen_service.doctor.finding import Finding, ok, warn
 from qwen_service.doctor.host import Host
 from qwen_service.install.progress import human_bytes
 from qwen_service.process.child import run_tool
+from qwen_service.settings import Settings
 
 TUNING = "`sudo systemctl enable --now qwen-tuning` does so until it is stopped (in a checkout: scripts/tune_host.sh)."
 GEN2 = 5.0  # GT/s per lane, which is the most that the card speaks, on at most two lanes

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from qwen_service.config import Settings
 from qwen_service.doctor.card import OUR_OWN
 from qwen_service.doctor.finding import Finding, fail, ok, warn
 from qwen_service.doctor.host import Host
 from qwen_service.install.progress import human_bytes
+from qwen_service.settings import Settings
 
 NEEDED_PYTHON = (3, 11)
 NEEDED_MODULES = ("fastapi", "uvicorn", "uvloop", "httptools", "tokenizers", "jinja2", "orjson", "xllamacpp")

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from qwen_service.config import Settings
 from qwen_service.errors import Unavailable
 from qwen_service.models.catalog import Catalog, gguf_model, unaliased
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
 from qwen_service.models.spec import NO_NPU
+from qwen_service.settings import Settings
 
 
 class ModelChoice:

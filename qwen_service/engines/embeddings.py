@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qwen_service.config import Settings
 from qwen_service.errors import Died, NotOffered, PromptTooLong, QueueFull, ShuttingDown, UnknownModel
 from qwen_service.models.catalog import Catalog, gguf_model, same_name, unaliased
 from qwen_service.runtimes.llamacpp import wire
 from qwen_service.runtimes.llamacpp.process import LlamaProcess, check_gguf
 from qwen_service.runtimes.llamacpp.runtime import error_object
 from qwen_service.runtimes.llamacpp.unix_http import HttpError
+from qwen_service.settings import Settings
 
 TIMEOUT = 120.0  # seconds for one request
 Input = str | Sequence[int]

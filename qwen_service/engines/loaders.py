@@ -4,11 +4,11 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import cast
 
-from qwen_service.config import Settings
 from qwen_service.engine import BringUp
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
 from qwen_service.models.spec import RuntimeName
+from qwen_service.settings import Settings
 
 # One loader per device that the model is to run on, by the name it has in logs and /health.
 Loaders = Callable[[InstalledModel, Settings, Machine], dict[str, BringUp]]

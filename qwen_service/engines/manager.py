@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 
-from qwen_service.config import Settings
 from qwen_service.engines.choice import ModelChoice
 from qwen_service.engines.loaders import Loaders, loaders_for
 from qwen_service.engines.served import ServedModel
@@ -23,6 +22,7 @@ from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
 from qwen_service.models.personas import Persona, Personas
 from qwen_service.process.daemon_threads import in_daemon_thread
+from qwen_service.settings import Settings
 
 log = logging.getLogger(__name__)
 

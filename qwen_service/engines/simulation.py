@@ -10,13 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from qwen_service.config import ConfigError, Settings
+from qwen_service.config import ConfigError
 from qwen_service.install.partial_file import PartialFile
 from qwen_service.install.wheel import fetch_member
 from qwen_service.models.catalog import Catalog
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import MachineKind
 from qwen_service.models.spec import ModelSpec, Program, RuntimeName, WheelSource
+from qwen_service.settings import Settings
 
 SIMULATORS: dict[RuntimeName, str] = {"ax_repl": "main_axcl", "ax_api": "main_api"}
 # Qwen3's tokenizer and template; Qwen2.5's vocabulary is the same but for four ids.

@@ -1,7 +1,7 @@
 import socket
 
 from qwen_service.commands.serve import listen
-from qwen_service.config import Settings
+from qwen_service.settings import Settings
 
 
 def test_a_second_port_is_listened_on_at_the_same_addresses() -> None:

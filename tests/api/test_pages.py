@@ -9,7 +9,7 @@ import pytest
 from qwen_service.api.keys import new_key
 from qwen_service.api.pages import FOLDER, ChatPage, accepts_html
 from qwen_service.app import create_app
-from qwen_service.config import Settings
+from qwen_service.settings import Settings
 from tests.web.page_service import ScriptedService
 
 CHROME = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"

@@ -6,8 +6,8 @@ import pytest
 from qwen_service.card.monitor import CardMonitor, Thresholds, card_monitor
 from qwen_service.card.reading import AxclSmi, Reading
 from qwen_service.card.smi import Card
-from qwen_service.config import Settings
 from qwen_service.models.machine import Machine
+from qwen_service.settings import Settings
 from tests.conftest import AXCL_SMI, Weather
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from qwen_service.app import create_app
 from qwen_service.commands.serve import run
-from qwen_service.config import Settings, load_settings
+from qwen_service.config import load_settings
 from qwen_service.engine import BringUp
 from qwen_service.engines.loaders import Loaders, loaders_for
 from qwen_service.engines.simulation import simulated
@@ -21,6 +21,7 @@ from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
 from qwen_service.runtimes.axera import bring_up as card_loading
 from qwen_service.runtimes.axllm import bring_up as axllm_loading
+from qwen_service.settings import Settings
 
 SIMULATORS = Path(__file__).parent.parent / "simulators"
 MODELS = {"ax_repl": "qwen2.5-1.5b-instruct", "ax_api": "qwen3-4b"}

@@ -12,10 +12,10 @@ import pytest
 
 from qwen_service.commands import build_engine
 from qwen_service.commands.engine_speed import EngineSpeed, measure
-from qwen_service.config import Settings
 from qwen_service.errors import ChecksumMismatch, InstallError
 from qwen_service.install.engine_source import PINNED, EngineSource, fetch_source, unpack
 from qwen_service.install.progress import LogSink
+from qwen_service.settings import Settings
 from tests.conftest import ROOT
 
 INNER = "thing-1/thirdparty/llama.cpp"

@@ -11,7 +11,8 @@ import pytest
 
 from qwen_service import cli
 from qwen_service.commands.serve import listen
-from qwen_service.config import ConfigError, Settings
+from qwen_service.config import ConfigError
+from qwen_service.settings import Settings
 from tests.live_service import ScriptedEngine, live_service
 from tests.service_process import ROOT, is_alive
 from tests.terminal import ENVIRONMENT, terminal

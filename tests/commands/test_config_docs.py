@@ -1,5 +1,5 @@
 from qwen_service.commands.config_docs import SECTIONS, configuration_page
-from qwen_service.config import Settings
+from qwen_service.settings import Settings
 from tests.service_process import ROOT
 
 

@@ -17,9 +17,9 @@ from qwen_service.commands.offers import Offer, Space, offers, recommended
 from qwen_service.commands.questions import Questions
 from qwen_service.commands.settings_edit import set_in_file
 from qwen_service.commands.setup import Setup
-from qwen_service.config import Settings
 from qwen_service.models.catalog import Catalog
 from qwen_service.models.machine import Machine
+from qwen_service.settings import Settings
 from tests.card_service import free_ports
 from tests.recorded_machine import RecordedMachine
 from tests.service_process import ROOT

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from qwen_service.config import Settings
 from qwen_service.doctor.examination import examine
 from qwen_service.doctor.finding import Finding
 from qwen_service.doctor.host import Host
+from qwen_service.settings import Settings
 from tests.recorded_machine import RecordedMachine
 
 

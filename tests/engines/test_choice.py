@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from qwen_service.config import Settings
 from qwen_service.engines.choice import ModelChoice
 from qwen_service.engines.manager import ModelManager
 from qwen_service.models.catalog import PACKAGED, Catalog
 from qwen_service.models.machine import Machine
+from qwen_service.settings import Settings
 from tests.fakes import ScriptedRuntime
 from tests.serving import loads, says_hi, settings_with_models
 

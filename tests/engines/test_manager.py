@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from qwen_service.config import Settings
 from qwen_service.engine import BringUp, Engine
 from qwen_service.engines.manager import ModelManager
 from qwen_service.engines.served import ServedModel
@@ -15,6 +14,7 @@ from qwen_service.models.catalog import Catalog
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
 from qwen_service.runtime import LoadProgress
+from qwen_service.settings import Settings
 from tests.fakes import ScriptedRuntime
 from tests.serving import brings_up, says_hi, settings_with_models
 

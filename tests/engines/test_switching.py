@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from qwen_service.chat import ChatRequest, Event, Finished, Message, Sampling, Started
-from qwen_service.config import Settings
 from qwen_service.engine import BringUp, Engine
 from qwen_service.errors import Died, Loading, NotLoaded, StartFailed, Unavailable, UnknownModel
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
 from qwen_service.runtime import Limits, LoadProgress, Piece, Prefill, Prompt
+from qwen_service.settings import Settings
 from tests.fakes import ScriptedRuntime
 from tests.serving import Pipeline, model_text, pipeline, says_hi, settings_with_models
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qwen_service.chat import ChatRequest, Finished, Message, Sampling
-from qwen_service.config import Settings
 from qwen_service.engine import BringUp, Engine
 from qwen_service.errors import Died, ServiceError
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
 from qwen_service.runtime import Limits, LoadProgress, Piece, Prefill, Prompt
+from qwen_service.settings import Settings
 from tests.fakes import ScriptedRuntime
 from tests.serving import Pipeline, model_text, pipeline, settings_with_models
 

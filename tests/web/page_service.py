@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from qwen_service.api.pages import ChatPage
 from qwen_service.app import create_app
-from qwen_service.config import Settings
+from qwen_service.settings import Settings
 
 
 @dataclass(frozen=True)

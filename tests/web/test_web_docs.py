@@ -4,7 +4,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from qwen_service.app import create_app
-from qwen_service.config import Settings
+from qwen_service.settings import Settings
 from tests.web.conftest import OpenPage
 from tests.web.page_service import Hold, Refusal, ScriptedService
 

@@ -17,9 +17,9 @@ from qwen_service.api.json_body import JsonRoute
 from qwen_service.api.middleware import dialect_of
 from qwen_service.api.reply_headers import ReplyHeaders
 from qwen_service.api.streaming import StreamReply, WholeReply, merged
-from qwen_service.config import Settings
 from qwen_service.engines.manager import ModelManager
 from qwen_service.pipeline.chat_completion import ChatCompletion
+from qwen_service.settings import Settings
 
 
 class Service(Protocol):

@@ -15,7 +15,6 @@ from qwen_service.api.ollama.personas import CREATED, copied, created
 from qwen_service.api.ollama.response import NDJSON, pull_lines
 from qwen_service.api.ollama.wire import CopyBody, CreateBody, DeleteBody, PullBody, ShowBody
 from qwen_service.api.streaming import StreamReply, WholeReply
-from qwen_service.config import Settings
 from qwen_service.engines.embeddings import Embeddings
 from qwen_service.engines.manager import ModelManager
 from qwen_service.errors import InvalidRequest, NotOffered, UnknownModel
@@ -25,6 +24,7 @@ from qwen_service.install.removal import remove_model
 from qwen_service.models.catalog import Catalog, unaliased
 from qwen_service.models.spec import ModelSpec
 from qwen_service.pipeline.chat_completion import ChatCompletion
+from qwen_service.settings import Settings
 
 API_VERSION = "0.12.11"  # of the Ollama API that this dialect follows; clients refuse servers that are too old
 

@@ -28,11 +28,11 @@ from qwen_service.api.openai.wire_reply import ChatCompletion as ChatCompletionR
 from qwen_service.api.reply_headers import ReplyHeaders
 from qwen_service.api.streaming import Events, StreamReply, WholeReply, merged
 from qwen_service.chat import ChatRequest
-from qwen_service.config import Settings
 from qwen_service.engines.embeddings import Embeddings
 from qwen_service.engines.manager import ModelManager
 from qwen_service.models.catalog import unaliased
 from qwen_service.pipeline.chat_completion import ChatCompletion
+from qwen_service.settings import Settings
 
 
 class Service(Protocol):

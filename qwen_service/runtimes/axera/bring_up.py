@@ -12,7 +12,6 @@ from typing import Any, cast
 from qwen_service.card.faults import CardFault
 from qwen_service.card.recovery import card_recovery, prepare_cards, reboot_may_help
 from qwen_service.chat import Message
-from qwen_service.config import Settings
 from qwen_service.engine import BringUp, Engine, ModelText
 from qwen_service.errors import InvalidRequest, StartFailed
 from qwen_service.models.installed import InstalledModel
@@ -24,6 +23,7 @@ from qwen_service.runtimes.axera.program import AxeraProgram
 from qwen_service.runtimes.axera.repl import AxRepl
 from qwen_service.runtimes.axera.repl_process import ReplProgram
 from qwen_service.runtimes.axera.tokenizer_server import TokenizerServer
+from qwen_service.settings import Settings
 from qwen_service.text.output_format import OutputFormat
 from qwen_service.text.template import ChatTemplate
 from qwen_service.text.tokenizer import LocalTokenizer

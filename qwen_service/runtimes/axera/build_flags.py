@@ -1,8 +1,8 @@
 """What a build of a vendor's program has no flag for, where the settings would need one."""
 
-from qwen_service.config import Settings
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
+from qwen_service.settings import Settings
 
 STOCK_PORT = 8000
 CURE = "If your build has a flag for it, put {%s} into the manifest's arguments."

@@ -9,7 +9,6 @@ from functools import partial
 
 from qwen_service.card.faults import CardFault
 from qwen_service.card.recovery import CardRecovery, card_recovery, prepare_cards, reboot_may_help
-from qwen_service.config import Settings
 from qwen_service.engine import BringUp, Engine, ModelText
 from qwen_service.errors import InstallError, StartFailed
 from qwen_service.models.installed import InstalledModel, pointer_advice
@@ -20,6 +19,7 @@ from qwen_service.runtimes.axera.program import AxeraProgram
 from qwen_service.runtimes.axllm.program import find_axllm
 from qwen_service.runtimes.axllm.rough_tokenizer import ROUGH_TEMPLATE, RoughTokenizer
 from qwen_service.runtimes.axllm.runtime import LIMITS, AxLlm
+from qwen_service.settings import Settings
 from qwen_service.text.output_format import OutputFormat
 from qwen_service.text.template import ChatTemplate
 from qwen_service.text.tokenizer import LocalTokenizer

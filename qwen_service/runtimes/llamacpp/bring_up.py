@@ -2,12 +2,12 @@
 
 from functools import partial
 
-from qwen_service.config import Settings
 from qwen_service.engine import BringUp, Engine, ModelText
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
 from qwen_service.runtime import LoadProgress
 from qwen_service.runtimes.llamacpp.runtime import LlamaCpp
+from qwen_service.settings import Settings
 from qwen_service.text.output_format import OutputFormat
 from qwen_service.text.template import SPECIAL_TOKEN_SHAPE, ChatTemplate
 

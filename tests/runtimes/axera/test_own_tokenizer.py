@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from qwen_service.config import Settings
 from qwen_service.errors import StartFailed
 from qwen_service.models.installed import CHUNK, InstalledModel, contains
 from qwen_service.models.machine import Machine
 from qwen_service.models.spec import FileSpec, ModelSpec, Program
 from qwen_service.runtimes.axera.bring_up import loaders
+from qwen_service.settings import Settings
 
 PI = Machine(root=Path("/nowhere"), machine="aarch64")
 SPEC = ModelSpec(

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from qwen_service.config import Settings
 from qwen_service.errors import StartFailed
 from qwen_service.models.catalog import PACKAGED, Catalog, axllm_model
 from qwen_service.models.installed import InstalledModel
@@ -15,6 +14,7 @@ from qwen_service.models.machine import Machine
 from qwen_service.models.manifest import read_manifest
 from qwen_service.runtimes.axllm.bring_up import loaders
 from qwen_service.runtimes.axllm.program import backend_of, find_axllm
+from qwen_service.settings import Settings
 from tests.runtimes.simulators.test_simulator_main_api import free_port
 
 SIMULATOR = Path(__file__).parents[2] / "simulators" / "axllm"

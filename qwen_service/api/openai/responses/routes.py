@@ -16,9 +16,9 @@ from qwen_service.api.openai.responses.wire import STREAM, ResponsesBody
 from qwen_service.api.openai.wire_reply import ERRORS
 from qwen_service.api.reply_headers import ReplyHeaders
 from qwen_service.api.streaming import StreamReply, WholeReply, merged
-from qwen_service.config import Settings
 from qwen_service.errors import InvalidRequest
 from qwen_service.pipeline.chat_completion import ChatCompletion
+from qwen_service.settings import Settings
 
 
 class Service(Protocol):
