@@ -131,7 +131,8 @@ def test_pydantic_lives_at_the_wire_and_in_the_settings_only() -> None:
     assert [
         name
         for name in users
-        if name not in ("api.admin", "api.wire", "config", "settings", "commands.config_docs") and not fnmatch(name, "api.*.wire*")
+        if name not in ("api.admin", "api.wire", "config", "settings", "commands.config_docs")
+        and not fnmatch(name, "api.*.wire*")
     ] == []
 
 

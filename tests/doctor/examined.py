@@ -1,6 +1,7 @@
 """What the doctor finds on a recorded machine."""
 
 from pathlib import Path
+from typing import Any
 
 from qwen_service.doctor.examination import examine
 from qwen_service.doctor.finding import Finding
@@ -9,8 +10,8 @@ from qwen_service.settings import Settings
 from tests.recorded_machine import RecordedMachine
 
 
-def settings(models: Path, **values: object) -> Settings:
-    return Settings(models_dir=models, log_dir=models.parent / "log", **values)  # type: ignore[arg-type]
+def settings(models: Path, **values: Any) -> Settings:
+    return Settings(models_dir=models, log_dir=models.parent / "log", **values)
 
 
 async def findings(pi: RecordedMachine, models: Path, host: Host | None = None) -> list[Finding]:

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,8 +21,8 @@ MARIO = Persona(
 HI = Message("user", "Hi")
 
 
-def request(*messages: Message, **fields: object) -> ChatRequest:
-    return ChatRequest("id", "mario", messages, **fields)  # type: ignore[arg-type]
+def request(*messages: Message, **fields: Any) -> ChatRequest:
+    return ChatRequest("id", "mario", messages, **fields)
 
 
 @pytest.fixture

@@ -170,7 +170,7 @@ def test_chat_answers_only_the_first_message_and_decodes_once(launch: Launch, to
 
 
 def test_it_refuses_everything_while_anything_runs(launch: Launch, tokenizer: ScriptedTokenizer) -> None:
-    program = launch(SIM_REPLY="[21]", SIM_STEP="0.3")
+    program = launch(SIM_REPLY="[21]", SIM_STEP="1")
     program.call("POST", "/api/generate", {"prompt": "key"})
     until(lambda: bool(tokenizer.bodies("/encode")))
     for route in ("reset", "generate", "chat"):
@@ -225,7 +225,7 @@ def test_a_stop_during_encode_is_lost(launch: Launch, tokenizer: ScriptedTokeniz
 
 
 def stop_in_prefill(program: Program, tokenizer: ScriptedTokenizer, count: int) -> dict[str, Any]:
-    """The `count`th reply, stopped in its first step of 0.3 s."""
+    """The `count`th reply, stopped in its first step of 1 s."""
     program.call("POST", "/api/generate", {"prompt": "key"})
     until(lambda: len(tokenizer.bodies("/encode")) == count)
     time.sleep(0.1)  # into the prefill step
@@ -237,7 +237,7 @@ def stop_in_prefill(program: Program, tokenizer: ScriptedTokenizer, count: int) 
 def test_a_stop_during_prefill_gives_one_garbage_token_and_forgets_the_turn(
     launch: Launch, tokenizer: ScriptedTokenizer
 ) -> None:
-    program = launch(SIM_REPLY="[21, 22]", SIM_STEP="0.3")
+    program = launch(SIM_REPLY="[21, 22]", SIM_STEP="1")
     program.reset()
     program.generate()
     before = program.events("reply")[0]["kv"]
@@ -248,7 +248,7 @@ def test_a_stop_during_prefill_gives_one_garbage_token_and_forgets_the_turn(
 def test_a_stop_during_prefill_right_after_a_reset_leaves_a_wrong_length_and_who_continues_it_is_recorded(
     launch: Launch, tokenizer: ScriptedTokenizer
 ) -> None:
-    program = launch(SIM_REPLY="[21, 22]", SIM_STEP="0.3")
+    program = launch(SIM_REPLY="[21, 22]", SIM_STEP="1")
     program.generate()
     program.reset()
     stopped = stop_in_prefill(program, tokenizer, 2)
@@ -285,7 +285,7 @@ def test_a_stop_while_a_decode_is_unanswered_ends_the_reply_before_the_next_step
 
 
 def test_any_other_stop_of_a_reply_falls_between_two_layers(launch: Launch, tokenizer: ScriptedTokenizer) -> None:
-    program = launch(SIM_REPLY=json.dumps(list(range(20, 60))), SIM_TOKEN="0.2")
+    program = launch(SIM_REPLY=json.dumps(list(range(20, 60))), SIM_TOKEN="1")
     program.call("POST", "/api/generate", {"prompt": "key"})
     until(lambda: bool(tokenizer.bodies("/decode")))
     time.sleep(0.1)  # into a step

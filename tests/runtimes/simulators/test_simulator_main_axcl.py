@@ -216,12 +216,17 @@ def test_a_context_build_that_was_stopped_between_two_layers_is_corrupt_and_who_
 ) -> None:
     record = tmp_path / "kv.jsonl"
     program = start(
-        "--system_prompt", "be kind", SIM_REPL="context", SIM_REPLY="endless", SIM_TOKEN_MS="50", SIM_RECORD=str(record)
+        "--system_prompt",
+        "be kind",
+        SIM_REPL="context",
+        SIM_REPLY="endless",
+        SIM_TOKEN_MS="500",
+        SIM_RECORD=str(record),
     )
     program.until(b"prompt >> ")
     program.send(b"key\n")
     program.until(b"<1002>")
-    time.sleep(0.02)  # into a step
+    time.sleep(0.1)  # into a step
     program.process.send_signal(signal.SIGINT)
     program.until(b"prompt >> ")
     program.send(b"key\n")
