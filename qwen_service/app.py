@@ -26,6 +26,7 @@ from qwen_service.api.body_fault import first_fault
 from qwen_service.api.health import health_router, metrics_router
 from qwen_service.api.keys import ApiKeys
 from qwen_service.api.middleware import dialect_of
+from qwen_service.api.middleware_stack import middleware_stack
 from qwen_service.api.ollama.errors import error_response as ollama_error_response
 from qwen_service.api.ollama.routes import ollama_router
 from qwen_service.api.openai.audio import audio_router
@@ -33,7 +34,6 @@ from qwen_service.api.openai.errors import error_response
 from qwen_service.api.openai.responses.routes import responses_router
 from qwen_service.api.openai.routes import openai_router
 from qwen_service.api.pages import ChatPage
-from qwen_service.api.passage import passage
 from qwen_service.api.targets import allowed_methods, base_url_hint
 from qwen_service.audio.speech_to_text import SpeechToText
 from qwen_service.audio.text_to_speech import TextToSpeech
@@ -85,7 +85,7 @@ class Service:
         self.page = ChatPage()
         self.api_keys = ApiKeys.from_file(settings.api_keys_file) if settings.api_keys_file else None
         self.room = WaitingRoom(settings.queue_size, settings.queue_timeout)
-        self.scheduler = Scheduler(self.room, hold=self.hold)
+        self.scheduler = Scheduler(self.room, paused_reason=self.paused_reason)
         machine = machine or Machine()
         self.catalog = Catalog.load(settings.models_dir)
         self.embeddings = Embeddings(settings, self.catalog)
@@ -134,7 +134,7 @@ class Service:
         self.metrics = Metrics(_version())
         self.metrics.observe_state(self.state)
 
-    def hold(self, engine: Engine) -> str:
+    def paused_reason(self, engine: Engine) -> str:
         """Why the engine gets no new work now: a card that it works on is too hot."""
         return self.cards.pause_reason(engine.devices) if self.cards is not None else ""
 
@@ -228,7 +228,7 @@ def create_app(
         docs_url=None,  # FastAPI's own pages come from a CDN: blank without internet. web_routes has ours
         redoc_url=None,
         lifespan=lifespan,
-        middleware=passage(
+        middleware=middleware_stack(
             service.settings,
             service.finished,
             _refusal,

@@ -22,10 +22,10 @@ from qwen_service.text.output_format import OutputFormat
 from qwen_service.text.template import ChatTemplate
 from tests.fakes import LetterTokenizer, ScriptedRuntime
 
-TASTE = frozenset({"temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty"})
+SAMPLING_FIELDS = frozenset({"temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty"})
 ENGINES = {
     "llama.cpp": Capabilities(
-        TASTE | {"repeat_penalty", "logit_bias"}, constrained_output=True, grammars=True, logprobs=True
+        SAMPLING_FIELDS | {"repeat_penalty", "logit_bias"}, constrained_output=True, grammars=True, logprobs=True
     ),
     "card": Capabilities(frozenset({"temperature", "top_p", "top_k"})),
 }

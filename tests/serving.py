@@ -64,7 +64,7 @@ async def served_model(
     )
     model = ServedModel(installed(**spec), supervisors)
     model.start()
-    await asyncio.gather(*(supervisor.settled() for supervisor in supervisors))
+    await asyncio.gather(*(supervisor.finished_loading() for supervisor in supervisors))
     try:
         yield model
     finally:
@@ -123,7 +123,7 @@ async def pipeline(
     chat = ChatCompletion(models, sessions, scheduler)
     await models.start()
     if models.current is not None:
-        await models.current.tried()
+        await models.current.first_load_done()
     try:
         yield Pipeline(models, scheduler, sessions, chat)
     finally:

@@ -1,6 +1,6 @@
 """What every HTTP request passes before a route sees it. Pure ASGI, one small class each, nothing per streamed chunk.
 
-passage.py has their order, with targets.PlainPath before and targets.HeadAsGet behind them. A refusal is a ServiceError answered by
+middleware_stack.py has their order, with targets.PlainPath before and targets.HeadAsGet behind them. A refusal is a ServiceError answered by
 `error_response(scope, error)`, which the app supplies, so that each dialect gets its own shape.
 """
 

@@ -106,7 +106,7 @@ class SpeechEngine:
         supervisor = self._supervisor
         try:
             async with asyncio.timeout(self._settings.queue_timeout):
-                await supervisor.settled()
+                await supervisor.finished_loading()
         except TimeoutError:
             raise Loading(f"{self.program.kind} is still {supervisor.phase}: {supervisor.last_error}") from None
         if supervisor.engine is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from qwen_service.commands.progress import add_models_dir_flags, add_progress_flag, catalog_from, sink_for
 from qwen_service.errors import ServiceError
 from qwen_service.install.downloads import pull
-from qwen_service.install.import_folder import adopt
+from qwen_service.install.import_folder import import_folder
 from qwen_service.install.progress import JsonSink, ProgressSink
 from qwen_service.models.machine import Machine
 
@@ -50,6 +50,6 @@ def _pull(options: argparse.Namespace, sink: ProgressSink) -> None:
     if options.if_none and catalog.installed():
         return
     if options.source is not None:
-        adopt(spec, options.source, catalog.models_dir, sink, link=options.link)
+        import_folder(spec, options.source, catalog.models_dir, sink, link=options.link)
     else:
         pull(spec, catalog.models_dir, Machine(), sink)

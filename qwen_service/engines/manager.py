@@ -14,7 +14,7 @@ from qwen_service.engines.loaders import Loaders, loaders_for
 from qwen_service.engines.served import ServedModel
 from qwen_service.engines.simulation import simulated
 from qwen_service.engines.supervisor import Supervisor
-from qwen_service.engines.uninterrupted import to_the_end
+from qwen_service.engines.uninterrupted import finish_even_if_cancelled
 from qwen_service.engines.waiting_room import Patience, WaitingRoom
 from qwen_service.errors import Loading, NotLoaded, ServiceError, StartFailed, Unavailable, UnknownModel
 from qwen_service.models.catalog import Catalog, same_name, unaliased
@@ -196,7 +196,7 @@ class ModelManager:
             if old is not None:
                 await self._drain(old)
             self._exchanging = asyncio.create_task(self._exchange(old, target), name="model switch")
-            return await to_the_end(self._exchanging)
+            return await finish_even_if_cancelled(self._exchanging)
         finally:
             self.switching_to, self.leaving = "", None
 
@@ -205,7 +205,7 @@ class ModelManager:
             await old.stop()
         new = self._serve(target)
         self.current, self.leaving = new, None
-        await new.tried()
+        await new.first_load_done()
         if new.phase == "ready":
             log.info("switched to %s", new.name)
             return new

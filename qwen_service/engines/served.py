@@ -116,9 +116,9 @@ class ServedModel:
     async def _unload(self) -> None:
         await asyncio.gather(*(supervisor.stop() for supervisor in self.supervisors))
 
-    async def tried(self) -> None:
-        """Return when the first load has ended, well or not."""
-        await asyncio.gather(*(supervisor.tried.wait() for supervisor in self.supervisors))
+    async def first_load_done(self) -> None:
+        """Wait until the first load has succeeded or failed."""
+        await asyncio.gather(*(supervisor.first_load_done.wait() for supervisor in self.supervisors))
 
     def out_of_service(self) -> ServiceError | None:
         """Why nobody needs to wait for this model; None while it runs or will run again."""
@@ -159,7 +159,7 @@ class ServedModel:
 
     async def _a_change(self) -> None:
         coming = [supervisor for supervisor in self.supervisors if supervisor.phase in ("loading", "restarting")]
-        settled = [asyncio.ensure_future(supervisor.settled()) for supervisor in coming]
+        settled = [asyncio.ensure_future(supervisor.finished_loading()) for supervisor in coming]
         try:
             await asyncio.wait(settled, return_when=asyncio.FIRST_COMPLETED)
         finally:

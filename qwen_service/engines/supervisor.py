@@ -13,7 +13,7 @@ from typing import Generic, Literal, Protocol
 from typing_extensions import TypeVar
 
 from qwen_service.engine import Engine
-from qwen_service.engines.uninterrupted import to_the_end
+from qwen_service.engines.uninterrupted import finish_even_if_cancelled
 from qwen_service.errors import InstallError, RuntimeFailure, ServiceError, StartFailed
 from qwen_service.runtime import LoadProgress
 
@@ -75,9 +75,9 @@ class Supervisor(Generic[E]):
         self._has_run = False
         self._reported: asyncio.Future[RuntimeFailure] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._settled = asyncio.Event()
+        self._finished_loading = asyncio.Event()
         self.last_turn = 0.0  # when a generation last ended here, in the monotonic clock
-        self.tried = asyncio.Event()  # the first load has ended, well or not
+        self.first_load_done = asyncio.Event()  # the first load has succeeded or failed
         self.down_since = time.monotonic()
 
     def start(self) -> None:
@@ -102,9 +102,9 @@ class Supervisor(Generic[E]):
             self._reported.set_result(failure)
             self._lose_engine(failure)  # at once: nobody else shall be given it
 
-    async def settled(self) -> None:
+    async def finished_loading(self) -> None:
         """Return when the engine is ready, or given up, or stopped."""
-        await self._settled.wait()
+        await self._finished_loading.wait()
 
     async def _run(self) -> None:
         try:
@@ -133,7 +133,7 @@ class Supervisor(Generic[E]):
             ended = await self._watch(engine)
         finally:
             self.engine = None
-            await to_the_end(engine.stop())
+            await finish_even_if_cancelled(engine.stop())
         await self._pause(ended, uptime=time.monotonic() - ready)
 
     async def _watch(self, engine: E) -> ServiceError:
@@ -178,11 +178,11 @@ class Supervisor(Generic[E]):
         self.progress = ""
         self.last_error = error or self.last_error
         if phase != "loading":
-            self.tried.set()
+            self.first_load_done.set()
         if phase in ("loading", "restarting"):
-            self._settled.clear()
+            self._finished_loading.clear()
         else:
-            self._settled.set()
+            self._finished_loading.set()
         self._on_change()
 
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def to_the_end(work: Awaitable[T]) -> T:
+async def finish_even_if_cancelled(work: Awaitable[T]) -> T:
     """Its result. A caller who is cancelled, be it several times, is cancelled when the work has ended."""
     task = asyncio.ensure_future(work)
     try:

@@ -25,7 +25,7 @@ from qwen_service.process.daemon_threads import DaemonThreads
 
 PARALLEL = 4  # connections; more are slower on a Raspberry Pi's disk
 STOP_TIMEOUT = 2.0  # seconds
-WELCOME = ("post_config.json", "README.md", "LICENSE", "axllm")  # taken along where the repository has them
+OPTIONAL_FILES = ("post_config.json", "README.md", "LICENSE", "axllm")  # taken along where the repository has them
 
 
 def pull(spec: ModelSpec, models_dir: Path, machine: Machine, sink: ProgressSink) -> InstalledModel:
@@ -107,7 +107,7 @@ def _find_revision(hub: Hub, spec: ModelSpec, machine: Machine) -> str:
 
 
 def _choose(spec: ModelSpec, hub: Hub, revision: str, machine: Machine) -> list[HubFile]:
-    """What the model needs, every program (a folder may move to another machine), and what is welcome."""
+    """What the model needs, every program (a folder may move to another machine), and the optional files that the repository has."""
     there = hub.files(revision)
     missing = [file.path for file in spec.files if file.path not in there]
     candidates = spec.programs_for(machine)
@@ -119,8 +119,8 @@ def _choose(spec: ModelSpec, hub: Hub, revision: str, machine: Machine) -> list[
         if file.sha256 and there[file.path].sha256 not in (None, file.sha256):
             raise ChecksumMismatch(_mismatch(spec, file.path, hub.endpoint, file.sha256, there[file.path].sha256))
     shape = _shape(spec, hub, revision, there) if spec.runtime == "axllm" else ()
-    welcome = (name for name in WELCOME if name in there)
-    wanted = dict.fromkeys([*(file.path for file in spec.files), *shape, *spec.programs_among(there), *welcome])
+    optional = (name for name in OPTIONAL_FILES if name in there)
+    wanted = dict.fromkeys([*(file.path for file in spec.files), *shape, *spec.programs_among(there), *optional])
     return [there[path] for path in wanted]
 
 

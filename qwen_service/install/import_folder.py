@@ -18,7 +18,9 @@ from qwen_service.models.record import FILE_NAME, RecordedFile, load_record, new
 from qwen_service.models.spec import ModelSpec
 
 
-def adopt(spec: ModelSpec, folder: Path, models_dir: Path, sink: ProgressSink, *, link: bool = False) -> InstalledModel:
+def import_folder(
+    spec: ModelSpec, folder: Path, models_dir: Path, sink: ProgressSink, *, link: bool = False
+) -> InstalledModel:
     """Raises InstallError naming what is wrong with the folder, or with the disk."""
     with disk_faults_told(spec.name, models_dir):
         return _adopt(spec, folder, models_dir, sink, link=link)

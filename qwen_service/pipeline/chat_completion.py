@@ -45,7 +45,16 @@ from qwen_service.text.output_parser import OutputParser
 log = logging.getLogger(__name__)
 
 # Sampling fields that shape the text; the others are limits or constraints with rules of their own.
-TASTE = ("temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty", "repeat_penalty")
+SAMPLING_FIELDS = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "presence_penalty",
+    "frequency_penalty",
+    "repeat_penalty",
+)
 
 
 class ChatCompletion:
@@ -264,7 +273,7 @@ def _with_defaults(request: ChatRequest, model: ServedModel, engine: Engine) -> 
     if request.sampling.top_logprobs is not None and not engine.runtime.capabilities.logprobs:
         raise Unsupported(f"{model.name} runs on an engine that reports no logprobs", param="logprobs")
     given, defaults = request.sampling, model.spec.sampling
-    missing = {name: getattr(defaults, name) for name in TASTE if getattr(given, name) is None}
+    missing = {name: getattr(defaults, name) for name in SAMPLING_FIELDS if getattr(given, name) is None}
     thinking = model.spec.thinking if request.thinking is None else request.thinking
     return dataclasses.replace(request, sampling=dataclasses.replace(given, **missing), thinking=thinking)
 
@@ -302,7 +311,7 @@ def _started(model: ServedModel, turn: Turn, asked: Sampling, fitted: Fitted) ->
 
 def ignored_parameters(capabilities: Capabilities, asked: Sampling) -> tuple[str, ...]:
     """What the request set and this runtime cannot honour."""
-    names = [name for name in TASTE if getattr(asked, name) is not None and name not in capabilities.sampling]
+    names = [name for name in SAMPLING_FIELDS if getattr(asked, name) is not None and name not in capabilities.sampling]
     if asked.logit_bias and "logit_bias" not in capabilities.sampling:
         names.append("logit_bias")
     return tuple(names)

@@ -18,7 +18,7 @@ from qwen_service.chat import IMAGE_PLACE, IMAGE_TOKENS, ChatRequest, Message, T
 from qwen_service.engine import ModelText
 from qwen_service.engines.served import ServedModel
 from qwen_service.errors import PromptTooLong
-from qwen_service.pipeline.rendered import HOPELESS_BYTES_PER_TOKEN, Rendered, tokenized
+from qwen_service.pipeline.rendered import HOPELESS_BYTES_PER_TOKEN, Rendered, count_or_encode
 from qwen_service.pipeline.trimming import Cut, cuts, turns_of, without_oldest
 from qwen_service.runtime import Limits, Prompt, Spelled
 from qwen_service.text.fill_in_middle import infill_prompt
@@ -124,11 +124,13 @@ class SessionManager:
 
     async def _render_text(self, model: ServedModel, text: ModelText, request: ChatRequest, room: _Room) -> Rendered:
         if request.continues:
-            return await tokenized(text, text.template.render_open(request.messages, **_shown(request)), room.most)
+            return await count_or_encode(
+                text, text.template.render_open(request.messages, **_shown(request)), room.most
+            )
         continued = await self._continue_reply(model, text, request, room.most)
         if continued is not None and continued.size <= room.comfortable:  # held thoughts may make it longer
             return continued
-        return await tokenized(text, text.template.render(request.messages, **_shown(request)), room.most)
+        return await count_or_encode(text, text.template.render(request.messages, **_shown(request)), room.most)
 
     async def _continue_reply(
         self, model: ServedModel, text: ModelText, request: ChatRequest, most: int
@@ -143,7 +145,7 @@ class SessionManager:
         rest = text.template.render_after(messages, last, **_shown(request))
         if rest is None:
             return None
-        after = await tokenized(text, rest, most)
+        after = await count_or_encode(text, rest, most)
         if after.estimate:
             return None
         new = after.ids
@@ -174,7 +176,7 @@ async def _with_pictures(text: ModelText, request: ChatRequest, most: int) -> Re
     spelled = tuple(
         Spelled(names.get(part, ""), special=True) if isinstance(part, int) else Spelled(part) for part in parts
     )
-    return replace(await tokenized(text, parts, most), spelled=spelled)
+    return replace(await count_or_encode(text, parts, most), spelled=spelled)
 
 
 async def _raw(model: ServedModel, text: ModelText, request: ChatRequest, most: int) -> Rendered:
@@ -187,7 +189,7 @@ async def _raw(model: ServedModel, text: ModelText, request: ChatRequest, most: 
         parts = infill_prompt(model.spec, text.template, prompt, request.suffix)
     else:
         parts = text.template.split_raw(prompt)
-    return await tokenized(text, parts, most)
+    return await count_or_encode(text, parts, most)
 
 
 def _key(model: ServedModel, request: ChatRequest, messages: Sequence[Message]) -> bytes:

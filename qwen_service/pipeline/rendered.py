@@ -27,7 +27,7 @@ class Rendered:
         return (self.estimate or len(self.ids)) + self.beside
 
 
-async def tokenized(text: ModelText, parts: PromptParts, most: int) -> Rendered:
+async def count_or_encode(text: ModelText, parts: PromptParts, most: int) -> Rendered:
     """`most` is how many tokens fit. A core shall not work for seconds to learn how far beyond it 4 MB of text are."""
     size, enough = _characters(parts), HOPELESS_BYTES_PER_TOKEN * most
     if size > max(_CHEAP, 4 * enough):

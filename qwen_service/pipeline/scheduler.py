@@ -38,12 +38,12 @@ class _Waiter:
 
 
 class Scheduler:
-    """`hold` tells why an engine gets no new work now (its card is hot), or "" when nothing speaks against it."""
+    """`paused_reason` tells why an engine gets no new work now (its card is hot), or "" when nothing speaks against it."""
 
-    def __init__(self, room: WaitingRoom, *, hold: Callable[[Engine], str] = lambda _: "") -> None:
+    def __init__(self, room: WaitingRoom, *, paused_reason: Callable[[Engine], str] = lambda _: "") -> None:
         self._room = room
         room.in_line = lambda: len(self._waiting)
-        self._hold = hold
+        self._paused_reason = paused_reason
         self._order = FairOrder()
         self._waiting: list[_Waiter] = []  # as they came
         self._running: dict[Supervisor, int] = {}
@@ -77,7 +77,7 @@ class Scheduler:
     def is_idle(self, place: Supervisor) -> bool:
         engine = place.engine
         taken = self._running.get(place) or place in self._warming or self._waiting or not self._room.size
-        return engine is not None and not taken and not self._hold(engine)
+        return engine is not None and not taken and not self._paused_reason(engine)
 
     @contextmanager
     def idle_turn(self, place: Supervisor) -> Iterator[Engine | None]:
@@ -154,7 +154,7 @@ class Scheduler:
     def _held_back(self, model: ServedModel) -> str:
         """The reasons, where engines are; the others were busy all the time."""
         running = [supervisor.engine for supervisor in model.supervisors if supervisor.engine is not None]
-        return " ".join(filter(None, map(self._hold, running)))
+        return " ".join(filter(None, map(self._paused_reason, running)))
 
     def _give_back(self, waiter: _Waiter) -> None:
         """A client leaves the line; a slot granted in that very moment must not be lost."""
@@ -183,7 +183,7 @@ class Scheduler:
             if (engine := supervisor.engine) is not None
             and self._running.get(supervisor, 0) < engine.limits.slots
             and not (supervisor in self._warming and engine.limits.slots == 1)
-            and not self._hold(engine)
+            and not self._paused_reason(engine)
         ]
 
         def merit(supervisor: Supervisor) -> tuple[int, int, float]:

@@ -60,7 +60,7 @@ async def manager(
     )
     await manager.start()
     if manager.current is not None and (machines is None or machines.gate.is_set()):
-        await manager.current.tried()
+        await manager.current.first_load_done()
     try:
         yield manager
     finally:
@@ -153,7 +153,7 @@ async def test_a_model_that_does_not_load_is_replaced_by_the_former_one(tmp_path
     async with manager(tmp_path, "a", "b", machines=machines) as models:
         with pytest.raises(StartFailed, match=r"out of memory\. Went back to a"):
             await models.obtain("b")
-        await current(models).tried()
+        await current(models).first_load_done()
         assert (current(models).name, current(models).phase) == ("a", "ready")
         assert models.switching_to == ""
 
@@ -201,7 +201,7 @@ async def test_a_client_that_leaves_in_the_middle_of_a_switch_does_not_leave_it_
         machines.gate.set()
         await asyncio.wait([switch])
         assert switch.cancelled()
-        await current(models).tried()
+        await current(models).first_load_done()
         assert (current(models).name, current(models).phase) == ("a", "ready")
 
 

@@ -41,7 +41,7 @@ async def served(place: Place, *, on_card: bool = False, **fields: Any) -> Async
     supervisor = Supervisor("m", brings_up(place.make), on_change=lambda: None)
     one = ServedModel(model, (supervisor,), **fields)
     one.start()
-    await supervisor.settled()
+    await supervisor.finished_loading()
     try:
         yield one
     finally:

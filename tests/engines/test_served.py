@@ -140,9 +140,9 @@ async def test_one_device_of_two_is_enough() -> None:
 class Counting(Supervisor):
     asked = 0
 
-    async def settled(self) -> None:
+    async def finished_loading(self) -> None:
         self.asked += 1
-        await super().settled()
+        await super().finished_loading()
 
 
 async def test_a_device_that_has_given_up_is_not_asked_again_and_again_while_the_other_loads() -> None:
@@ -151,7 +151,7 @@ async def test_a_device_that_has_given_up_is_not_asked_again_and_again_while_the
     model = ServedModel(installed(), supervisors)
     model.start()
     broken.finish(StartFailed("no such card", permanent=True))
-    await supervisors[0].settled()
+    await supervisors[0].finished_loading()
     waiting = asyncio.create_task(model.ready(WaitingRoom(1, 30), Patience(30)))
     await asyncio.sleep(0.05)
     assert sum(supervisor.asked for supervisor in supervisors) < 5

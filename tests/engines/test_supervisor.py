@@ -117,7 +117,7 @@ async def test_a_start_that_fails_is_tried_again() -> None:
 async def test_what_no_restart_cures_is_given_up_with_its_reason(failure: ServiceError) -> None:
     watched = Watched(fails(failure))
     watched.supervisor.start()
-    await watched.supervisor.settled()
+    await watched.supervisor.finished_loading()
     assert watched.supervisor.phase == "failed"
     assert watched.supervisor.last_error == failure.message
     await watched.supervisor.stop()
@@ -139,7 +139,7 @@ async def test_what_was_given_up_is_tried_again_after_a_while_and_told_only_once
 async def test_a_defect_of_ours_is_shown_and_not_restarted_for_ever(caplog: pytest.LogCaptureFixture) -> None:
     watched = Watched(fails(KeyError("oops")))
     watched.supervisor.start()
-    await watched.supervisor.settled()
+    await watched.supervisor.finished_loading()
     assert watched.supervisor.phase == "failed"
     assert "KeyError('oops')" in watched.supervisor.last_error
     assert "Traceback" in caplog.text

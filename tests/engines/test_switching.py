@@ -111,7 +111,7 @@ async def test_a_failed_load_goes_back_to_the_old_model_and_says_why(tmp_path: P
         with pytest.raises(StartFailed, match=r"two could not be loaded: a file is missing\. Went back to one"):
             await service.models.load("two")
         assert service.models.current is not None
-        await service.models.current.tried()
+        await service.models.current.first_load_done()
         assert answered_by(await ask(service)).model == "one"
 
 

@@ -2,16 +2,16 @@ import asyncio
 
 import pytest
 
-from qwen_service.engines.uninterrupted import to_the_end
+from qwen_service.engines.uninterrupted import finish_even_if_cancelled
 
 
 async def test_the_result_and_the_failure_are_passed_on() -> None:
     async def fails() -> None:
         raise KeyError("x")
 
-    assert await to_the_end(asyncio.sleep(0, "done")) == "done"
+    assert await finish_even_if_cancelled(asyncio.sleep(0, "done")) == "done"
     with pytest.raises(KeyError):
-        await to_the_end(fails())
+        await finish_even_if_cancelled(fails())
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -24,7 +24,7 @@ async def test_a_cancelled_caller_ends_when_the_work_has_ended(fails: bool) -> N
         if fails:
             raise KeyError("x")
 
-    caller = asyncio.create_task(to_the_end(work()))
+    caller = asyncio.create_task(finish_even_if_cancelled(work()))
     await asyncio.sleep(0)
     for _ in range(3):  # by a client who leaves, an administrator, the end of the service
         caller.cancel()

@@ -9,7 +9,7 @@ from qwen_service.chat import ChatRequest, Message
 from qwen_service.engines.served import ServedModel
 from qwen_service.errors import PromptTooLong
 from qwen_service.pipeline.conversation import SessionManager
-from qwen_service.pipeline.rendered import Rendered, tokenized
+from qwen_service.pipeline.rendered import Rendered, count_or_encode
 from qwen_service.runtime import Limits
 from tests.serving import installed, model_text
 
@@ -29,7 +29,7 @@ class CountingTokenizer:
 
 async def measured(parts: Sequence[str | int], most: int, step: int = 1) -> tuple[Rendered, list[int]]:
     tokenizer = CountingTokenizer(step)
-    return await tokenized(replace(model_text(), tokenizer=tokenizer), parts, most), tokenizer.characters
+    return await count_or_encode(replace(model_text(), tokenizer=tokenizer), parts, most), tokenizer.characters
 
 
 async def test_a_text_that_takes_no_time_is_counted_however_long_it_is() -> None:

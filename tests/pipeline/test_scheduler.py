@@ -229,7 +229,7 @@ async def test_the_time_in_the_line_is_told(line: Line) -> None:
 
 async def test_a_model_that_is_held_back_gets_no_new_work_and_goes_on_when_released() -> None:
     reasons = ["Card 0 is hot"]
-    scheduler = Scheduler(WaitingRoom(4, 30), hold=lambda _: reasons[0])
+    scheduler = Scheduler(WaitingRoom(4, 30), paused_reason=lambda _: reasons[0])
     async with served_model(ScriptedRuntime(says_hi), on_change=scheduler.dispatch) as model:
         line = Line(scheduler, model)
         waiting = await line.arrives(0)
@@ -245,7 +245,7 @@ async def test_a_model_that_is_held_back_gets_no_new_work_and_goes_on_when_relea
 
 
 async def test_who_waits_too_long_for_a_hot_card_is_told_why() -> None:
-    scheduler = Scheduler(WaitingRoom(4, 0.05), hold=lambda _: "Card 0 is hot: 90 C")
+    scheduler = Scheduler(WaitingRoom(4, 0.05), paused_reason=lambda _: "Card 0 is hot: 90 C")
     async with served_model(ScriptedRuntime(says_hi), on_change=scheduler.dispatch) as model:
         with pytest.raises(QueueTimeout, match="Card 0 is hot: 90 C"):
             async with scheduler.turn(model, PROMPT):
@@ -258,7 +258,7 @@ async def test_only_the_engine_of_the_hot_card_is_held_back() -> None:
     def hold(engine: Engine) -> str:
         return "Card 0 is hot: 90 C" if engine.runtime is hot else ""
 
-    scheduler = Scheduler(WaitingRoom(4, 0.05), hold=hold)
+    scheduler = Scheduler(WaitingRoom(4, 0.05), paused_reason=hold)
     async with served_model(hot, cool, on_change=scheduler.dispatch) as model, scheduler.turn(model, PROMPT) as turn:
         assert turn.engine.runtime is cool
         with pytest.raises(QueueTimeout, match=r"\(queue_timeout\): Card 0 is hot: 90 C$"):

@@ -132,7 +132,7 @@ async def house(folder: Path, make: Callable[[], Card], **settings: Any) -> Asyn
     )
     await models.start()
     assert models.current is not None
-    await models.current.tried()
+    await models.current.first_load_done()
     warmer.start()
     try:
         yield House(cards[0], chat, warmer, models, scheduler)

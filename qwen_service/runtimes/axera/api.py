@@ -58,7 +58,7 @@ class AxApi(Runtime):
         """
         self._tokenizer = tokenizer
         self._server = server
-        self._strangers = server.strangers
+        self._foreign_calls = server.foreign_calls
         self._engine = AxApiEngine(program, server)
         self._limits = expected
         self._kv = KvCache(expected.prompt)
@@ -74,7 +74,7 @@ class AxApi(Runtime):
         sure = self._limits.prompt if "prefill_max_token_num" in reported else CHUNK
         self._kv = KvCache(self._limits.prompt, from_nothing=sure)
         self._kv.reset_to(self._opening)
-        self._strangers = self._server.strangers
+        self._foreign_calls = self._server.foreign_calls
         return self._limits
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Prefill | Piece, None]:
@@ -102,27 +102,27 @@ class AxApi(Runtime):
         ids = prompt.token_ids
         if not 0 < len(ids) <= self._limits.prompt - CHUNK:  # no room would be left for a question
             return False
-        self._doubt_strangers()
-        self._kv.doubt()
+        self._invalidate_after_foreign_calls()
+        self._kv.invalidate()
         try:
             await self._engine.reset(ids)
         except EngineBusy:
             return False
-        if self._server.strangers != self._strangers:
+        if self._server.foreign_calls != self._foreign_calls:
             return False
         self._kv.reset_to(ids)
         return True
 
     def reusable_tokens(self, prompt: Prompt) -> int:
-        self._doubt_strangers()
+        self._invalidate_after_foreign_calls()
         return self._kv.reusable(prompt.token_ids)
 
     async def _begin(self, ids: Ids, sampling: Sampling, *, most: int) -> _Begun:
         for _ in range(ATTEMPTS):
-            self._doubt_strangers()
+            self._invalidate_after_foreign_calls()
             plan = self._kv.plan(ids)
             before = self._kv.after_stopped_prefill if plan.reset is None else None
-            self._kv.doubt()
+            self._kv.invalidate()
             try:
                 if plan.reset is not None:
                     await self._engine.reset(plan.reset)
@@ -139,7 +139,7 @@ class AxApi(Runtime):
         undisturbed = False
         try:
             await self._engine.next(work)  # it has fetched its prompt
-            undisturbed = self._server.strangers == self._strangers
+            undisturbed = self._server.foreign_calls == self._foreign_calls
         finally:
             if not undisturbed:
                 await self._engine.finish(work)
@@ -154,10 +154,10 @@ class AxApi(Runtime):
             if held is not None and not self._engine.failure.done():
                 self._kv.hold(held)
 
-    def _doubt_strangers(self) -> None:
-        if self._server.strangers != self._strangers:
-            self._strangers = self._server.strangers
-            self._kv.doubt()
+    def _invalidate_after_foreign_calls(self) -> None:
+        if self._server.foreign_calls != self._foreign_calls:
+            self._foreign_calls = self._server.foreign_calls
+            self._kv.invalidate()
 
     async def _next_piece(self, work: Work, reply: AxApiReply) -> Piece | None:
         event = await self._engine.next(work, ending=reply.tokens.undecided)

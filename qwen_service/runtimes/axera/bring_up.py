@@ -72,8 +72,8 @@ class CardLoader:
             self._model.has_own_tokenizer, self._machine
         ):
             raise StartFailed(OWN_TOKENIZER.format(Path(self._model.program(self._machine)).name), permanent=True)
-        if self._index == 0 and (doubt := fixed_port(self._model, self._settings, self._machine)):
-            log.warning("%s", doubt)
+        if self._index == 0 and (warning := fixed_port(self._model, self._settings, self._machine)):
+            log.warning("%s", warning)
         tokenizer, template = await self._text.read(progress)
         await prepare_cards(self._recovery, (self._device,), self._model.spec.card_memory_kib or 0, progress)
         async with AsyncExitStack() as undo:

@@ -69,7 +69,7 @@ class KvCache:
         """After a reply."""
         self._held, self._known, self._replied = ids, True, True
 
-    def doubt(self) -> None:
+    def invalidate(self) -> None:
         """After some stops, and after an error: what is held is not known until the next reset."""
         self._held, self._known, self._replied = (), False, False
 

@@ -115,7 +115,7 @@ class AxRepl(Runtime):
         if self._kv is None:
             return Plan((), ids, 0)
         plan = self._kv.plan(ids)
-        self._kv.doubt()
+        self._kv.invalidate()
         if plan.reset:
             old, self._process = self._process, ReplProcess(self._program)
             await old.stop()

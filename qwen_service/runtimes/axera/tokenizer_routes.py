@@ -41,7 +41,7 @@ class TokenizerRoutes:
         self._bound: dict[str | None, TokenChannel] = {}  # by uid
         self._started = time.monotonic()
         self._calls = 0
-        self.strangers = 0  # prompts and resets of programs that nobody here asked for
+        self.foreign_calls = 0  # prompts and resets of programs that nobody here asked for
         self._routes: dict[str, Callable[[Body], Answer | Awaitable[Answer]]] = {
             "/encode": self._encode,
             "/decode": self._decode,
@@ -97,7 +97,7 @@ class TokenizerRoutes:
             if channel is not None:
                 self._bound[_uid(body)] = channel
         if channel is None:
-            self.strangers += "uid" in body
+            self.foreign_calls += "uid" in body
             return (
                 self._encode_text(text) if len(text) >= LONG_TEXT else self._encoded(self._tokenizer.encode_now([text]))
             )
@@ -134,7 +134,7 @@ class TokenizerRoutes:
         with self._lock:
             channel = self._resets.get(key) if isinstance(key, str) else None
         if channel is None:
-            self.strangers += 1
+            self.foreign_calls += 1
             return {"token_ids": self._one_id()}  # at its start, before anybody has asked for a reset
         channel.post(ResetCalled())
         return {"token_ids": channel.token_ids}

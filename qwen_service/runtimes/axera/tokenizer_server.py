@@ -68,9 +68,9 @@ class TokenizerServer:
         return f"http://{self._address[0]}:{self.port}"
 
     @property
-    def strangers(self) -> int:
+    def foreign_calls(self) -> int:
         """Grows when a program works on what was not registered here: somebody else talks to it."""
-        return self._routes.strangers
+        return self._routes.foreign_calls
 
     def prompt(
         self, token_ids: Sequence[int], diff: Sequence[int] | None = None, *, longest_hold: float = LONGEST_HOLD

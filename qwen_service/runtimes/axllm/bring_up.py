@@ -44,8 +44,8 @@ class AxLlmLoader:
     async def __call__(self, progress: LoadProgress) -> Engine:
         if pointers := self.model.lfs_pointers():
             raise StartFailed(pointer_advice(pointers), permanent=True)
-        if doubt := fixed_port(self.model, self.settings, self.machine):
-            log.warning("%s", doubt)
+        if warning := fixed_port(self.model, self.settings, self.machine):
+            log.warning("%s", warning)
         tokenizer = await asyncio.to_thread(self._tokenizer)
         spec, settings = self.model.spec, self.settings
         if not settings.runtime_join:

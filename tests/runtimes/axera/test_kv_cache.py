@@ -39,7 +39,7 @@ def test_every_plan_is_accepted_and_makes_the_cache_hold_exactly_the_prompt(
     cache = KvCache(LARGEST, from_nothing=from_nothing)
     cache.hold(tuple(range(held)))
     if not known:
-        cache.doubt()
+        cache.invalidate()
     prompt = (*range(min(common, held)), *range(5000, 5000 + new))
     if not (1 if from_nothing else 2) <= len(prompt) <= LARGEST:
         with pytest.raises((PromptTooLong, Unsupported)):
@@ -74,7 +74,7 @@ def test_nothing_else_reuses_anything(prompt: Ids) -> None:
 
 def test_a_doubted_cache_holds_nothing_known() -> None:
     cache = holding((1, 2, 3))
-    cache.doubt()
+    cache.invalidate()
     assert cache.held is None
     assert cache.reusable((1, 2, 3, 4)) == 0
 

@@ -28,7 +28,7 @@ AUDIO_FILES = ("/v1/audio/transcriptions", "/v1/audio/translations")
 FORM_BYTES = 65_536  # what a form may have beside its file
 
 
-def passage(
+def middleware_stack(
     settings: Settings,
     finished: Callable[[RequestRecord], None],
     error_response: ErrorResponse,
