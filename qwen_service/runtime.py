@@ -5,6 +5,7 @@ has slots, and is stopped once; when it fails it is thrown away and another one 
 lines and switching are not its business (model_manager, scheduler).
 """
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ class Runtime(ABC):
         """Generate until the model ends or `sampling.max_tokens`; the last item is a Piece with finish_reason.
 
         An async generator: closing it (aclose) stops the work and returns when the engine is idle again
-        or known to be lost. Raises a RuntimeFailure when the engine fails.
+        or known to be lost, or when still_running() tells. Raises a RuntimeFailure when the engine fails.
         """
 
     @abstractmethod
@@ -110,6 +111,10 @@ class Runtime(ABC):
     @abstractmethod
     async def stop(self) -> None:
         """Stop politely, then by force. Idempotent; afterwards no process is left."""
+
+    def still_running(self) -> asyncio.Future[bool] | None:
+        """Done when what a closed generator has left behind has ended, where an engine cannot be stopped."""
+        return None
 
     async def warm(self, prompt: Prompt) -> bool:  # noqa: ARG002
         """Prefill the prompt, so that one that begins with it is a continuation. Nothing else may run meanwhile.

@@ -48,6 +48,7 @@ class Scheduler:
         self._waiting: list[_Waiter] = []  # as they came
         self._running: dict[Supervisor, int] = {}
         self._warming: set[Supervisor] = set()
+        self.on_late_release: Callable[[], None] = lambda: None  # a slot was held for longer than its turn
 
     @property
     def waiting(self) -> int:
@@ -62,8 +63,8 @@ class Scheduler:
         """Wait for a slot and hold it. Raises QueueFull, QueueTimeout, or what became of the model."""
         started = time.monotonic()
         supervisor = await self._acquire(model, prompt, patience or self._room.arrive())
+        engine = supervisor.engine
         try:
-            engine = supervisor.engine
             if engine is None:  # it died between the grant and now
                 raise Died(f"{model.name} stopped before the reply began: {supervisor.last_error}")
             try:
@@ -72,7 +73,7 @@ class Scheduler:
                 supervisor.report(engine, failure)
                 raise
         finally:
-            self._release(supervisor)
+            self._release_at_rest(supervisor, engine)
 
     def is_idle(self, place: Supervisor) -> bool:
         engine = place.engine
@@ -163,6 +164,18 @@ class Scheduler:
         granted = waiter.granted
         if granted.done() and not granted.cancelled() and granted.exception() is None:
             self._release(granted.result())
+
+    def _release_at_rest(self, supervisor: Supervisor, engine: Engine | None) -> None:
+        """At once, or when what cannot be stopped has ended: nobody waits for that, but the slot is not free before."""
+        rest = engine.runtime.still_running() if engine is not None else None
+        if rest is None:
+            self._release(supervisor)
+        else:
+            rest.add_done_callback(lambda _: self._release_late(supervisor))
+
+    def _release_late(self, supervisor: Supervisor) -> None:
+        self._release(supervisor)
+        self.on_late_release()
 
     def _release(self, supervisor: Supervisor) -> None:
         supervisor.last_turn = time.monotonic()

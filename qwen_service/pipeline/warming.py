@@ -87,6 +87,7 @@ class Warmer:
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.counts = WarmCounts()
+        scheduler.on_late_release = self.nudge
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="warming")

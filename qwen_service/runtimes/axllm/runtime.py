@@ -1,7 +1,7 @@
 """Runtime of `axllm serve DIR`, started here or joined: an OpenAI-like server that can do one request at a time.
 
 What it gets wrong is put right here. Overlapping requests mix their streams, and a client that leaves does not stop
-the NPU: so the next request waits until all of the last stream has been read, also when nobody wants it any more.
+the NPU: so all of a stream is read, also when nobody wants it any more, and the next request waits for its end.
 Limits, counts and finish reasons are ours. Its text, think block inline, goes up as the model wrote it.
 """
 
@@ -75,14 +75,14 @@ class AxLlm(Runtime):
         reading = self._reading = asyncio.create_task(self._read(body, texts, stream))
         reading.add_done_callback(lambda task: task.cancelled() or task.exception())  # its reader may have left
         reply = AxLlmReply(self._tokenizer, max_tokens)
-        try:
-            while not reply.ended and (text := await texts.get()) is not None:
-                if (piece := reply.feed(text)) is not None:
-                    yield self._noted(piece, prompt, reply, stream)
-            if not reply.ended:
-                yield self._noted(reply.finish(cut=not await _outcome(reading)), prompt, reply, stream)
-        finally:
-            await asyncio.wait({reading})
+        while not reply.ended and (text := await texts.get()) is not None:
+            if (piece := reply.feed(text)) is not None:
+                yield self._noted(piece, prompt, reply, stream)
+        if not reply.ended:
+            yield self._noted(reply.finish(cut=not await _outcome(reading)), prompt, reply, stream)
+
+    def still_running(self) -> asyncio.Future[bool] | None:
+        return self._reading if self._reading is not None and not self._reading.done() else None
 
     async def failed(self) -> RuntimeFailure:
         return await asyncio.shield(self._process.failure)

@@ -178,10 +178,17 @@ async def leave(it: Rig, text: str) -> None:
         await anext(pieces)
 
 
-async def test_leaving_a_reply_returns_when_the_npu_is_free(started: Callable[..., Any]) -> None:
-    it = await started(SIM_TOKEN="0.01")
+async def test_leaving_a_reply_returns_at_once_and_tells_until_when_the_npu_is_busy(
+    started: Callable[..., Any],
+) -> None:
+    it = await started(SIM_TOKEN="0.05")
     await leave(it, "a b c d e f")
+    assert len(it.events("token")) < 6
+    rest = it.runtime.still_running()
+    assert rest is not None
+    await rest
     assert len(it.events("token")) == 6
+    assert it.runtime.still_running() is None
     assert joined(await it.ask("x y")) == "x y "
 
 
