@@ -120,10 +120,12 @@ class Settings(BaseSettings):
 
     embedding_model: Path | None = _setting(
         None,
-        "A GGUF file, or the name of an installed GGUF model, that makes embeddings (/v1/embeddings, /api/embed), loaded when first asked for. None: 501.",
+        "A GGUF file, or the name of an installed GGUF model, that makes embeddings (/v1/embeddings, /api/embed), loaded when first asked for."
+        " None: the first installed model that is made for them; where there is none, 501.",
     )
     embedding_pooling: Literal["model", "mean", "cls", "last"] = _setting(
-        "model", "How the vector of a text is made of those of its tokens. model: as the GGUF file says."
+        "model",
+        "How the vector of a text is made of those of its tokens. model: as its manifest or the GGUF file says.",
     )
 
     speech_to_text: str | None = _setting(

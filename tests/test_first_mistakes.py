@@ -46,7 +46,7 @@ def test_1_a_port_that_another_program_has(tmp_path: Path, capsys: pytest.Captur
 
 def test_2_no_model(tmp_path: Path) -> None:
     settings = settings_with_models(tmp_path)
-    with pytest.raises(Unavailable, match=r"no model is installed in .+ `qwen-service setup` chooses one"):
+    with pytest.raises(Unavailable, match=r"no model that chats is installed in .+ `qwen-service setup` chooses one"):
         ModelChoice(settings, Catalog.load(settings.models_dir), Machine(tmp_path)).first()
 
 

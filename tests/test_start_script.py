@@ -79,4 +79,4 @@ def test_a_process_that_got_the_number_of_an_old_service_is_not_taken_for_it(
 def test_where_it_listens_and_that_no_model_is_there_are_told(run: Run, flags: list[str], tmp_path: Path) -> None:
     started = run("start_qwen.sh", "-d", "--models-dir", str(tmp_path / "models"), *flags[-2:])
     assert f"listening on http://127.0.0.1:{flags[-1]}" in started.stdout
-    assert "no model is installed" in started.stderr
+    assert "no model that chats is installed" in started.stderr

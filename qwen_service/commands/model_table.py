@@ -11,6 +11,7 @@ LONG = 8192  # tokens
 PURPOSES: Mapping[str, Callable[[ModelSpec], bool]] = {
     "tools": lambda spec: "tools" in spec.capabilities,
     "pictures": lambda spec: "vision" in spec.capabilities,
+    "documents": lambda spec: "embedding" in spec.capabilities,
     "long": lambda spec: (spec.context or 0) >= LONG,
     "voice": lambda _spec: False,  # a voice is no chat model
 }

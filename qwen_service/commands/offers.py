@@ -48,7 +48,7 @@ class Offer:
 def offers(catalog: Catalog, machine: Machine, space: Space) -> list[Offer]:
     """Those that the machine can run first, the card's before the CPU's, a stopgap last."""
     installed = {model.name for model in catalog.installed()}
-    known = [spec for spec in catalog.specs if spec.source is not None or spec.name in installed]
+    known = [spec for spec in catalog.specs if spec.chats and (spec.source is not None or spec.name in installed)]
     found = [
         Offer(spec, spec.name in installed, _obstacle(spec, machine, space, spec.name in installed)) for spec in known
     ]

@@ -24,7 +24,7 @@ class ModelChoice:
         elif settings.model != "auto":
             model = self.installed(settings.model)
         else:
-            return self._first_possible(self._catalog.installed())
+            return self._first_possible([model for model in self._catalog.installed() if model.spec.chats])
         if not self._lacks_card_only(model):
             self.refuse_impossible(model)
         return model
@@ -54,6 +54,8 @@ class ModelChoice:
         raise Unavailable("; ".join(reasons) or self._nothing_installed())
 
     def _obstacle(self, model: InstalledModel) -> str | None:
+        if not model.spec.chats:
+            return "it makes embeddings, and does not chat"
         if self._settings.accelerator == "required" and not model.spec.needs_npu:
             return "it runs on the CPU, and accelerator is required"
         if self._settings.accelerator == "none" and model.spec.needs_npu:
@@ -61,4 +63,4 @@ class ModelChoice:
         return model.spec.obstacle(self._machine)
 
     def _nothing_installed(self) -> str:
-        return f"no model is installed in {self._catalog.models_dir}. `qwen-service setup` chooses one, `qwen-service pull smollm2-135m` installs a small one."
+        return f"no model that chats is installed in {self._catalog.models_dir}. `qwen-service setup` chooses one, `qwen-service pull smollm2-135m` installs a small one."

@@ -4,20 +4,22 @@ import asyncio
 import math
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from qwen_service.errors import Died, NotOffered, PromptTooLong, QueueFull, ShuttingDown, UnknownModel
+from qwen_service.errors import Died, NotOffered, PromptTooLong, QueueFull, ShuttingDown, Unavailable, UnknownModel
 from qwen_service.models.catalog import Catalog, gguf_model, same_name, unaliased
+from qwen_service.models.installed import InstalledModel
 from qwen_service.runtimes.llamacpp import wire
 from qwen_service.runtimes.llamacpp.process import LlamaProcess, check_gguf
 from qwen_service.runtimes.llamacpp.runtime import error_object
 from qwen_service.runtimes.llamacpp.unix_http import HttpError
 from qwen_service.settings import Settings
 
-TIMEOUT = 120.0  # seconds for one request
+TIMEOUT = 120.0  # seconds for one text
+# Open WebUI sends each piece of a document in a request of its own, all at once, and tries none a second time: what is
+# bounded is their text, not their number.
+MOST_WAITING = 16_000_000  # characters, or token ids
 Input = str | Sequence[int]
 
 
@@ -25,35 +27,41 @@ Input = str | Sequence[int]
 class Embedded:
     """Of each input one vector of length 1."""
 
+    model: str
     vectors: tuple[tuple[float, ...], ...]
     tokens: int
 
 
 class Embeddings:
     def __init__(self, settings: Settings, catalog: Catalog | None = None) -> None:
-        """`catalog`: where a name in `embedding_model` is looked up."""
+        """`catalog`: where a name in `embedding_model` is looked up, or a model for embeddings where it is not set."""
         self._settings = settings
-        self.name, self._path = _model(settings.embedding_model, catalog)
+        self._catalog = catalog
+        self._model: InstalledModel | None = None  # that of the process
         self._process: LlamaProcess | None = None
+        self._limit = 0  # tokens of one text
+        self._closing = 0  # tokens that the tokenizer sets after a text; the vector of some models is that of the last
+        self._turn = asyncio.Lock()
         self._starting = asyncio.Lock()
         self._start_task: asyncio.Task[LlamaProcess] | None = None
         self._stopped = False
-        self._asked = 0
+        self._waiting = 0
 
     async def embed(
         self, model: str | None, inputs: Sequence[Input], *, truncate: bool = False, dimensions: int | None = None
     ) -> Embedded:
         """Raises NotOffered, UnknownModel, PromptTooLong, QueueFull, or why the engine could not."""
-        self._check(model)
-        if self._asked >= self._settings.queue_size + 1:
-            raise QueueFull(f"{self._asked} requests for embeddings are waiting already")
-        self._asked += 1
+        name = self._check(model)
+        size = sum(map(len, inputs))
+        if self._waiting and self._waiting + size > MOST_WAITING:
+            raise QueueFull(f"texts of {self._waiting} characters are waiting for their vectors already")
+        self._waiting += size
         try:
             ids = [await self._ids(one, truncate) for one in inputs]
             vectors = [await self._vector(one, dimensions) for one in ids]
         finally:
-            self._asked -= 1
-        return Embedded(tuple(vectors), sum(map(len, ids)))
+            self._waiting -= size
+        return Embedded(name, tuple(vectors), sum(map(len, ids)))
 
     async def stop(self) -> None:
         """Ends a start that is under way as well; nothing starts afterwards."""
@@ -66,12 +74,36 @@ class Embeddings:
             await self._process.stop()
             self._process = None
 
-    def _check(self, model: str | None) -> None:
-        if self._path is None:
-            raise NotOffered("This service has no model for embeddings: `embedding_model` names a GGUF file of one.")
-        wanted = unaliased(model, self._settings.model_aliases) if model else self.name
-        if not same_name(wanted, self.name) and self._settings.unknown_model == "error":
-            raise UnknownModel(f"model '{model}' not found; the model for embeddings is {self.name}", param="model")
+    def _check(self, model: str | None) -> str:
+        """The name of the model that answers."""
+        found = (self._model if self._process is not None else None) or self._find()
+        if found is None:
+            raise NotOffered(
+                "There is no model for embeddings here. `qwen-service pull qwen3-embedding-0.6b` installs one (639 MB);"
+                " `embedding_model` names another, or a GGUF file."
+            )
+        wanted = unaliased(model, self._settings.model_aliases) if model else found.name
+        if not any(same_name(wanted, known) for known in found.spec.names) and self._settings.unknown_model == "error":
+            raise UnknownModel(f"model '{model}' not found; the model for embeddings is {found.name}", param="model")
+        return found.name
+
+    def _find(self) -> InstalledModel | None:
+        """What `embedding_model` names, a file or an installed model; without it the first that is made for embeddings."""
+        given, catalog = self._settings.embedding_model, self._catalog
+        if given is None:
+            models = catalog.installed() if catalog is not None else []
+            return next((model for model in models if "embedding" in model.capabilities), None)
+        if given.is_file() or catalog is None or given.suffix == ".gguf":
+            return gguf_model(given)
+        try:
+            model = catalog.find_installed(str(given))
+        except UnknownModel as error:
+            raise Unavailable(f"embedding_model: {error.message}") from error
+        if model.spec.runtime != "llamacpp":
+            raise Unavailable(
+                f"embedding_model: {model.name} runs on the card; embeddings are made by a GGUF on the CPU"
+            )
+        return model
 
     async def _ids(self, text: Input, truncate: bool) -> Sequence[int]:
         ids: Sequence[int]
@@ -79,10 +111,13 @@ class Embeddings:
             ids = (await self._post("/tokenize", {"content": text, "add_special": True}))["tokens"]
         else:
             ids = text
-        limit = self._settings.context_size
-        if len(ids) > limit and not truncate:
+        await self._running()  # which knows the limit
+        limit, closing = self._limit, self._closing if isinstance(text, str) else 0
+        if len(ids) <= limit:
+            return ids
+        if not truncate:
             raise PromptTooLong(f"the input has {len(ids)} tokens, at most {limit} are taken", param="input")
-        return ids[:limit]
+        return [*ids[: limit - closing], *ids[len(ids) - closing :]]
 
     async def _vector(self, ids: Sequence[int], dimensions: int | None) -> tuple[float, ...]:
         answer = await self._post("/v1/embeddings", {"input": ids})
@@ -91,7 +126,11 @@ class Embeddings:
         return tuple(value / length for value in vector)
 
     async def _post(self, path: str, body: dict[str, Any]) -> Any:
-        process = await self._running()
+        """One at a time, so that TIMEOUT is for the work alone."""
+        async with self._turn:
+            return await self._answer(await self._running(), path, body)
+
+    async def _answer(self, process: LlamaProcess, path: str, body: dict[str, Any]) -> Any:
         try:
             return await process.http.post(path, body, TIMEOUT)
         except HttpError as error:
@@ -117,35 +156,47 @@ class Embeddings:
             return self._process
 
     async def _start(self) -> LlamaProcess:
+        model = self._find()
+        if model is None:
+            raise NotOffered("the model for embeddings has been removed")
+        context = min(self._settings.context_size, model.spec.context or self._settings.context_size)
+        process = await self._started(model, context)
+        try:
+            await self._measure(process, context)
+        except BaseException:
+            await process.stop()
+            raise
+        self._model = model
+        return process
+
+    async def _measure(self, process: LlamaProcess, context: int) -> None:
+        properties = await process.http.get("/props", TIMEOUT)
+        self._limit = min(context, properties["default_generation_settings"]["n_ctx"])
+        bare, whole = [
+            (await process.http.post("/tokenize", {"content": "a", "add_special": special}, TIMEOUT))["tokens"]
+            for special in (False, True)
+        ]
+        self._closing = len(whole) - len(bare) - whole.index(bare[0]) if bare and bare[0] in whole else 0
+
+    async def _started(self, model: InstalledModel, context: int) -> LlamaProcess:
         settings = self._settings
-        assert self._path is not None
-        check_gguf(self._path)
-        context = settings.context_size  # a text is computed in one step
-        pooling = settings.embedding_pooling
+        check_gguf(model.gguf)
+        context = min(
+            settings.context_size, model.spec.context or settings.context_size
+        )  # a text is computed in one step
+        pooling = settings.embedding_pooling if settings.embedding_pooling != "model" else model.spec.pooling
         return await LlamaProcess.start(
             llama_server=settings.llama_server,
-            model_path=self._path,
+            model_path=model.gguf,
             options={
                 "--parallel": 1,
-                "--ctx-size": context,
+                "--ctx-size": context,  # a text is computed in one step
                 "--batch-size": context,
                 "--ubatch-size": context,
                 "--threads": settings.threads or max(1, (os.cpu_count() or 1) - 1),
                 "--cache-ram": 0,
             },
-            flags=["--embeddings", *(["--pooling", pooling] if pooling != "model" else [])],
+            flags=["--embeddings", *(["--pooling", pooling] if pooling else [])],
             state_dir=settings.state_folder,
             log_path=settings.log_folder / "embeddings.log",
         )
-
-
-def _model(given: Path | None, catalog: Catalog | None) -> tuple[str, Path | None]:
-    """Name and file, of a file or of the name of an installed model. What is neither is told when it is first used."""
-    if given is None:
-        return "", None
-    if catalog is not None and not given.is_file():
-        with suppress(UnknownModel):
-            model = catalog.find_installed(str(given))
-            if model.spec.runtime == "llamacpp":
-                return model.name, model.gguf
-    return gguf_model(given).name, given

@@ -16,7 +16,7 @@ from qwen_service.engines.simulation import simulated
 from qwen_service.engines.supervisor import Supervisor
 from qwen_service.engines.uninterrupted import finish_even_if_cancelled
 from qwen_service.engines.waiting_room import Patience, WaitingRoom
-from qwen_service.errors import Loading, NotLoaded, ServiceError, StartFailed, Unavailable, UnknownModel
+from qwen_service.errors import Loading, NotLoaded, ServiceError, StartFailed, Unavailable, UnknownModel, Unsupported
 from qwen_service.models.catalog import Catalog, same_name, unaliased
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
@@ -92,13 +92,15 @@ class ModelManager:
     async def obtain(self, name: str | None, patience: Patience | None = None) -> ServedModel:
         """The served model that a request means; switches to it where `autoload` allows.
 
-        Raises UnknownModel, NotLoaded, Unavailable, QueueFull, Loading, or why the switch failed.
+        Raises UnknownModel, Unsupported, NotLoaded, Unavailable, QueueFull, Loading, or why the switch failed.
         """
         wanted = self._means(name)
         if wanted is self.leaving:
             raise Loading(f"{self.leaving.name} is being replaced by {self.switching_to}")
         if isinstance(wanted, ServedModel):
             return self._or_fallback(wanted)
+        if not wanted.spec.chats:
+            raise Unsupported(f"{wanted.name} does not support chat: it makes embeddings", param="model")
         if not self._autoloads(wanted):
             current = self.current.name if self.current is not None else "none"
             raise NotLoaded(

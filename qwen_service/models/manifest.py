@@ -27,6 +27,7 @@ from qwen_service.models.spec import (
     FileSpec,
     HubSource,
     ModelSpec,
+    Pooling,
     Program,
     RuntimeName,
     Source,
@@ -80,7 +81,7 @@ def parse_manifest(content: object, origin: str) -> ModelSpec:
         family=section.one("family", text, ""),
         parameter_size=section.one("parameter_size", text, ""),
         quantization=section.one("quantization", text, ""),
-        capabilities=frozenset(section.many("capabilities", choice(Capability))) | {"completion"},
+        capabilities=_capabilities(frozenset(section.many("capabilities", choice(Capability)))),
         programs=_programs(section.section("programs")),
         arguments=section.many("arguments", argument),
         tokenizer=section.one("tokenizer", inner_path, None),
@@ -89,6 +90,7 @@ def parse_manifest(content: object, origin: str) -> ModelSpec:
         context=section.one("context", positive, None),
         prompt_limit=section.one("prompt_limit", positive, None),
         prompt_budget=section.one("prompt_budget", positive, None),
+        pooling=section.one("pooling", choice(Pooling), None),
         thinking=section.one("thinking", flag, None),
         sampling=_sampling(section.section("sampling")),
         load_seconds=section.one("load_seconds", number, None),
@@ -101,6 +103,11 @@ def parse_manifest(content: object, origin: str) -> ModelSpec:
     section.finish()
     _check(spec, origin)
     return spec
+
+
+def _capabilities(listed: frozenset[Capability]) -> frozenset[Capability]:
+    """Every model writes text, but for those made for embeddings."""
+    return listed if "embedding" in listed else listed | {"completion"}
 
 
 def _check(spec: ModelSpec, origin: str) -> None:

@@ -12,7 +12,8 @@ from qwen_service.chat import Sampling
 from qwen_service.models.machine import Machine, MachineKind
 
 RuntimeName = Literal["llamacpp", "ax_repl", "ax_api", "axllm"]
-Capability = Literal["completion", "tools", "thinking", "insert", "vision"]
+Capability = Literal["completion", "tools", "thinking", "insert", "vision", "embedding"]
+Pooling = Literal["mean", "cls", "last"]
 AXLLM = "axllm"  # the program of the runtime of the same name: in the folder, or on PATH
 NO_NPU = "there is no Axera card or its driver is not loaded (no /dev/axcl_host); see `qwen-service doctor`"
 NpuValue = bool | int | float
@@ -80,6 +81,7 @@ class ModelSpec:
     context: int | None = None  # as the engine is expected to report; the engine's word counts
     prompt_limit: int | None = None
     prompt_budget: int | None = None  # trim conversations to this, where prefill is slow
+    pooling: Pooling | None = None  # how its vector of a text is made; None: as the GGUF file says
     thinking: bool | None = None  # whether it thinks when a request does not say; None: it cannot
     sampling: Sampling = field(default_factory=Sampling)
 
@@ -100,6 +102,11 @@ class ModelSpec:
         sizes = [file.size for file in self.files]
         known = [size for size in sizes if size is not None]
         return sum(known) if known and len(known) == len(sizes) else self.download_bytes
+
+    @property
+    def chats(self) -> bool:
+        """False for a model that makes embeddings and no text."""
+        return "completion" in self.capabilities
 
     @property
     def names(self) -> tuple[str, ...]:

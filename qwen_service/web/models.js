@@ -11,7 +11,7 @@ export class Models {
   /** A service that does not answer now is asked again when it is well. */
   async load(apiKey) {
     const answer = await getJson("v1/models", apiKey).catch(() => null);
-    this.entries = answer?.data ?? this.entries;
+    this.entries = answer?.data.filter(chats) ?? this.entries;
     this.onLoad();
   }
 
@@ -29,4 +29,9 @@ export class Models {
     const known = model?.sampling && model.state === "loaded";  // an engine that does not run names nothing
     return !known || model.sampling.includes(parameter);
   }
+}
+
+/** A model for embeddings does not. */
+function chats({ capabilities }) {
+  return capabilities?.includes("completion") ?? true;
 }

@@ -1,17 +1,22 @@
-"""Requests in the shapes that Open WebUI sends for speech and pictures, replayed."""
+"""Requests in the shapes that Open WebUI sends for speech, pictures and documents, replayed."""
 
+import asyncio
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from qwen_service.audio.formats import sniff
 from tests.api.test_pictures import encoded, png
-from tests.clients.conftest import served
+from tests.case_service import scripted_service
+from tests.clients.conftest import ObligingModel, served
 from tests.clients.test_openai_audio import speech_service
+from tests.engines.test_embeddings import install, likeness
 from tests.speech_programs import recording
 
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
@@ -57,3 +62,59 @@ def test_a_picture_to_a_model_without_eyes_is_told_in_both_dialects(http: httpx.
     for path, body in (("/v1/chat/completions", openai), ("/api/chat", ollama)):
         answer = http.post(path, json=body)
         assert (answer.status_code, "tiny cannot see images" in answer.text) == (400, True)
+
+
+@asynccontextmanager
+async def document_service(folder: Path, gguf: Path) -> AsyncIterator[FastAPI]:
+    """A model for embeddings is installed, and no setting names it. The queue is short."""
+    install(folder / "models", gguf)
+    async with scripted_service(folder, ObligingModel(), {"context_size": 256, "queue_size": 1}) as app:
+        yield app
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[str]:
+    with served(document_service(tmp_path_factory.mktemp("documents"), smollm2)) as url:
+        yield url
+
+
+PIECES = [f"Paragraph {number} of the manual is about {'pumps' if number % 2 else 'taxes'}." for number in range(80)]
+
+
+async def test_the_pieces_of_a_document_come_all_at_once_and_none_is_refused(documents: str) -> None:
+    """Its default: one piece a request, no bound on requests at once, and no second try."""
+    async with httpx.AsyncClient(base_url=documents, timeout=100, limits=httpx.Limits()) as client:
+
+        async def embedded(piece: str) -> list[float]:
+            body = {"input": [piece], "model": "vectors", "truncate": True}
+            answer = await client.post("/api/embed", json=body)
+            assert answer.status_code == 200, answer.text
+            (vector,) = answer.json()["embeddings"]
+            return list(vector)
+
+        vectors = await asyncio.gather(*map(embedded, PIECES))
+        assert await embedded(PIECES[7]) == pytest.approx(vectors[7], abs=1e-6)
+    assert {len(vector) for vector in vectors} == {576}
+    assert len({tuple(vector) for vector in vectors}) == len(PIECES)
+
+
+def test_both_engines_of_its_settings_take_batches_and_give_the_same_vectors(documents: str) -> None:
+    with httpx.Client(base_url=documents, timeout=100) as client:
+        key = {"Authorization": "Bearer none"}
+        ollama = client.post("/api/embed", headers=key, json={"input": PIECES[:5], "model": "v:1", "truncate": True})
+        openai = client.post("/v1/embeddings", headers=key, json={"input": PIECES[:5], "model": "vectors"})
+    assert openai.status_code == 200, openai.text
+    assert [entry["index"] for entry in openai.json()["data"]] == [0, 1, 2, 3, 4]
+    for one, other in zip(ollama.json()["embeddings"], openai.json()["data"], strict=True):
+        assert likeness(one, other["embedding"]) > 0.9999
+
+
+def test_its_list_of_models_tells_which_one_makes_vectors(documents: str) -> None:
+    with httpx.Client(base_url=documents, timeout=100) as client:
+        names = [model["model"] for model in client.get("/api/tags").json()["models"]]
+        shown = client.post("/api/show", json={"name": "vectors:latest"}).json()
+        chat = {"model": "vectors:latest", "messages": [{"role": "user", "content": "?"}], "stream": True}
+        refused = client.post("/api/chat", json=chat)
+    assert "vectors:latest" in names
+    assert shown["capabilities"] == ["embedding"]
+    assert (refused.status_code, "does not support chat" in refused.json()["error"]) == (400, True)

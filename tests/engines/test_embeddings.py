@@ -1,16 +1,23 @@
 """Embeddings by both dialects. A chat model's are of no use, but they are vectors: the real SmolLM2 makes them here."""
 
+import asyncio
 import base64
 import math
 import shutil
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
+from qwen_service.engines import embeddings
+from qwen_service.engines.embeddings import Embeddings
+from qwen_service.errors import QueueFull
+from qwen_service.settings import Settings
 from tests.case_service import Script, scripted_service
 
 NAME = "smollm2-135m-instruct.q4_1"
@@ -19,10 +26,27 @@ NAME = "smollm2-135m-instruct.q4_1"
 @pytest.fixture
 async def http(tmp_path: Path, smollm2: Path) -> AsyncIterator[httpx.AsyncClient]:
     settings = {"embedding_model": smollm2, "embedding_pooling": "mean", "context_size": 256, "threads": 1}
-    async with scripted_service(tmp_path, Script(), settings) as app:
+    async with asked(tmp_path, settings) as client:
+        yield client
+
+
+@asynccontextmanager
+async def asked(folder: Path, settings: Mapping[str, Any]) -> AsyncIterator[httpx.AsyncClient]:
+    async with scripted_service(folder, Script(), settings) as app:
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=100) as client:
             yield client
+
+
+def install(models: Path, gguf: Path, manifest: str = "") -> None:
+    """As `vectors`, a model made for embeddings."""
+    (models / "manifests").mkdir(parents=True)
+    (models / "manifests/vectors.yaml").write_text(
+        'name: vectors\naliases: ["v:1"]\nruntime: llamacpp\nfiles: [{path: a.gguf}]\n'
+        f"capabilities: [embedding]\npooling: mean\n{manifest}"
+    )
+    (models / "vectors").mkdir()
+    shutil.copy(gguf, models / "vectors/a.gguf")
 
 
 def likeness(one: list[float], other: list[float]) -> float:
@@ -86,18 +110,98 @@ async def test_the_model_can_be_named_instead_of_its_file(tmp_path: Path, smollm
     (tmp_path / "models").mkdir()
     shutil.copy(smollm2, tmp_path / "models" / "vectors.gguf")
     settings = {"embedding_model": Path("vectors"), "embedding_pooling": "mean", "context_size": 256, "threads": 1}
-    async with scripted_service(tmp_path, Script(), settings) as app:
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=100) as client:
-            answer = await client.post("/v1/embeddings", json={"model": "vectors", "input": "Hello"})
+    async with asked(tmp_path, settings) as client:
+        answer = await client.post("/v1/embeddings", json={"model": "vectors", "input": "Hello"})
     assert (answer.status_code, answer.json()["model"]) == (200, "vectors")
     assert len(answer.json()["data"][0]["embedding"]) == 576
 
 
 async def test_a_name_that_nobody_has_is_told_when_it_is_used(tmp_path: Path) -> None:
-    async with scripted_service(tmp_path, Script(), {"embedding_model": Path("nothing")}) as app:
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=100) as client:
-            answer = await client.post("/v1/embeddings", json={"input": "Hello"})
+    async with asked(tmp_path, {"embedding_model": Path("nothing")}) as client:
+        answer = await client.post("/v1/embeddings", json={"input": "Hello"})
     assert answer.status_code == 503
-    assert "nothing cannot be read" in answer.json()["error"]["message"]
+    assert "embedding_model: There is no model 'nothing'" in answer.json()["error"]["message"]
+
+
+async def test_a_file_that_is_not_there_is_told_when_it_is_used(tmp_path: Path) -> None:
+    async with asked(tmp_path, {"embedding_model": Path("nothing.gguf")}) as client:
+        answer = await client.post("/v1/embeddings", json={"input": "Hello"})
+    assert answer.status_code == 503
+    assert "nothing.gguf cannot be read" in answer.json()["error"]["message"]
+
+
+async def test_without_a_model_for_embeddings_the_answer_names_one_to_pull(tmp_path: Path) -> None:
+    async with asked(tmp_path, {}) as client:
+        answer = await client.post("/v1/embeddings", json={"input": "Hello"})
+    assert answer.status_code == 501
+    assert "qwen-service pull qwen3-embedding-0.6b" in answer.json()["error"]["message"]
+
+
+async def test_an_installed_model_for_embeddings_needs_no_setting_and_does_not_chat(
+    tmp_path: Path, smollm2: Path
+) -> None:
+    install(tmp_path / "models", smollm2)
+    async with asked(tmp_path, {"context_size": 256, "threads": 1}) as client:
+        made = await client.post("/v1/embeddings", json={"model": "v:1", "input": "Hello"})
+        shown = await client.post("/api/show", json={"model": "vectors"})
+        chat = {"model": "vectors", "messages": [{"role": "user", "content": "Hello"}]}
+        refused = await client.post("/v1/chat/completions", json=chat)
+    assert (made.status_code, made.json()["model"]) == (200, "vectors")
+    assert shown.json()["capabilities"] == ["embedding"]
+    assert (refused.status_code, "vectors does not support chat" in refused.text) == (400, True)
+
+
+async def test_a_text_is_never_longer_than_the_model_takes(tmp_path: Path, smollm2: Path) -> None:
+    """SmolLM2 has learnt 8192 tokens, the manifest says 300, the setting 16384."""
+    install(tmp_path / "models", smollm2, "context: 300\n")
+    async with asked(tmp_path, {"context_size": 16_384, "threads": 1}) as client:
+        refused = await client.post("/v1/embeddings", json={"input": "word " * 400})
+    assert "at most 300 are taken" in refused.json()["error"]["message"]
+
+
+async def test_a_cut_text_keeps_the_token_that_closes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Qwen3-Embedding's vector is that of <|endoftext|>, BERT's texts end in [SEP]."""
+    made = Embeddings(Settings())
+
+    class Http:
+        async def get(self, path: str, timeout: float) -> dict[str, Any]:
+            return {"default_generation_settings": {"n_ctx": 6}}
+
+        async def post(self, path: str, body: dict[str, Any], timeout: float) -> dict[str, Any]:
+            letters = [ord(letter) for letter in body["content"]]
+            return {"tokens": [1, *letters, 2, 3] if body["add_special"] else letters}
+
+    process = SimpleNamespace(http=Http())
+
+    async def running() -> SimpleNamespace:
+        return process
+
+    monkeypatch.setattr(made, "_running", running)
+    await made._measure(process, 100)  # type: ignore[arg-type]  # all that it uses of a process
+    assert await made._ids("abc", True) == [1, *b"abc", 2, 3]
+    assert await made._ids("abcdefgh", True) == [1, *b"abc", 2, 3]
+    assert await made._ids([*b"abcdefgh"], True) == [*b"abcdef"]
+
+
+async def test_what_is_bounded_is_the_text_that_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embeddings, "MOST_WAITING", 10)
+    made = Embeddings(Settings(embedding_model=tmp_path / "slow.gguf"))
+    begun, gate = asyncio.Event(), asyncio.Event()
+
+    async def tokenize(text: str, truncate: bool) -> list[int]:
+        begun.set()
+        await gate.wait()
+        return [1]
+
+    async def vector(ids: list[int], dimensions: int | None) -> tuple[float, ...]:
+        return (1.0,)
+
+    monkeypatch.setattr(made, "_ids", tokenize)
+    monkeypatch.setattr(made, "_vector", vector)
+    first = asyncio.create_task(made.embed(None, ["more than ten"]))  # one alone is never too many
+    await begun.wait()
+    with pytest.raises(QueueFull, match="13 characters"):
+        await made.embed(None, ["a"])
+    gate.set()
+    assert (await first).tokens == 1
+    assert (await made.embed(None, ["a"])).vectors == ((1.0,),)

@@ -13,7 +13,7 @@ from qwen_service.api.streaming import WholeReply
 
 
 def add_embed_routes(router: APIRouter, service: Service) -> None:
-    @router.post("/api/embed", summary="Vectors of texts, where embedding_model is set")
+    @router.post("/api/embed", summary="Vectors of texts, where a model for embeddings is installed")
     async def embed(body: EmbedBody) -> Response:
         async def whole() -> Response:
             began = time.monotonic()

@@ -15,14 +15,14 @@ def inputs(body: EmbeddingsBody) -> list[Input]:
     return [ids] if ids else [item for item in body.input if not isinstance(item, int)]
 
 
-def embeddings_object(model: str, embedded: Embedded, body: EmbeddingsBody) -> dict[str, Any]:
+def embeddings_object(embedded: Embedded, body: EmbeddingsBody) -> dict[str, Any]:
     encode = _base64 if body.encoding_format == "base64" else list[float]
     data = [
         {"object": "embedding", "index": index, "embedding": encode(vector)}
         for index, vector in enumerate(embedded.vectors)
     ]
     usage = {"prompt_tokens": embedded.tokens, "total_tokens": embedded.tokens}
-    return {"object": "list", "data": data, "model": model, "usage": usage}
+    return {"object": "list", "data": data, "model": embedded.model, "usage": usage}
 
 
 def _base64(vector: tuple[float, ...]) -> str:

@@ -67,11 +67,11 @@ def openai_router(service: Service) -> APIRouter:
             return answer_chat(request, body)
         return answer_prompts(prompt_requests(body, _new_id("cmpl"), max_choices=settings.max_choices), body)
 
-    @router.post("/v1/embeddings", summary="Vectors of texts, where embedding_model is set")
+    @router.post("/v1/embeddings", summary="Vectors of texts, where a model for embeddings is installed")
     async def embeddings(body: EmbeddingsBody) -> Response:
         async def whole() -> Response:
             embedded = await service.embeddings.embed(body.model, inputs(body), dimensions=body.dimensions)
-            return _json(embeddings_object(service.embeddings.name, embedded, body))
+            return _json(embeddings_object(embedded, body))
 
         return WholeReply(whole, error_response)
 
