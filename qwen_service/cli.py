@@ -38,6 +38,7 @@ COMMANDS = {
         "add_build_engine_command",
         "build llama.cpp for this processor: faster prompts on a CPU",
     ),
+    "cluster": ("qwen_service.commands.cluster", "add_cluster_command", "put many cards behind one address"),
     "upgrade": ("qwen_service.commands.upgrade", "add_upgrade_command", "tell what is newer, and renew models"),
     "doctor": (
         "qwen_service.commands.doctor",

@@ -1,0 +1,67 @@
+"""`qwen-service cluster`, as far as it goes without Ray."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qwen_service import cli
+from qwen_service.commands.cluster import own_address
+from tests.service_process import ROOT
+
+WITHOUT_RAY = "import sys; sys.modules['ray'] = None; from qwen_service.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+@pytest.fixture(autouse=True)
+def _own_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("QWEN_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("QWEN_CONFIG", str(ROOT / "config.yaml"))
+
+
+@pytest.mark.parametrize("action", [("start", "--head", "--cards", "1"), ("start", "--join", "127.0.0.1")])
+def test_without_ray_one_line_says_how_to_install_it(action: tuple[str, ...]) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", WITHOUT_RAY, "cluster", *action],
+        env=os.environ,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert run.stderr == "qwen-service: Ray is not installed. Install it with: pip install 'qwen-service[ray]'\n"
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::"])
+def test_every_network_at_once_is_refused(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["cluster", "start", "--head", "--cards", "1", "--address", address]) == 1
+    assert "Name one address, or add --i-know" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--head", "--address", "pi.local"), "--address pi.local: expected an IP address"),
+        (("--head", "--port", "80"), "--port 80: expected 1024 to"),
+        (("--head", "--port", "65500"), "--port 65500: expected 1024 to"),
+        (("--join", "no-such-machine.invalid"), "--join no-such-machine.invalid: there is no such machine"),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_starts(
+    arguments: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["cluster", "start", "--cards", "1", *arguments]) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_a_machine_that_is_no_node_has_nothing_to_stop(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["cluster", "stop"]) == 0
+    assert "This machine was no node of a cluster" in capsys.readouterr().out
+
+
+def test_the_way_to_this_machine_is_by_its_loopback() -> None:
+    assert own_address("127.0.0.1") == "127.0.0.1"
