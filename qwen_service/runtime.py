@@ -86,6 +86,14 @@ class Piece:
     prompt_tokens: int = 0  # in the last one, where the engine counts what nobody else can: pictures
 
 
+@dataclass(frozen=True, slots=True)
+class HeldIds:
+    """A conversation in the KV cache."""
+
+    ids: tuple[int, ...]
+    partly: bool = False  # a prompt that shares only its beginning reuses that beginning
+
+
 LoadProgress = Callable[[str], None]  # "loading 17/31": for the log, the terminal and /health
 
 
@@ -126,3 +134,7 @@ class Runtime(ABC):
     def reusable_tokens(self, prompt: Prompt) -> int:  # noqa: ARG002
         """How many ids of this prompt the KV cache holds: the scheduler prefers the device with the most."""
         return 0
+
+    def held_ids(self) -> Sequence[HeldIds] | None:
+        """What the KV cache holds, as far as it is certain; None: this runtime cannot tell."""
+        return None

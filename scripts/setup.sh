@@ -20,7 +20,7 @@ SH
   chmod +x "$venv/bin/qwen-service"
 }
 
-stamp=$(cat requirements.txt requirements-dev.txt | sha256sum | cut -c1-16)
+stamp=$(cat requirements.txt requirements-ray.txt requirements-dev.txt | sha256sum | cut -c1-16)
 marker="$venv/.installed-$requirements"
 if [ -f "$marker" ] && [ "$(cat "$marker")" = "$stamp" ]; then
   [ -x "$venv/bin/qwen-service" ] || make_command

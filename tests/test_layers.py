@@ -36,6 +36,7 @@ SPINE = (
     ("audio.*",),
     ("api.openai.*", "api.ollama.*", "api.anthropic.*"),
     ("app",),
+    ("cluster.*",),
     ("cli", "commands.serve", "commands.chat", "__main__"),
 )
 HTTP_FRAMEWORKS = {"fastapi", "starlette", "uvicorn"}
@@ -131,7 +132,7 @@ def test_pydantic_lives_at_the_wire_and_in_the_settings_only() -> None:
     assert [
         name
         for name in users
-        if name not in ("api.admin", "api.wire", "config", "settings", "commands.config_docs")
+        if name not in ("api.admin", "api.wire", "cluster.settings", "config", "settings", "commands.config_docs")
         and not fnmatch(name, "api.*.wire*")
     ] == []
 
@@ -151,3 +152,7 @@ def test_no_import_hides_in_a_function() -> None:
     ]
     hidden = [name for name, function in functions for node in ast.walk(function) if list(imported(node))]
     assert hidden == []
+
+
+def test_only_the_cluster_knows_ray() -> None:
+    assert [name for name, others in OTHERS.items() if "ray" in others and not name.startswith("cluster.")] == []

@@ -22,7 +22,9 @@ def run(tmp_path: Path) -> Iterator[Run]:
     (venv / "bin").mkdir(parents=True)
     (venv / "bin/python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     (venv / "bin/python").chmod(0o755)
-    pinned = b"".join((ROOT / name).read_bytes() for name in ("requirements.txt", "requirements-dev.txt"))
+    pinned = b"".join(
+        (ROOT / name).read_bytes() for name in ("requirements.txt", "requirements-ray.txt", "requirements-dev.txt")
+    )
     (venv / ".installed-requirements.txt").write_text(hashlib.sha256(pinned).hexdigest()[:16])
     env = {**os.environ, "QWEN_VENV": str(venv), "QWEN_STATE_DIR": str(tmp_path / "state")}
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from qwen_service.chat import Sampling
 from qwen_service.errors import PromptTooLong, ProtocolError, RuntimeFailure, Stalled
-from qwen_service.runtime import Capabilities, Limits, LoadProgress, Piece, Prefill, Prompt, Runtime
+from qwen_service.runtime import Capabilities, HeldIds, Limits, LoadProgress, Piece, Prefill, Prompt, Runtime
 from qwen_service.runtimes.axera.api_client import EngineBusy
 from qwen_service.runtimes.axera.api_engine import REFUSAL, AxApiEngine, Work
 from qwen_service.runtimes.axera.api_reply import AxApiReply
@@ -116,6 +116,10 @@ class AxApi(Runtime):
     def reusable_tokens(self, prompt: Prompt) -> int:
         self._invalidate_after_foreign_calls()
         return self._kv.reusable(prompt.token_ids)
+
+    def held_ids(self) -> list[HeldIds]:
+        self._invalidate_after_foreign_calls()
+        return [HeldIds(self._kv.held)] if self._kv.held else []
 
     async def _begin(self, ids: Ids, sampling: Sampling, *, most: int) -> _Begun:
         for _ in range(ATTEMPTS):

@@ -15,7 +15,7 @@ from contextlib import suppress
 
 from qwen_service.chat import Sampling
 from qwen_service.errors import ProtocolError, RuntimeFailure, Stalled, StartFailed
-from qwen_service.runtime import Capabilities, Limits, LoadProgress, Piece, Prefill, Prompt, Runtime
+from qwen_service.runtime import Capabilities, HeldIds, Limits, LoadProgress, Piece, Prefill, Prompt, Runtime
 from qwen_service.runtimes.axera.channel import ChannelEvent, Decoded, Encoded, Idle, Lost, TokenChannel
 from qwen_service.runtimes.axera.kv_cache import Ids, KvCache, Plan, Stop, held_after
 from qwen_service.runtimes.axera.repl_process import ReplProcess, ReplProgram
@@ -101,6 +101,9 @@ class AxRepl(Runtime):
 
     def reusable_tokens(self, prompt: Prompt) -> int:
         return self._kv.reusable(prompt.token_ids) if self._kv is not None else 0
+
+    def held_ids(self) -> list[HeldIds]:
+        return [HeldIds(self._kv.held)] if self._kv is not None and self._kv.held else []
 
     async def _load(self, opening: Ids, progress: LoadProgress) -> Mapping[str, int]:
         with self._server.reset(opening) as channel:
