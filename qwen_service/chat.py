@@ -1,4 +1,4 @@
-"""The neutral vocabulary that all dialects translate into and every runtime is driven with.
+"""The neutral vocabulary: all dialects translate into it, all runtimes are driven with it.
 
 Frozen values, no behaviour, no wire format. All durations are in seconds, all counts in tokens.
 """
@@ -14,7 +14,7 @@ Priority = Literal["interactive", "background"]
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call the model made: an event while it streams, a part of a message when it comes back."""
+    """A call that the model made: an event in a stream, and a part of a message when the client sends it back."""
 
     id: str
     name: str
@@ -23,17 +23,17 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A picture as the client sent it, not decoded; type and pixels as its header has them."""
+    """A picture as the client sent it, not decoded. Its type and size are read from its header."""
 
     media_type: str
     data: bytes
     width: int
     height: int
-    digest: str  # tells it from another
+    digest: str  # identifies the picture
 
 
-# What room is kept for a picture, in tokens: about what the encoders of small models make of one. Its true number
-# is the engine's to tell.
+# The tokens that are reserved for a picture: about what the encoders of small models make of one. Only the engine
+# knows the true number.
 IMAGE_TOKENS = 256
 IMAGE_PLACE = "\U000ffffd"  # a private-use character: where a picture stands in a prompt
 
@@ -47,7 +47,7 @@ class Message:
     tool_call_id: str | None = None
     name: str | None = None
     images: tuple[Image, ...] = ()  # before the text
-    moved: bool = False  # a system message that the service has put here: it belongs to the next message
+    moved: bool = False  # a system message that the service put here; trimming keeps it with the next message
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class JsonFormat:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """None means: not asked for, the model's or engine's default holds."""
+    """How to pick tokens. None: the client did not say, so the default of the model or engine applies."""
 
     max_tokens: int | None = None
     temperature: float | None = None
@@ -108,20 +108,20 @@ class ChatRequest:
     stop: tuple[str, ...] = ()
     thinking: bool | None = None  # None: the model's manifest decides
     must_think: bool = False  # a model that cannot think refuses the request
-    context: tuple[int, ...] = ()  # ids of the conversation so far, which the client has kept; before `messages`
+    context: tuple[int, ...] = ()  # Ollama's `context`: ids of the conversation so far, which come before `messages`
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    moved_lines: int = 0  # of system messages, that stand before the last message of the user instead
-    continues: bool = False  # the reply goes on with the last message, which is an assistant's
+    moved_lines: int = 0  # lines of the system message that now stand before the user's last message (stable_prefix)
+    continues: bool = False  # the reply continues the last message, which is the assistant's
     truncate: bool = True  # False: an overflowing conversation is refused instead of trimmed
-    context_size: int | None = None  # a client's own, smaller bound on prompt + completion
-    keep_alive: float | None = None  # seconds that the model stays loaded after this; inf: for ever
+    context_size: int | None = None  # the client's own bound on prompt + completion, smaller than the model's
+    keep_alive: float | None = None  # seconds that the model stays loaded after this request; inf: for ever
     priority: Priority = "interactive"
     client: str = ""  # who asks, for fairness: API key name or address
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """`token_bytes` are the token's own bytes: `token` may be half of a character."""
+    """`token_bytes` are the exact bytes; `token` shows them as text, which may be part of a character."""
 
     token: str
     token_bytes: bytes
@@ -155,7 +155,7 @@ class Started:
     served_by: str = ""  # the runtime's name, and "fallback" where the CPU stands in for the card
     fallback: bool = False
     prompt_tokens: int = 0
-    moved_lines: int = 0  # of system messages, that were shown before the last message of the user instead
+    moved_lines: int = 0  # lines of the system message that were shown before the user's last message (stable_prefix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ class Finished:
     usage: Usage
     timings: Timings = Timings()
     token_ids: tuple[int, ...] = ()  # prompt and completion, where the runtime knows them
-    stop_string: str | None = None  # of the request, where one of them ended the reply
+    stop_string: str | None = None  # the stop string that ended the reply
 
 
 Event = Started | TextDelta | ReasoningDelta | ToolCall | Finished

@@ -52,7 +52,7 @@ NEXT = (
     "New here: `qwen-service setup`. Something is wrong: `qwen-service doctor`."
     " All about a command: `qwen-service COMMAND --help`."
 )
-FORWARDING = ("launch",)  # commands that start a program; what stands after `--` is for it
+FORWARDING = ("launch",)  # commands that start another program; the arguments after `--` are passed to it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,11 +80,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `qwen-service list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to be flushed at exit
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # Python flushes stdout at exit; it must not fail again
         return 141
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """What stands before `--`, and what after it."""
+    """The arguments before `--` and those after it."""
     at = arguments.index("--") if "--" in arguments else len(arguments)
     return arguments[:at], arguments[at + 1 :]

@@ -17,12 +17,12 @@ from qwen_service.renamed_settings import RENAMED, with_new_names
 from qwen_service.settings import ENV_PREFIX, Settings
 
 DEFAULT_FILES = (Path("config.yaml"), Path("/etc/qwen/config.yaml"))
-# Read by the scripts, by the command line or by tests, not settings of the service.
+# Variables of the scripts, the command line and the tests: not settings of the service.
 OTHER_ENVIRONMENT = ("QWEN_CONFIG", "QWEN_VENV", "QWEN_TEST_", "QWEN_SERVICE_")
 
 
 class ConfigError(ServiceError):
-    """A setting is unknown or has a value it cannot have. The message names source, key, value and cure."""
+    """A setting is unknown or has an impossible value. The message names source, key, value and cure."""
 
 
 def load_settings(
@@ -31,7 +31,7 @@ def load_settings(
     config_file: Path | None = None,
     renamed: Mapping[str, str] = RENAMED,
 ) -> Settings:
-    """Settings of this process. `flags` win; raises ConfigError."""
+    """Load the settings of this process. `flags` win over all other sources. Raises ConfigError."""
     given = {key: value for key, value in (flags or {}).items() if value is not None}
     given = with_new_names(given, "command line", _as_flag, renamed)
     _refuse_unknown(given, "command line", _as_flag)
@@ -62,7 +62,7 @@ def describe(key: str) -> str:
 
 
 def settings_file(config_file: Path | None = None) -> Path:
-    """The file that settings are read from; it need not exist."""
+    """The path of the configuration file, which need not exist."""
     named = _named_file(config_file)
     return named or next((candidate for candidate in DEFAULT_FILES if candidate.is_file()), DEFAULT_FILES[0])
 

@@ -1,4 +1,4 @@
-"""An engine: a runtime that is up, with its limits and the text tools of its model."""
+"""Engine: a runtime that is ready, with its limits and the text tools of its model."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from qwen_service.text.template import ChatTemplate
 
 @dataclass(frozen=True, slots=True)
 class ModelText:
-    """The text tools of one model: they turn a conversation into ids, and output text into events."""
+    """The text tools of one model: template and tokenizer for the prompt, parser for the output."""
 
     tokenizer: Tokenizer
     template: ChatTemplate
@@ -20,7 +20,7 @@ class ModelText:
 
 
 class TokenizerService(Protocol):
-    """The HTTP tokenizer server that a vendor's program asks. It is stopped after the program."""
+    """The HTTP tokenizer server that the vendor's program calls. Stop it after the program."""
 
     @property
     def ready(self) -> bool: ...
@@ -30,13 +30,13 @@ class TokenizerService(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A runtime that is ready, with the limits it reported and what else was started for it."""
+    """A runtime that is ready, with the limits that it reported and everything that was started for it."""
 
     runtime: Runtime
     limits: Limits
     text: ModelText
     companion: TokenizerService | None = None
-    devices: tuple[int, ...] = ()  # the cards that it works on
+    devices: tuple[int, ...] = ()  # indices of the cards that it uses
 
     async def failed(self) -> RuntimeFailure:
         return await self.runtime.failed()

@@ -1,6 +1,6 @@
-"""What one HTTP request turned out to be: filled in on its way, read once at its end by the log and the metrics.
+"""What happened to one HTTP request: filled in on its way, read once at its end by the log and the metrics.
 
-`current_record` hands it to whoever works on the request, however deep, without a parameter through every layer;
+`current_record` gives it to all code that works on the request, without a parameter through every layer;
 tasks started for the request see it too.
 """
 
@@ -34,8 +34,8 @@ class RequestRecord:
     queue: float = 0.0
     first_token: float | None = None  # seconds from `started`
     duration: float = 0.0
-    speech: str = ""  # speech_to_text or text_to_speech, where one of them worked
-    speech_seconds: float = 0.0  # of sound that was heard or made
+    speech: str = ""  # speech_to_text or text_to_speech, when one of them was used
+    speech_seconds: float = 0.0  # length of the sound that was heard or made
     finish: str = ""  # finish reason, "" where no generation ended
     error: str = ""  # class name of the ServiceError that ended it
     started: float = field(default_factory=time.perf_counter)
@@ -55,7 +55,7 @@ class RequestRecord:
             self.first_token = time.perf_counter() - self.started
 
     def end(self, event: Finished) -> None:
-        """Several choices of one request add up; the prompt counts once."""
+        """Add a finished choice. The completion tokens of several choices add up; the prompt counts once."""
         self.finish = event.reason
         self.prompt_tokens = max(self.prompt_tokens, event.usage.prompt_tokens)
         self.cached_tokens = max(self.cached_tokens, event.usage.cached_tokens)
@@ -65,7 +65,7 @@ class RequestRecord:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """A ServiceError that passes by is what ended the request."""
+        """Note the ServiceError that ended the request, if one did."""
         if isinstance(error, ServiceError):
             self.error = type(error).__name__
 
@@ -77,5 +77,5 @@ current_record: ContextVar[RequestRecord | None] = ContextVar("current_record", 
 
 
 def recording() -> RequestRecord:
-    """The record of the current request; outside a request one that nobody will read."""
+    """The record of the current request; outside a request, a new one that is never read."""
     return current_record.get() or RequestRecord("", "", "", "")

@@ -1,8 +1,8 @@
 """The seam between the pipeline and everything that can generate tokens.
 
 A runtime drives one process on one device. It is started once, generates as many prompts at a time as it
-has slots, and is stopped once; when it fails it is thrown away and another one is made. Restarting, waiting
-lines and switching are not its business (model_manager, scheduler).
+has slots, and is stopped once; when it fails it is discarded and a new one is made. Restarting, waiting
+lines and switching are done elsewhere (engines/supervisor, engines/waiting_room, engines/manager).
 """
 
 import asyncio
@@ -20,34 +20,34 @@ PromptParts = Sequence[str | int]
 
 
 class Tokenizer(Protocol):
-    """Of a local tokenizer.json, or of the engine itself over its socket."""
+    """Turns text into token ids: from a local tokenizer.json, or by asking the engine."""
 
     async def encode(self, parts: PromptParts) -> list[int]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    sampling: frozenset[str]  # names of the fields of chat.Sampling that are honoured per request
+    sampling: frozenset[str]  # fields of chat.Sampling that are honoured per request
     constrained_output: bool = False  # honours Sampling.json_schema
-    grammars: bool = False  # honours Sampling.grammar, too: it has llguidance
+    grammars: bool = False  # honours Sampling.grammar (the engine has llguidance)
     logprobs: bool = False
     kv_reuse: bool = False
-    warms: Literal["nothing", "head", "all"] = "nothing"  # what warm() is good for; head: only when it has just started
+    warms: Literal["nothing", "head", "all"] = "nothing"  # what warm() can prefill; head: only right after the start
     infill: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """As the running engine reports them, in tokens."""
+    """The limits that the running engine reports, in tokens."""
 
     context: int  # prompt + completion of one generation
-    prompt: int  # longest prompt it takes
-    slots: int = 1  # generations at once
+    prompt: int  # the longest prompt
+    slots: int = 1  # generations at the same time
 
 
 @dataclass(frozen=True, slots=True)
 class Spelled:
-    """A stretch of a prompt: a special token by its name, or text in which nothing is one. IMAGE_PLACE is a picture's."""
+    """A stretch of a prompt: the name of one special token, or text without special tokens. IMAGE_PLACE marks a picture."""
 
     text: str
     special: bool = False
@@ -55,25 +55,25 @@ class Spelled:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One prompt in two forms; a runtime reads the one it speaks."""
+    """One prompt as token ids and as messages; each runtime reads the form that its engine takes."""
 
     token_ids: tuple[int, ...]
     request: ChatRequest  # messages as trimmed to fit
-    spelled: tuple["Spelled", ...] = ()  # the prompt as text, only where there are pictures, which have no ids
+    spelled: tuple["Spelled", ...] = ()  # the prompt as text; set only when it has pictures, which have no ids
 
 
 @dataclass(frozen=True, slots=True)
 class Prefill:
-    """How far the prompt is. Optional, any number of times, before the first Piece; counts as a sign of life."""
+    """Progress of the prefill. A runtime may yield any number before the first Piece; each counts as a sign of life."""
 
     prompt_tokens: int
-    cached_tokens: int  # what the KV cache held and was not computed again
+    cached_tokens: int  # ids that the KV cache held, not computed again
     processed_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one step produced. Text may be empty (half a character); the last piece has a finish reason.
+    """The output of one decode step. The text may be empty (part of a character); the last piece has a finish reason.
 
     `token_ids` may be incomplete where an engine does not report all; `token_count` is always exact.
     """
@@ -83,7 +83,7 @@ class Piece:
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: Literal["stop", "length"] | None = None
-    prompt_tokens: int = 0  # in the last one, where the engine counts what nobody else can: pictures
+    prompt_tokens: int = 0  # set in the last piece when only the engine can count them: pictures
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +102,11 @@ class Runtime(ABC):
 
     @abstractmethod
     async def start(self, progress: LoadProgress) -> Limits:
-        """Start and return when a prompt can be taken. Raises StartFailed (and leaves no process behind)."""
+        """Start, and return when a prompt can be taken. Raises StartFailed and leaves no process behind."""
 
     @abstractmethod
     def generate(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Prefill | Piece, None]:
-        """Generate until the model ends or `sampling.max_tokens`; the last item is a Piece with finish_reason.
+        """Generate until the model ends the reply or max_tokens are reached. The last item is a Piece with finish_reason.
 
         An async generator: closing it (aclose) stops the work and returns when the engine is idle again
         or known to be lost, or when still_running() tells. Raises a RuntimeFailure when the engine fails.
@@ -114,7 +114,7 @@ class Runtime(ABC):
 
     @abstractmethod
     async def failed(self) -> RuntimeFailure:
-        """Return when the process has died or can no longer be trusted, busy or idle, with the reason."""
+        """Wait until the process has died or cannot be trusted any more, busy or idle. Returns the reason."""
 
     @abstractmethod
     async def stop(self) -> None:
@@ -125,14 +125,14 @@ class Runtime(ABC):
         return None
 
     async def warm(self, prompt: Prompt) -> bool:  # noqa: ARG002
-        """Prefill the prompt, so that one that begins with it is a continuation. Nothing else may run meanwhile.
+        """Prefill the prompt, so that a prompt which begins with it continues the KV cache. Call it only while nothing runs.
 
-        False: it was not done. Raises a RuntimeFailure when the engine fails.
+        Returns False when it was not done. Raises a RuntimeFailure when the engine fails.
         """
         return False
 
     def reusable_tokens(self, prompt: Prompt) -> int:  # noqa: ARG002
-        """How many ids of this prompt the KV cache holds: the scheduler prefers the device with the most."""
+        """Count the first ids of this prompt that the KV cache holds. The scheduler prefers the device with the most."""
         return 0
 
     def held_ids(self) -> Sequence[HeldIds] | None:

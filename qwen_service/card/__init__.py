@@ -1,1 +1,1 @@
-"""The card: what its tool prints, what its errors mean, how it comes back."""
+"""The card: reading its state, explaining its errors, bringing it back when it is lost."""

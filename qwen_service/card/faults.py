@@ -9,8 +9,8 @@ class CardFault:
     pattern: re.Pattern[str]
     meaning: str
     cure: str
-    permanent: bool = False  # no restart of the runtime helps, a person must act
-    reboot_after: int = 1  # so many complaints tell that only a reboot of the card may help; 0: it does not
+    permanent: bool = False  # restarting the runtime does not help: a person must act
+    reboot_after: int = 1  # after so many complaints the card is rebooted; 0: a reboot does not help
 
     def __str__(self) -> str:
         return f"{self.meaning}. {self.cure}"
@@ -55,5 +55,5 @@ FAULTS = (
 
 
 def explain(output: str) -> CardFault | None:
-    """The first known fault that this output of a runtime, axcl-smi or the kernel tells of."""
+    """Find the first known fault in the output of a runtime, axcl-smi or the kernel. None: the output names none."""
     return next((fault for fault in FAULTS if fault.pattern.search(output)), None)

@@ -1,6 +1,6 @@
-"""The card as the service sees it: read every few seconds, judged by thresholds, brought back when it is lost.
+"""Watches the cards: reads them every few seconds and judges their temperature by thresholds.
 
-Reading never blocks anybody: a hanging axcl-smi is killed after its timeout, and what is asked in between is answered
+Reading never blocks anybody: a hanging axcl-smi is killed after its timeout, and questions meanwhile are answered
 from the last reading. Nothing here starts or stops a runtime.
 """
 
@@ -23,7 +23,7 @@ CardState = Literal["unknown", "ok", "warm", "paused", "lost"]
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """In degrees C. Work pauses above `pause_above` and goes on below `resume_below`."""
+    """Temperatures in degrees C. New work pauses above `pause_above` and goes on below `resume_below`."""
 
     warn_above: float = 75
     pause_above: float = 85
@@ -41,14 +41,14 @@ class Thresholds:
 class CardStatus:
     card: Card
     state: CardState = "unknown"
-    reason: str = ""  # for people, where the state is not ok
+    reason: str = ""  # for people; empty while the state is ok
 
 
 @dataclass
 class CardMonitor:
-    """`statuses` holds the newest of each card ever seen; `on_change` is called when one's state changes.
+    """`statuses` holds the newest status of each card ever seen. `on_change` is called when the state of a card changes.
 
-    `is_there` tells whether this machine has a card by now: before, nothing is looked for.
+    `is_there` tells whether this machine has a card; until it does, no card is looked for.
     """
 
     read: ReadCards
@@ -72,7 +72,9 @@ class CardMonitor:
         while True:
             try:
                 await self.poll()
-            except Exception as error:  # a defect of ours must be seen, and must not leave a card paused for ever
+            except (
+                Exception
+            ) as error:  # our own defect must be visible in /health, and must not leave a card paused for ever
                 log.exception("a look at the cards failed")
                 self.fault = f"The cards cannot be watched: {error!r}"
             await asyncio.sleep(interval)
@@ -119,7 +121,7 @@ class CardMonitor:
 
 
 def card_monitor(settings: Settings, machine: Machine, on_change: Callable[[], None]) -> CardMonitor | None:
-    """None where cards are not to be watched. A card may come later than the service."""
+    """Make the monitor that the settings ask for; None when npu_poll_interval is 0. A card may appear after the start."""
     if not settings.npu_poll_interval:
         return None
     read = BoardFiles(machine.root).read if machine.is_board else AxclSmi(settings.axcl_smi, settings.npu_timeout).read

@@ -1,4 +1,4 @@
-"""One look at the cards: through the vendor's tool, or the board's own files. And the tool's reboot."""
+"""Reads the cards once, through axcl-smi or the files of the board itself, and reboots a card."""
 
 import asyncio
 import shutil
@@ -17,13 +17,13 @@ REBOOT_TIMEOUT = 60.0  # seconds: it resets the card and loads its firmware
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one look at the cards gave. `fault` is in plain words, with the cure."""
+    """The result of one reading. `fault` says in plain words what is wrong, and the cure."""
 
     cards: tuple[Card, ...] = ()
     fault: str = ""
 
 
-ReadCards = Callable[[], Awaitable[Reading | None]]  # None: nothing could be learned this time
+ReadCards = Callable[[], Awaitable[Reading | None]]  # None: axcl-smi was busy, try again
 
 
 class AxclSmi:
@@ -78,6 +78,6 @@ class BoardFiles:
             return Reading(fault=f"{self._cmm} cannot be read: {error.strerror}. The NPU's driver is not loaded.")
         try:
             thermal = self._thermal.read_text(errors="replace")
-        except OSError:  # there is none, or it has no value just now
+        except OSError:  # the board has no such sensor, or the sensor has no value just now
             thermal = ""
         return Reading((read_board(memory, thermal),))

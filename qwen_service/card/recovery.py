@@ -22,7 +22,7 @@ MEMORY = 600.0  # seconds that a runtime's complaints about its card are remembe
 
 
 class CardRecovery:
-    """Reboots at most `per_hour` times an hour; 0: never. Without the driver's `device_file` there is nothing to reboot."""
+    """Reboots lost cards, at most `per_hour` times an hour; 0: never. Without the driver's `device_file` it does nothing."""
 
     def __init__(
         self, smi: AxclSmi, device_file: Path, *, per_hour: int, patience: float = 60.0, pause: float = 1.0
@@ -34,7 +34,7 @@ class CardRecovery:
         self._suspected: set[int] = set()
 
     def note(self, index: int, fault: CardFault) -> None:
-        """A runtime complained of its card, which may be lost although axcl-smi lists it."""
+        """Remember that a runtime complained of its card: the card may be lost although axcl-smi lists it."""
         if fault.reboot_after:
             now = time.monotonic()
             self._complaints[index] = [then for then in self._complaints[index] if now - then < MEMORY] + [now]
@@ -42,11 +42,11 @@ class CardRecovery:
                 self._suspected.add(index)
 
     def will_reboot(self, index: int) -> bool:
-        """Whether the next start is worth while: the card is rebooted before it."""
+        """Whether the card will be rebooted before the next start, so that the start is worth trying."""
         return index in self._suspected and self._may_reboot and self._reboots_this_hour() < self._per_hour
 
     async def prepare(self, index: int, needed_kib: int) -> None:
-        """Return when the card answers and has room.
+        """Wait until the card answers and has `needed_kib` of its memory free.
 
         Raises DeviceLost when it does not come back. What may not be rebooted, or stays full, is left to the runtime to
         complain about.
@@ -87,7 +87,7 @@ class CardRecovery:
         return await self._wait_for(index, lambda _: True)
 
     async def _wait_for(self, index: int, good: Callable[[Card | None], bool]) -> Card | None:
-        """The card as seen last: a good one, or whatever there is after `patience`."""
+        """Wait until the card is `good`, at most `patience` seconds. Returns its last reading."""
         card = None
         async for card in self._looks(index):
             if good(card):
@@ -105,7 +105,7 @@ class CardRecovery:
 async def prepare_cards(
     recovery: CardRecovery | None, devices: Sequence[int], needed_kib: int, progress: LoadProgress
 ) -> None:
-    """Lost cards are brought back, and the memory of the last program is given time to become free.
+    """Bring lost cards back, and wait until the memory of the last program is free.
 
     Raises StartFailed.
     """
@@ -121,7 +121,7 @@ async def prepare_cards(
 
 @contextmanager
 def reboot_may_help(recovery: CardRecovery | None, devices: Sequence[int]) -> Iterator[None]:
-    """A start that fails is not the last one where the card is rebooted before the next."""
+    """Mark a failed start as not permanent when the card will be rebooted before the next start."""
     try:
         yield
     except StartFailed as failure:
@@ -131,7 +131,7 @@ def reboot_may_help(recovery: CardRecovery | None, devices: Sequence[int]) -> It
 
 
 def card_recovery(settings: Settings, machine: Machine) -> CardRecovery | None:
-    """None on the board itself, whose NPU cannot be rebooted alone."""
+    """Make the recovery that the settings ask for; None on the board itself, whose NPU cannot be rebooted alone."""
     if machine.is_board:
         return None
     per_hour = settings.npu_reboots_per_hour if settings.npu_recovery == "reboot" else 0

@@ -1,10 +1,10 @@
-"""Reads what axcl-smi and the board's /proc say about a card. No IO; whatever comes in, a typed result comes out.
+"""Parses what axcl-smi and the board's /proc say about a card. No IO, and no input makes it fail.
 
     |    0  AX650N                     V3.4.0 | 0000:01:00.0 |                193 MiB /      945 MiB |
     |   --   37C                      -- / -- | 2%        0% |               6348 MiB /     7040 MiB |
     |    0    84643  /opt/qwen/main_axcl_aarch64                                        4894032 KiB |
 
-Columns move between versions, so cells are told apart by what is in them. What is missing or unreadable is None.
+Columns move between versions, so a cell is recognised by its content. A value that is missing or unreadable is None.
 """
 
 import re

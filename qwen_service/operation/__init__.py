@@ -1,1 +1,1 @@
-"""What goes on: metrics, logs, the state of the service, systemd."""
+"""What an operator sees: metrics, logs, the state of the service, systemd."""

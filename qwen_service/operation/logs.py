@@ -1,6 +1,6 @@
 """The service's own log: text or JSON, one line per request, each line with the id of the request it belongs to.
 
-Never prompts, replies or keys; `log_prompts` is the pipeline's business.
+It never contains prompts, replies or keys. (With `log_prompts` the pipeline writes prompts to it.)
 """
 
 import json
@@ -23,7 +23,7 @@ OTHER_LOGGERS = ("uvicorn", "asyncio")
 
 TOKENIZER = f"{ROOT}.tokenizer"  # the logger of runtimes/axera/bring_up.py's tokenizer servers
 
-# Control characters (C0, DEL, C1), other ends of lines, marks that turn the direction of writing, halves of characters.
+# Control characters (C0, DEL, C1), other line ends, marks that change the direction of writing, lone surrogates.
 _OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
@@ -64,7 +64,7 @@ class TextFormatter(logging.Formatter):
 
 
 class BoundedFileHandler(logging.Handler):
-    """Into a file that is rotated and never stops the service, not even on a full disk."""
+    """Writes to a file that is rotated; a full disk does not stop the service."""
 
     def __init__(self, path: Path, max_bytes: int) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ def configure(
 ) -> list[logging.Handler]:
     """Send our log and uvicorn's to stderr and to `file`, the tokenizer server's to `tokenizer_file` as well.
 
-    Returns the handlers of the first two, for who must take them away again.
+    Returns the handlers of stderr and `file`, so that a test can remove them.
     """
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if file is not None:
@@ -108,14 +108,14 @@ def configure(
 
 
 def set_level(level: str) -> None:
-    """At any time, while requests run."""
+    """Change the level, at any time, while requests run."""
     logging.getLogger(ROOT).setLevel(level.upper())
     for name in OTHER_LOGGERS:  # their debug output is about themselves
         logging.getLogger(name).setLevel(max(logging.INFO, logging.getLogger(ROOT).level))
 
 
 def log_request(record: RequestRecord) -> None:
-    """The one line of a request that has ended."""
+    """Log the one line of a request that has ended."""
     if not access_log.isEnabledFor(logging.INFO):
         return
     extra = {"fields": _fields(record), "request_id": record.id}
@@ -124,7 +124,7 @@ def log_request(record: RequestRecord) -> None:
 
 
 def _fields(record: RequestRecord) -> dict[str, object]:
-    """Only what there is something to say about. Durations in seconds."""
+    """The fields of the line; empty ones are left out. Durations in seconds."""
     fields: dict[str, object] = {"client": record.client, "duration": round(record.duration, 4)}
     if record.model:
         fields |= {
@@ -144,12 +144,13 @@ def _fields(record: RequestRecord) -> dict[str, object]:
 
 
 def escaped(text: str) -> str:
-    """`text` with all that a terminal or an editor obeys written as JSON writes it: `\\u001b`, `\\n`."""
+    """Write everything that a terminal or an editor would obey as JSON writes it: `\\u001b`, `\
+`."""
     return _OBEYED.sub(lambda found: _SHORT.get(found[0]) or f"\\u{ord(found[0]):04x}", text)
 
 
 def _value(value: object) -> str:
-    """A value of a field. In quotes if it could be taken for several fields."""
+    """Write the value of a field, in quotes if it could be read as several fields."""
     text = str(value)
     if re.search(r'[\s="]', text):
         text = json.dumps(text, ensure_ascii=False)

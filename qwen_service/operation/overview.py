@@ -1,4 +1,4 @@
-"""Puts one ServiceState together from the parts that run."""
+"""Builds a ServiceState from the running parts."""
 
 import time
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ E = TypeVar("E", bound=Supervised)
 
 
 class Overview:
-    """Called for each look. `cards` is None on a machine without any."""
+    """Returns the current ServiceState when called. `cards` is None on a machine without cards."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""One look at the whole service, taken without waiting for anything: what /health shows and what the gauges show."""
+"""The state of the whole service at one moment, read without waiting: what /health and the gauges show."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +16,7 @@ class EngineState:
     progress: str = ""
     restarts: int = 0
     last_error: str = ""
-    warm: Warm | None = None  # what its cache was prefilled with, until a request comes
+    warm: Warm | None = None  # what its KV cache was prefilled with; None once a request has come
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class ModelState:
     engines: tuple[EngineState, ...]
     tokenizer_ready: bool = False
     asleep: bool = False  # unloaded because nobody uses it; the next request loads it
-    prompt_seconds: float | None = None  # what 100 tokens of prompt cost, where prefill is slow
+    prompt_seconds: float | None = None  # time to prefill 100 tokens, where prefill is slow
 
     @property
     def ready(self) -> bool:
@@ -55,10 +55,10 @@ class ServiceState:
     model: ModelState | None = None
     fallback: ModelState | None = None
     switching_to: str = ""
-    trouble: str = ""  # why there is no model, or no fallback
+    trouble: str = ""  # why there is no model or no fallback
     cards: tuple[CardView, ...] = ()
     card_fault: str = ""
-    speech: tuple[EngineState, ...] = ()  # the programs that hear and speak, as far as there are such
+    speech: tuple[EngineState, ...] = ()  # the speech programs, if any are configured
 
     warmings: WarmCounts | None = None  # None: switched off
 
@@ -69,7 +69,7 @@ class ServiceState:
 
     @property
     def status(self) -> Status:
-        """down: nobody can be answered. degraded: everybody can, but somebody should have a look."""
+        """down: no request can be answered. degraded: requests are answered, but something needs attention."""
         if self.model is None or not self.model.ready:
             return "degraded" if self.fallback_serves else "down"
         speech_is_well = all(engine.phase == "ready" for engine in self.speech)

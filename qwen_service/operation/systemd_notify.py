@@ -1,6 +1,6 @@
-"""What systemd wants to hear from a unit of Type=notify: ready, status, still alive, stopping (man sd_notify).
+"""Sends systemd the messages of a Type=notify unit: ready, status, watchdog, stopping (man sd_notify).
 
-Without systemd ($NOTIFY_SOCKET is not set) nothing is said to nobody.
+Does nothing when $NOTIFY_SOCKET is not set.
 """
 
 import os
@@ -12,36 +12,38 @@ from contextlib import suppress
 class SystemdNotifier:
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         address = environment.get("NOTIFY_SOCKET", "")
-        self._address = "\0" + address[1:] if address.startswith("@") else address  # @: no file, an abstract name
+        self._address = (
+            "\0" + address[1:] if address.startswith("@") else address
+        )  # a leading @ means an abstract socket
 
     @property
     def is_heard(self) -> bool:
         return bool(self._address)
 
     def ready(self, status: str) -> None:
-        """Once, when the model answers: units that wait for this one start now."""
+        """Say, once, that the model answers: systemd then starts the units that wait for this one."""
         self._send("READY=1", f"STATUS={status}")
 
     def status(self, text: str) -> None:
-        """Shown by `systemctl status`."""
+        """Set the text that `systemctl status` shows."""
         self._send(f"STATUS={text}")
 
     def loading(self, status: str, seconds: float) -> None:
-        """Not ready yet, but getting on: do not give up on us for so many seconds."""
+        """Say that loading goes on, and ask systemd to wait `seconds` longer."""
         self._send(f"STATUS={status}", f"EXTEND_TIMEOUT_USEC={seconds * 1e6:.0f}")
 
     def stopping(self) -> None:
         self._send("STOPPING=1", "STATUS=stopping")
 
     def alive(self) -> None:
-        """For the watchdog of the unit; to be said more often than its WatchdogSec."""
+        """Tell the watchdog that we are alive. Call it more often than WatchdogSec."""
         self._send("WATCHDOG=1")
 
     def _send(self, *lines: str) -> None:
         if not self.is_heard:
             return
         message = "\n".join(line.replace("\n", " ") for line in lines)
-        # A full or vanished socket is systemd's affair; no reply may fail because of it.
+        # When systemd's socket is full or gone, the message is dropped: no request may fail because of it.
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, suppress(OSError):
             sender.setblocking(False)
             sender.sendto(message.encode(), self._address)

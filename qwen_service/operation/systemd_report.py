@@ -1,16 +1,16 @@
-"""Tells systemd how the served model is: not ready while it loads, ready when it answers, alive as long as we turn."""
+"""Tells systemd the state of the served model: loading, ready, and alive as long as the event loop runs."""
 
 import asyncio
 
 from qwen_service.engines.manager import ModelManager
 from qwen_service.operation.systemd_notify import SystemdNotifier
 
-INTERVAL = 1.0  # seconds; the watchdog of a unit is set to many of them
-PATIENCE = 60.0  # seconds that systemd is asked to wait on while a model loads
+INTERVAL = 1.0  # seconds between two messages; a unit's WatchdogSec must be several times longer
+PATIENCE = 60.0  # seconds that each message asks systemd to wait longer while a model loads
 
 
 async def report(systemd: SystemdNotifier, models: ModelManager, interval: float = INTERVAL) -> None:
-    """Runs until cancelled. A model that cannot be loaded counts as ready too: the service says why to whoever asks."""
+    """Report until cancelled. A model that cannot be loaded counts as ready, too: the service then answers with the reason."""
     ready, said = False, ""
     while systemd.is_heard:
         status, settled = _status(models)
@@ -27,7 +27,7 @@ async def report(systemd: SystemdNotifier, models: ModelManager, interval: float
 
 
 def _status(models: ModelManager) -> tuple[str, bool]:
-    """For people, and whether nothing is left to wait for."""
+    """The text for `systemctl status`, and whether loading has ended."""
     current = models.current
     if current is None:
         return models.trouble or "no model is loaded", True

@@ -1,8 +1,8 @@
 """The only subprocess code of the service.
 
 A ChildProcess has its own session and process group and dies with the service, even when that is killed with -9.
-Its output is bytes, drained for ever: given to `on_output`, kept as a bounded `tail`, written to a bounded log.
-It is ended politely, then by SIGTERM, then by SIGKILL to the whole group. It is reaped in one place, on the loop's
+Its output is read as bytes until it ends: passed to `on_output`, kept as a bounded `tail`, written to a bounded log.
+It is stopped politely, then by SIGTERM, then by SIGKILL to the whole group. It is reaped in one place, on the loop's
 own thread and after its group has been killed, so no signal can ever reach a process that merely got the same pid.
 """
 
@@ -26,12 +26,14 @@ from qwen_service.process.log_file import LogFile
 logger = logging.getLogger(__name__)
 
 TAIL_BYTES = 64 * 1024
-LAST_WORDS = 1.0  # seconds for the output of a dead process to end; something that left its group may hold it
+LAST_WORDS = (
+    1.0  # seconds to wait for the output of a dead process to end: a process that left its group may keep it open
+)
 KILL_PATIENCE = 2.0  # seconds after SIGKILL before a process counts as stuck in the kernel
 
 
 class ChildProcess(asyncio.Protocol):
-    """Made by `start` only; to be stopped by whoever started it."""
+    """A running program. `start` makes it; the code that started it must stop it."""
 
     def __init__(self, name: str, log: LogFile | None, on_output: Callable[[bytes], None] | None) -> None:
         self.name = name
@@ -62,7 +64,7 @@ class ChildProcess(asyncio.Protocol):
     ) -> "ChildProcess":
         """`env` replaces the whole environment. Raises OSError when there is no such program.
 
-        Call it on a thread that lives as long as the child shall: the kernel kills the child with that thread.
+        Call it on a thread that outlives the child: the kernel kills the child when that thread ends.
         """
         program = find_program(argv[0], cwd, env)
         child = cls(name, LogFile(log_path) if log_path else None, on_output)
@@ -79,16 +81,16 @@ class ChildProcess(asyncio.Protocol):
 
     @property
     def returncode(self) -> int | None:
-        """Negative: the number of the signal that ended it. None: it runs."""
+        """Exit code; negative: the number of the signal that ended the process; None: it still runs."""
         return self._popen.returncode
 
     @property
     def tail(self) -> str:
-        """The last 64 KiB that it wrote."""
+        """The last 64 KiB of its output."""
         return self._tail.decode(errors="replace")
 
     async def wait(self) -> int:
-        """Return its code when it has ended and all its output has been read."""
+        """Wait until the process has ended and all its output has been read. Returns the exit code."""
         return await asyncio.shield(self._exit)
 
     async def ends_within(self, seconds: float) -> bool:
@@ -98,7 +100,7 @@ class ChildProcess(asyncio.Protocol):
         return self._exit.done()
 
     def write(self, data: bytes) -> None:
-        """To its stdin. What it does not live to read is lost; `wait` tells."""
+        """Write to the child's stdin. Bytes that it has not read when it exits are lost."""
         if self._input is None:
             raise ValueError(f"{self.name} was started without stdin")
         if not self._input.is_closing():
@@ -109,7 +111,7 @@ class ChildProcess(asyncio.Protocol):
             self._input.close()
 
     def send_signal(self, number: signal.Signals) -> None:
-        """To the whole group; nothing happens when it has ended."""
+        """Send a signal to the whole process group. Does nothing when the process has ended."""
         if self.returncode is None:
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, number)
@@ -117,7 +119,7 @@ class ChildProcess(asyncio.Protocol):
     async def stop(self, polite: Callable[[], Awaitable[object]] | None = None, grace: float = 5.0) -> None:
         """Ask `polite`ly, then by SIGTERM, each with `grace` seconds, then SIGKILL the group. Idempotent.
 
-        A caller that is cancelled does not interrupt the stopping; an OSError of `polite` ends the politeness only.
+        Cancelling the caller does not interrupt the stopping. When `polite` raises OSError, SIGTERM follows at once.
         """
         if self._stopping is None:
             self._stopping = asyncio.create_task(self._stop(polite, grace))
@@ -126,7 +128,7 @@ class ChildProcess(asyncio.Protocol):
     async def _stop(self, polite: Callable[[], Awaitable[object]] | None, grace: float) -> None:
         try:
             if polite is not None and self.returncode is None:
-                with suppress(OSError):  # nobody listens any more, or not in time
+                with suppress(OSError):  # the program does not listen any more, or did not answer in time
                     async with asyncio.timeout(grace):
                         await polite()
                         await self.wait()
@@ -134,7 +136,7 @@ class ChildProcess(asyncio.Protocol):
             await self.ends_within(grace)
         finally:
             self.send_signal(signal.SIGKILL)
-        if not await self.ends_within(KILL_PATIENCE):  # it is reaped whenever the kernel lets go of it
+        if not await self.ends_within(KILL_PATIENCE):  # it is reaped later, when the kernel releases it
             logger.error("%s (process %d) does not end even by SIGKILL", self.name, self.pid)
 
     async def _connect_output(self, its_ends: ExitStack) -> int:
@@ -198,7 +200,9 @@ class ChildProcess(asyncio.Protocol):
 
     def _reap(self) -> None:
         with suppress(ProcessLookupError, PermissionError):  # macOS: "not permitted" for a group of zombies
-            os.killpg(self.pid, signal.SIGKILL)  # what it left behind; the zombie still holds the group's number
+            os.killpg(
+                self.pid, signal.SIGKILL
+            )  # its children; the unreaped zombie keeps the group's number from being reused
         self._popen.wait()
         self.close_stdin()
         self._last_words = self._loop.call_later(LAST_WORDS, self._output.close)
@@ -227,7 +231,7 @@ class ChildProcess(asyncio.Protocol):
 
 
 def find_program(program: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
-    """Its path as the child would find it: by PATH, or by `cwd` when it has a slash."""
+    """Find the path of a program as the child would: by PATH, or relative to `cwd` when the name has a slash."""
     path = str((cwd or Path()) / program) if os.sep in program else program
     found = shutil.which(path, path=(os.environ if env is None else env).get("PATH"))
     if found is None and os.path.isfile(path):
@@ -238,7 +242,7 @@ def find_program(program: str, cwd: Path | None = None, env: Mapping[str, str] |
 
 
 def explain_exit(returncode: int) -> str:
-    """For people: what the number means that a process ended with."""
+    """Say in words how a process ended."""
     if returncode == 0:
         return "it ended by itself, without an error"
     if returncode > 0:
@@ -260,7 +264,7 @@ class ToolResult:
 async def run_tool(argv: Sequence[str], timeout: float, input: bytes = b"") -> ToolResult:
     """Run a short program to its end. Raises OSError (no such program), or TimeoutError after killing it.
 
-    Takes `timeout` and half a second at most, even for a program stuck in a driver: that is reaped when it comes back.
+    Returns after `timeout` and half a second at most, even for a program stuck in a driver: that is reaped later.
     """
     tool = await ChildProcess.start(argv, name=argv[0], stdin=bool(input))
     try:

@@ -1,6 +1,6 @@
-"""Threads that nobody waits for at the end: for work that can hang on a network, and may be abandoned at any time.
+"""Threads that do not delay the end of the process: for work that can hang on a network and may be abandoned.
 
-The threads of asyncio.to_thread and of ThreadPoolExecutor keep the interpreter from ending until they are done.
+asyncio.to_thread and ThreadPoolExecutor would keep the interpreter from ending until their threads are done.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class DaemonThreads:
         return future
 
     def close(self, *, cancel: bool = False) -> None:
-        """No call may follow. `cancel` drops those that have not begun."""
+        """Take no more calls. `cancel` drops the calls that have not begun."""
         while cancel and not self._calls.empty():
             if (call := self._calls.get()) is not None:
                 call[0].cancel()
@@ -47,14 +47,14 @@ class DaemonThreads:
                 continue
             try:
                 result = function()
-            except BaseException as error:  # raised where the result is asked for
+            except BaseException as error:  # raised again where the result is awaited
                 future.set_exception(error)
             else:
                 future.set_result(result)
 
 
 async def in_daemon_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """The result of the call. A caller who is cancelled leaves the thread to itself."""
+    """Run the call in a daemon thread. When the caller is cancelled, the thread goes on without it."""
     threads = DaemonThreads(1, getattr(function, "__name__", "worker"))
     future = threads.submit(function, *args, **kwargs)
     threads.close()

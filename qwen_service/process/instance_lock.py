@@ -15,14 +15,14 @@ class AlreadyRunning(Exception):
 
 
 class InstanceLock:
-    """A file with our PID, locked as long as this process lives; the kernel lets go of it however the process ends."""
+    """A file with our PID, locked while this process lives. The kernel releases the lock however the process ends."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: IO[str] | None = None
 
     def take(self) -> None:
-        """Raises AlreadyRunning, and OSError where the file cannot be made."""
+        """Lock the file. Raises AlreadyRunning, or OSError when the file cannot be made."""
         file = os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

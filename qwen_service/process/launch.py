@@ -1,6 +1,6 @@
 """Become another program that dies with its parent: `python -I -S launch.py PARENT_PID PROGRAM [ARGUMENT...]`.
 
-A step between fork and exec, done here because code may not run there in a process with threads (preexec_fn).
+It does what preexec_fn would do between fork and exec, which is unsafe in a process with threads.
 On Linux the kernel then kills the program as soon as the thread that started it is gone, kill -9 included.
 Exit 126: the program cannot be executed. Imports nothing of the service: it must start in milliseconds.
 """
@@ -16,9 +16,9 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def main(parent: int, argv: list[str]) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # died before prctl
+    if os.getppid() != parent:  # the parent died before prctl
         sys.exit(1)
-    # By this interpreter, by a shell's `&`, or by nohup.
+    # Signals that this interpreter, a shell's `&` or nohup made the child ignore.
     for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(ignored, signal.SIG_DFL)
     try:

@@ -1,7 +1,7 @@
-"""A log of raw bytes that is bounded in size and never stops who writes to it.
+"""A log of raw bytes that is bounded in size and never raises into the code that writes to it.
 
 At `max_bytes` the file becomes `NAME.1` and a new one is begun, so at most twice that is on the disk.
-A full or vanished disk is reported once, what cannot be written is dropped, and writing resumes by itself.
+A full or vanished disk is reported once; lines that cannot be written are dropped; writing resumes by itself.
 """
 
 import logging
@@ -26,7 +26,7 @@ class LogFile:
         except OSError as error:
             self.close()
             first, self._broken = not self._broken, True
-            if first:  # set before: the warning itself may be written to this file
+            if first:  # _broken is set first: the warning itself may be written to this file
                 logger.warning("%s cannot be written, its lines are lost: %s", self._path, error.strerror)
 
     def close(self) -> None:
