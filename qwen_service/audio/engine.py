@@ -1,6 +1,6 @@
-"""A speech program as the service uses it: kept running by a supervisor, asked one thing at a time, in order.
+"""A speech program of the service: a supervisor keeps it running, and its requests are served one by one, in order.
 
-The program is the vendor's, started here, or any server of OpenAI's shape that is joined by its URL.
+The program is either the vendor's, started by us, or any server with OpenAI's audio routes, joined by its URL.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ class File:
 
 
 class SpeechServer(Protocol):
-    """One that is up. `models`: as it lists them, where it does."""
+    """A speech server that is up. `models`: the names that it lists; empty when it lists none."""
 
     models: tuple[str, ...]
 
@@ -55,7 +55,7 @@ class SpeechProgram:
     kind: str  # speech_to_text or text_to_speech
     place: str
     program: str
-    has_key: bool  # it takes --api_key
+    has_key: bool  # its program takes --api_key
 
     @property
     def is_joined(self) -> bool:
@@ -89,7 +89,9 @@ class SpeechEngine:
         return (await self._ready()).models
 
     async def ask(self, ask: Callable[[SpeechServer], Awaitable[Answer]]) -> Answer:
-        """Raises Busy errors, Unavailable, or a RuntimeFailure. A caller who leaves does not end what has begun."""
+        """Send one request in its turn. Raises a Busy error, Unavailable or a RuntimeFailure.
+
+        When the caller is cancelled, a request that has begun goes on."""
         return await self._turns.take(lambda: self._ask(ask))
 
     async def _ask(self, ask: Callable[[SpeechServer], Awaitable[Answer]]) -> Answer:
@@ -114,7 +116,7 @@ class SpeechEngine:
         return supervisor.engine
 
     async def _bring_up(self, progress: LoadProgress) -> SpeechServer:
-        # Imported when needed: who has no speech programs does without an HTTP client.
+        # Imported when needed: without speech programs no HTTP client is loaded.
         start = import_module("qwen_service.audio.server").bring_up
         return await cast(BringUpSpeech, start)(self.program, self._settings, progress)
 
@@ -123,7 +125,7 @@ BringUpSpeech = Callable[[SpeechProgram, Settings, LoadProgress], Awaitable[Spee
 
 
 class Turns:
-    """One at a time, first come first served, bounded in number and in patience."""
+    """A line: one at a time, first come first served, bounded in length and in waiting time."""
 
     def __init__(self, most_waiting: int, patience: float) -> None:
         self._lock = asyncio.Lock()
@@ -136,7 +138,7 @@ class Turns:
         return self._lock.locked()
 
     async def take(self, work: Callable[[], Awaitable[T]]) -> T:
-        """The program works on when its client leaves, so the next one waits for the end of that, too."""
+        """Wait for the turn. The program goes on working when its client leaves, so the next one waits for that, too."""
         if self.busy and self.waiting >= self._most_waiting:
             raise QueueFull(f"{self.waiting} requests for speech are waiting already; try again later.")
         self.waiting += 1
@@ -163,4 +165,4 @@ class Turns:
     def _ended(self, task: "asyncio.Task[T]") -> None:
         self._lock.release()
         if not task.cancelled():
-            task.exception()  # whoever asked may have left
+            task.exception()  # read it: the caller may have left

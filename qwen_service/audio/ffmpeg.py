@@ -1,6 +1,6 @@
-"""Converts audio by ffmpeg, where it is installed. It is given files only, and told which format they are.
+"""Converts audio by ffmpeg, where ffmpeg is installed. It gets files only, and is told their format.
 
-A playlist or a container that names other files would otherwise make it read them.
+Otherwise a playlist, or a container that names other files, could make it read those.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ from qwen_service.process.child import ChildProcess
 
 QUIET = ("-nostdin", "-v", "quiet", "-protocol_whitelist", "file,pipe")
 TIMEOUT = 60.0  # seconds; an hour of speech takes a Raspberry Pi 5 a quarter of that
-FIRST_OUTPUT = 1.0  # seconds for the first bytes of what was fed; there may be none, of a very short sound
-SILENCE = 0.05  # seconds without more bytes, after which what was fed counts as converted
+FIRST_OUTPUT = 1.0  # seconds to wait for the first converted bytes; a very short sound may give none
+SILENCE = 0.05  # after so many seconds without more bytes everything fed counts as converted
 RATE = 16_000  # Hz: what speech models are trained on
 SPEECH = ("-vn", "-ac", "1", "-ar", str(RATE), "-f", "s16le")
 
@@ -28,7 +28,7 @@ def is_installed() -> bool:
 
 
 async def to_speech_wav(data: bytes, kind: str, most: int) -> bytes:
-    """16 kHz, one channel, 16 bit. Raises Unsupported, InvalidRequest, or RequestTooLarge beyond `most` bytes."""
+    """Convert to WAV: 16 kHz, one channel, 16 bit. Raises Unsupported, InvalidRequest, or RequestTooLarge above `most` bytes."""
     if not is_installed():
         raise Unsupported(
             f"The service takes wav and mp3 only, and this is {kind}: ffmpeg, which would convert it, is not installed.",
@@ -50,14 +50,14 @@ async def to_speech_wav(data: bytes, kind: str, most: int) -> bytes:
 
 
 class Encoder:
-    """Samples in, a compressed stream out: for audio that is sent while it is made."""
+    """Encodes samples to a compressed stream, for audio that is sent while it is made."""
 
     def __init__(self, child: ChildProcess, output: "asyncio.Queue[bytes]") -> None:
         self._child = child
         self._output = output
 
     async def feed(self, samples: bytes) -> bytes:
-        """What has come out for it, all but the last fraction of a second, which comes with the next."""
+        """Encode samples. Returns the bytes that are ready; the last fraction of a second comes with the next call."""
         self._child.write(samples)
         parts: list[bytes] = []
         with suppress(TimeoutError):
@@ -107,7 +107,7 @@ async def encoder(kind: str, rate: int) -> AsyncIterator[Encoder]:
 
 
 async def _run(arguments: Sequence[str]) -> bytes:
-    """Its output; nothing where it failed."""
+    """Run ffmpeg. Returns its output; empty when it failed."""
     parts: list[bytes] = []
     child = await ChildProcess.start(["ffmpeg", *QUIET, *arguments], name="ffmpeg", on_output=parts.append)
     try:

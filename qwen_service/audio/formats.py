@@ -1,10 +1,10 @@
-"""Which audio format some bytes are, by their first bytes: a name that a client gives them proves nothing."""
+"""Recognises an audio format by its first bytes: the file name that a client gives proves nothing."""
 
 from qwen_service.audio.sound import wav_head
 
-# What ffmpeg calls the reader of each. Playlists are not among them: they would make it open other files.
+# Format -> ffmpeg's demuxer. Playlists are left out: they would make ffmpeg open other files.
 DEMUXERS = {"wav": "wav", "mp3": "mp3", "ogg": "ogg", "webm": "matroska", "m4a": "mov", "flac": "flac", "aac": "aac"}
-# The media types of what /v1/audio/speech makes, and how ffmpeg is told to make it.
+# For each response_format of /v1/audio/speech: its media type, and ffmpeg's arguments.
 MEDIA_TYPES = {
     "wav": "audio/wav",
     "pcm": "audio/pcm",
@@ -22,7 +22,7 @@ ENCODERS = {
 
 
 def sniff(data: bytes) -> str:
-    """A key of DEMUXERS, or nothing."""
+    """The format, a key of DEMUXERS; None when it is not recognised."""
     head = data[:16]
     if wav_head(data) is not None:
         return "wav"

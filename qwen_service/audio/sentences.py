@@ -1,21 +1,21 @@
-"""Cuts a long text into pieces that can be spoken one by one, so that the first sound need not wait for the last."""
+"""Cuts a long text into pieces that are spoken one by one, so that the first sound does not wait for the last sentence."""
 
 import re
 from collections.abc import Iterator
 
-FIRST = 40  # characters that the first piece may stop growing at: it is what the listener waits for
+FIRST = 40  # characters after which the first piece ends at the next sentence: the listener waits for it
 ENOUGH = 160  # the same for the later ones: longer pieces have a better melody
 LONGEST = 400  # no piece is longer; Kokoro takes about 510 phonemes at once
 
 _END = re.compile(r"""(?<=[.!?…])["'”’»)\]]*\s+(?=\S)|(?<=[。！？；])\s*|\n\s*\n\s*|(?<=[:;])\s+""")
-# What stands before a full stop that ends no sentence: a single capital, a number, an abbreviation.
+# A full stop after one of these does not end a sentence: a single capital, a number, an abbreviation.
 _NO_END = re.compile(
     r"(?:\b[A-Z]|^\s*\d+|\b(?:Dr|Mr|Mrs|Ms|Prof|St|Nr|No|vs|etc|ca|bzw|usw|e\.g|i\.e|z\.B|d\.h|u\.a))\.$", re.MULTILINE
 )
 
 
 def pieces(text: str) -> list[str]:
-    """In order, none empty, none longer than LONGEST; nothing is left out but the space between them."""
+    """The pieces in order, none empty, none longer than LONGEST; only the white space between them is dropped."""
     result: list[str] = []
     held = ""
     for sentence in _sentences(text):
@@ -39,7 +39,7 @@ def _sentences(text: str) -> Iterator[str]:
 
 
 def _bounded(sentence: str) -> Iterator[str]:
-    """At most LONGEST characters each, cut at a comma or a space where there is one."""
+    """Cut a sentence into pieces of at most LONGEST characters, at a comma or a space where possible."""
     rest = " ".join(sentence.split())
     while len(rest) > LONGEST:
         window = rest[:LONGEST]

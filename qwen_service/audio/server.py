@@ -18,10 +18,10 @@ from qwen_service.runtime import LoadProgress
 from qwen_service.settings import Settings
 
 START_TIMEOUT = 300.0  # seconds
-LOOK = 2.0  # seconds for an answer that needs no NPU
-LOOK_EVERY = 10.0  # seconds between looks at a server that somebody else has started
-LOOKS = 3  # in vain, until it counts as gone
-LAST_WORDS = 2.0  # seconds: a program that hangs up may be dying
+LOOK = 2.0  # seconds to wait for an answer that needs no NPU
+LOOK_EVERY = 10.0  # seconds between checks of a server that we did not start
+LOOKS = 3  # failed checks after which it counts as gone
+LAST_WORDS = 2.0  # seconds: a program that closes its connection may be exiting
 WHERE = "It is part of the vendor's package for this card (AXERA-TECH on huggingface.co); docs/clients.md says more"
 
 
@@ -32,14 +32,14 @@ async def bring_up(program: SpeechProgram, settings: Settings, progress: LoadPro
 
 
 class _Client:
-    """HTTP to one server. Raises ProtocolError when it hangs up."""
+    """HTTP to one server. Raises ProtocolError when the server closes the connection."""
 
     models: tuple[str, ...] = ()
 
     def __init__(self, base_url: str, key: str) -> None:
         self._http = httpx.AsyncClient(
             base_url=base_url,
-            timeout=httpx.Timeout(LOOK, read=None, write=None),  # how long an answer may take, its asker decides
+            timeout=httpx.Timeout(LOOK, read=None, write=None),  # the caller bounds how long an answer may take
             trust_env=False,
             headers={"Connection": "close", **({"Authorization": f"Bearer {key}"} if key else {})},
         )
@@ -52,7 +52,7 @@ class _Client:
         return await self._answer(self._http.post(path, json=body))
 
     async def is_up(self) -> bool:
-        """Whether anything answers. What models it has is learned on the way; not every server tells."""
+        """Whether the server answers. Remembers the models that it lists; not every server lists them."""
         try:
             answer = await self._http.get("/v1/models", timeout=LOOK)
             if answer.status_code == httpx.codes.OK:
@@ -75,7 +75,7 @@ class _Client:
 
 
 class OwnServer(_Client):
-    """Made by `start` only."""
+    """A vendor's program that we started. Made by `start`."""
 
     def __init__(self, program: SpeechProgram, port: int, key: str, child: ChildProcess) -> None:
         super().__init__(f"http://127.0.0.1:{port}", key)
@@ -126,7 +126,7 @@ class OwnServer(_Client):
             raise StartFailed(f"{self._program.kind}: it was not up within {START_TIMEOUT:g} s.") from None
 
     async def _explained(self, error: httpx.TransportError) -> RuntimeFailure:
-        if await self._child.ends_within(LAST_WORDS):  # a death explains more
+        if await self._child.ends_within(LAST_WORDS):  # its exit explains more
             return Died(self._end(await self._child.wait()))
         return await super()._explained(error)
 
@@ -138,7 +138,7 @@ class OwnServer(_Client):
 
 
 class JoinedServer(_Client):
-    """Made by `join` only."""
+    """A server that somebody else runs. Made by `join`."""
 
     @classmethod
     async def join(cls, program: SpeechProgram, settings: Settings) -> "JoinedServer":
@@ -168,7 +168,7 @@ def _folder(program: SpeechProgram) -> Path:
 
 
 def _find(program: SpeechProgram, folder: Path) -> str:
-    """Its own folder first, then PATH; a file that lacks only its run bit gets it."""
+    """Find the program: in the folder of its models first, then by PATH. A file without its run bit gets it."""
     for place in (folder / program.program, folder / "bin" / program.program):
         if os.sep not in program.program and place.is_file():
             _make_executable(place)
@@ -182,7 +182,7 @@ def _find(program: SpeechProgram, folder: Path) -> str:
 
 
 def _make_executable(path: Path) -> None:
-    """The vendor's packages come without run bits. Raises StartFailed."""
+    """Set the run bit, which the vendor's packages lack. Raises StartFailed."""
     if os.access(path, os.X_OK):
         return
     try:

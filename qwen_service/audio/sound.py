@@ -1,4 +1,4 @@
-"""Sound as 16 bit samples of one channel: read from WAV in any of its usual forms, written as WAV or as OpenAI's pcm.
+"""Sound as 16 bit samples of one channel: read from the usual kinds of WAV, written as WAV or as OpenAI's pcm.
 
 IO-free. Speech programs write float or 16 bit WAV; OpenAI's `pcm` is 16 bit, little-endian, 24 000 Hz.
 """
@@ -12,7 +12,7 @@ from itertools import chain
 from qwen_service.errors import ProtocolError
 
 PCM_RATE = 24_000  # Hz, of OpenAI's pcm
-UNKNOWN_SIZE = 0xFFFFFFFF  # in the header of a WAV that is streamed
+UNKNOWN_SIZE = 0xFFFFFFFF  # the size in the header of a streamed WAV
 INTEGER, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE  # WAVE_FORMAT_*
 
 
@@ -26,7 +26,7 @@ class Sound:
         return len(self.samples) / 2 / self.rate
 
     def at_rate(self, rate: int) -> "Sound":
-        """Resampled by linear interpolation, which is enough for speech between rates that are close."""
+        """Resample by linear interpolation, which is good enough for speech when the rates are close."""
         if rate == self.rate or not self.samples:
             return Sound(self.samples, rate)
         old = _array("h", self.samples)
@@ -42,7 +42,7 @@ class Sound:
 
 @dataclass(frozen=True, slots=True)
 class WavHead:
-    """What the header of a WAV says, and where its samples are."""
+    """The header of a WAV: format, and position and size of its samples."""
 
     kind: int
     channels: int
@@ -57,7 +57,7 @@ class WavHead:
 
 
 def wav_head(data: bytes) -> WavHead | None:
-    """None where it is no WAV, or one that is broken."""
+    """Read the header; None when the bytes are no WAV or a broken one."""
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         return None
     form: tuple[int, int, int, int] | None = None
@@ -77,11 +77,11 @@ def wav_head(data: bytes) -> WavHead | None:
         return None
     if form is None or not (0 < form[1] <= 32 and 0 < form[2] <= 768_000 and form[3] in (8, 16, 24, 32, 64)):
         return None
-    return WavHead(*form, start=place, size=min(size, len(data) - place))  # a streamed one does not know its size
+    return WavHead(*form, start=place, size=min(size, len(data) - place))  # a streamed WAV claims an unknown size
 
 
 def with_true_size(data: bytes) -> bytes:
-    """A WAV whose header says how long it is. One that was streamed does not know, and programs believe it all the same."""
+    """Write the true size into the header: a streamed WAV has a wrong one, which programs believe."""
     head = wav_head(data)
     if head is None or int.from_bytes(data[head.start - 4 : head.start], "little") == head.size:
         return data
@@ -91,7 +91,7 @@ def with_true_size(data: bytes) -> bytes:
 
 
 def read_wav(data: bytes) -> Sound:
-    """Raises ProtocolError where these bytes are no sound that we know."""
+    """Read a WAV. Raises ProtocolError when the bytes are no WAV of a known kind."""
     head = wav_head(data)
     if head is None:
         raise ProtocolError(f"The speech program sent no WAV: {data[:40]!r}")
@@ -108,7 +108,7 @@ def read_wav(data: bytes) -> Sound:
 
 
 def wav_bytes(samples: bytes, rate: int, size: int | None = None) -> bytes:
-    """A WAV with these samples. `size`: of the samples in all, where more of them follow."""
+    """Make a WAV of these samples. `size`: bytes of samples in all, when more follow."""
     size = len(samples) if size is None else size
     whole = UNKNOWN_SIZE if size == UNKNOWN_SIZE else size + 36
     form = struct.pack("<HHIIHH", INTEGER, 1, rate, rate * 2, 2, 16)
@@ -119,7 +119,7 @@ def wav_bytes(samples: bytes, rate: int, size: int | None = None) -> bytes:
 def _integers(raw: bytes, head: WavHead) -> "array[int]":
     if head.kind == FLOAT and head.bits in (32, 64):
         floats = _array("f" if head.bits == 32 else "d", raw)
-        # A sample that is not a number is silence: comparisons with it are false.
+        # NaN becomes silence: every comparison with it is false.
         return array("h", (int(32767 * max(-1.0, min(1.0, value))) if value == value else 0 for value in floats))  # noqa: PLR0124
     if head.kind != INTEGER or head.bits == 64:
         raise ProtocolError(f"The speech program sent WAV of kind {head.kind} with {head.bits} bits, which is unknown.")

@@ -1,4 +1,4 @@
-"""Speech to text: which model, which formats, and what a program's answer means."""
+"""Speech to text: chooses the model and the format, and reads the program's answer."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,14 +13,14 @@ from qwen_service.errors import InvalidRequest, NotOffered, ProtocolError, Reque
 from qwen_service.request_record import RequestRecord, recording
 from qwen_service.settings import Settings
 
-TAKEN = ("wav", "mp3")  # by the vendor's program
-# Names of OpenAI's models, which clients send when nobody has told them another: they mean the model that is there.
+TAKEN = ("wav", "mp3")  # formats that the vendor's program reads
+# OpenAI's model names, which clients send by default: they mean the model that is there.
 ANY_MODEL = ("", "whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe", "default")
 
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What was said. `details`: all that the program told, where it was asked for."""
+    """The text that was heard. `details`: the whole answer of the program, when verbose_json was asked for."""
 
     text: str
     seconds: float | None = None
@@ -50,13 +50,13 @@ class SpeechToText:
         return await self._hear("/v1/audio/transcriptions", given)
 
     async def translate(self, given: Recording) -> Heard:
-        """Into English. Raises Unsupported where the program cannot."""
+        """Translate into English. Raises Unsupported when the program cannot."""
         if not self._offered().program.is_joined:
             raise Unsupported("The speech model here writes down what it hears; it does not translate.", param="model")
         return await self._hear("/v1/audio/translations", given)
 
     def ignored(self, given: Recording) -> tuple[str, ...]:
-        """Names of what was given and is not honoured: the vendor's program knows neither."""
+        """The names of the parameters that were given but are not honoured: the vendor's program has none of them."""
         if self._offered().program.is_joined:
             return ()
         return tuple(name for name in ("prompt", "temperature") if getattr(given, name) not in ("", None))
@@ -91,7 +91,7 @@ class SpeechToText:
         return _heard(answer, seconds, given.language)
 
     async def _taken(self, content: bytes) -> tuple[bytes, str]:
-        """The audio in a format that every such program takes, and its name."""
+        """Convert the audio to a format that the program reads. Returns the file and its name."""
         most = self._settings.max_audio_bytes
         if len(content) > most:
             raise RequestTooLarge(f"The audio is too large: at most {most} bytes (max_audio_bytes).", param="file")
@@ -106,9 +106,9 @@ class SpeechToText:
         return await ffmpeg.to_speech_wav(content, kind, most), "wav"
 
     async def _model(self, engine: SpeechEngine, wanted: str) -> str:
-        """The name that the program knows it by."""
+        """The program's name of the model."""
         default = self._settings.speech_to_text_model
-        if engine.program.is_joined:  # it may list other models than it hears with: it knows best
+        if engine.program.is_joined:  # its list may be incomplete, so the name is passed on
             return default or wanted or ANY_MODEL[1] if wanted in ANY_MODEL else wanted
         models = await engine.models()
         if wanted in models:
@@ -146,7 +146,7 @@ def _refuse(answer: Answer) -> None:
 
 
 def reason_of(answer: Answer) -> str:
-    """Its error's text, in whichever of the usual shapes it comes."""
+    """The text of the program's error, in any of the usual shapes."""
     try:
         error = orjson.loads(answer.content)["error"]
         return str(error["message"] if isinstance(error, dict) else error)[:300]

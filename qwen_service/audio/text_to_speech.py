@@ -1,4 +1,4 @@
-"""Text to speech: a long text sentence by sentence, each as samples, as soon as they are there."""
+"""Text to speech: speaks a long text sentence by sentence and yields the samples of each as soon as it has them."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -12,7 +12,7 @@ from qwen_service.errors import InvalidRequest, NotOffered, ProtocolError, Reque
 from qwen_service.request_record import recording
 from qwen_service.settings import Settings
 
-MODEL = "tts-1"  # the only one that the vendor's program has
+MODEL = "tts-1"  # the only model of the vendor's program
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class TextToSpeech:
             self.engine = SpeechEngine(program, settings)
 
     def pieces(self, text: str) -> list[str]:
-        """What will be spoken one by one. Raises NotOffered, InvalidRequest or RequestTooLarge."""
+        """The sentences that will be spoken one by one. Raises NotOffered, InvalidRequest or RequestTooLarge."""
         if self.engine is None:
             raise NotOffered(
                 "This service has no voice: `text_to_speech` names the folder of a speech model, or a URL."
@@ -46,7 +46,7 @@ class TextToSpeech:
         return found
 
     async def speak(self, given: Text) -> AsyncGenerator[Sound, None]:
-        """A sound for each piece, all at the rate of the first."""
+        """Yield the sound of each piece, all at the sample rate of the first."""
         rate = 0
         with recording() as record:
             for part in self.pieces(given.text):

@@ -1,7 +1,7 @@
-"""Speech for Home Assistant: both engines as Wyoming services, on a port of their own.
+"""Speech for Home Assistant: both speech engines as Wyoming services on their own port.
 
-One connection is one talk: audio in, a transcript out; or text in, audio out. The protocol has no passwords. What a
-client sends is bounded here, since the package's own reader takes any length that a header claims.
+One connection serves one request: audio in, transcript out; or text in, audio out. The protocol has no passwords. The
+size of what a client sends is bounded here, because the package's own reader accepts any length that a header claims.
 """
 
 import asyncio
@@ -33,10 +33,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MOST_CONNECTIONS = 32
-SILENCE = 60.0  # seconds until a client that says nothing is left
-MOST_DATA = 65_536  # bytes of the JSON of an event
-MOST_PAYLOAD = 1 << 20  # bytes of its audio
-CHUNK = 4096  # bytes of audio in an event of ours
+SILENCE = 60.0  # seconds after which a silent client is disconnected
+MOST_DATA = 65_536  # bytes of an event's JSON
+MOST_PAYLOAD = 1 << 20  # bytes of an event's audio
+CHUNK = 4096  # bytes of audio in an event that we send
 DEFAULT_VOICE = "default"
 OURS = Attribution("qwen-service", "https://www.home-assistant.io/integrations/wyoming")
 
@@ -56,7 +56,7 @@ class WyomingServer:
         self._talks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """A port that is taken is told in the log: the service does without."""
+        """Listen. When the port is taken, log it and go on without Wyoming."""
         settings = self._settings
         try:
             self._server = await asyncio.start_server(
@@ -88,9 +88,9 @@ class WyomingServer:
             if len(self._talks) <= MOST_CONNECTIONS:
                 await _Talk(self, reader, writer).run()
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
-            pass  # it left, or stopped reading
+            pass  # the client left, or stopped reading
         except asyncio.CancelledError:
-            pass  # the service stops; start_server would log it
+            pass  # the service stops; raised, start_server would log it
         finally:
             self._talks.discard(task)
             writer.close()
@@ -98,7 +98,7 @@ class WyomingServer:
                 await writer.wait_closed()
 
     async def info(self) -> Info:
-        """What there is, as Home Assistant shows it."""
+        """The services and models that Home Assistant shows."""
         settings = self._settings
         common: dict[str, Any] = {"attribution": OURS, "installed": True, "version": self._version}
         languages = list(settings.speech_languages)
@@ -114,7 +114,7 @@ class WyomingServer:
         return Info(asr=asr, tts=tts)
 
     async def _names(self) -> Sequence[str]:
-        """Of the models that hear; where the program is not up, or does not tell, one that stands for them."""
+        """Names of the speech-to-text models; one placeholder when the program is not up or lists none."""
         try:
             names = await self._ears.models()
         except ServiceError:
@@ -167,7 +167,7 @@ class _Talk:
                 await self._send(Error(error.message, type(error).__name__).event())
 
     async def _next(self) -> Event | None:
-        """None where it has left, is silent for too long, or speaks something else."""
+        """The next event; None when the client has left, is silent for too long, or sends something else."""
         try:
             async with asyncio.timeout(SILENCE):
                 return await read_event(self._reader)
@@ -200,7 +200,7 @@ class _Talk:
         self._samples.clear()
 
     def _hear(self, samples: bytes) -> None:
-        if not self._rate:  # refused already, and not begun anew
+        if not self._rate:  # the audio was refused, and no new one has begun
             return
         self._samples += samples
         if len(self._samples) > self._server.most_audio:
@@ -224,7 +224,7 @@ class _Talk:
 
 
 class _recorded:
-    """For the log and the metrics, as an HTTP request is."""
+    """Record the work for the log and the metrics, as for an HTTP request."""
 
     def __init__(self, record: RequestRecord, finished: Callable[[RequestRecord], None]) -> None:
         self._record, self._finished = record, finished
@@ -243,7 +243,7 @@ class _recorded:
 
 
 async def read_event(reader: asyncio.StreamReader) -> Event | None:
-    """None at the end. Raises ValueError and its kin for what is no event, or one that is too long."""
+    """Read one event; None at the end. Raises ValueError or a subclass when it is no event or too long."""
     line = await reader.readline()
     if not line:
         return None
@@ -260,7 +260,7 @@ async def read_event(reader: asyncio.StreamReader) -> Event | None:
 
 
 def _read(read: Callable[[Event], T], event: Event) -> T:
-    """Raises InvalidRequest where the event lacks what its type needs."""
+    """Parse an event. Raises InvalidRequest when it lacks a field that its type needs."""
     try:
         return read(event)
     except (LookupError, TypeError, ValueError, AttributeError) as error:

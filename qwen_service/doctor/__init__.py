@@ -1,1 +1,1 @@
-"""What `qwen-service doctor` looks at."""
+"""The checks of `qwen-service doctor`."""

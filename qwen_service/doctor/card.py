@@ -1,4 +1,4 @@
-"""The doctor on the Axera card: on the bus, known to the driver, open to us, answering, with room for the model."""
+"""Checks the Axera card: on the bus, known to the driver, accessible, answering, with memory for the model."""
 
 import os
 import re
@@ -18,7 +18,7 @@ PCI_ID = ("1f4b", "0650")  # Axera Semiconductor Co., Ltd, AX650N
 DRIVER = "axcl"  # its modules are called axcl_*
 OVERLAY = "dtoverlay=pciex1-compat-pi5,no-mip"
 DEAD = re.compile(r"device \d+: dead", re.IGNORECASE)
-OWN_NUMBER = 3  # what an AX650N was seen to call itself, wherever it is plugged in
+OWN_NUMBER = 3  # the device number that an AX650N was seen to report, in any slot
 OUR_OWN = "qwen_service", "qwen-service"
 KERNEL_LOGS = ("var/log/kern.log", "var/log/dmesg", "var/log/syslog")
 
@@ -139,7 +139,7 @@ def _card(card: Card) -> Finding:
 
 
 def _holders(host: Host, card: Card, models: list[InstalledModel]) -> Iterator[Finding]:
-    """Programs that are not ours. A card serves several, in turns, as long as its memory suffices."""
+    """Programs of others on the card. A card serves several, in turns, as long as its memory suffices."""
     for process in card.processes:
         who = f"{process.name}\n{host.command_line(process.pid)}"
         if not any(own in who for own in (*OUR_OWN, *(str(model.folder) for model in models))):
@@ -153,7 +153,7 @@ def _holders(host: Host, card: Card, models: list[InstalledModel]) -> Iterator[F
 
 
 def _room(card: Card, model: InstalledModel) -> Finding | None:
-    """Whether the model would fit; what our own running model holds counts as free."""
+    """Whether the model would fit. Memory of our own running model counts as free."""
     need, total = model.spec.card_memory_kib, card.cmm_total
     if need is None or total is None or card.cmm_used is None:
         return None

@@ -1,4 +1,4 @@
-"""`qwen-service doctor`: what an owner of such a machine stumbles over, each with its cure. Changes nothing."""
+"""`qwen-service doctor`: checks everything that owners stumble over, and gives each a cure. Changes nothing."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ async def examine(host: Host, settings: Settings) -> list[Finding]:
 
 
 def configuration(config_file: Path | None, models_dir: Path | None) -> tuple[Settings, Finding]:
-    """The settings, or the defaults and what is wrong with the settings: the doctor goes on in any case."""
+    """The settings; or, when they are faulty, the defaults and a finding, so that the other checks still run."""
     try:
         settings = load_settings({"models_dir": models_dir}, config_file=config_file)
         return settings, ok("config", f"valid; models in {settings.models_dir}")

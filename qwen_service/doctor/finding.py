@@ -8,7 +8,7 @@ Level = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`cure` is what to do, in the imperative; an ok needs none."""
+    """One finding. `cure` is what to do, in the imperative; empty when the finding is ok."""
 
     level: Level
     area: str

@@ -1,6 +1,6 @@
-"""The machine as the doctor looks at it: files under a root, the search path, the time, who asks.
+"""The machine that the doctor examines: files under a root, the search path, the time, the account.
 
-With another root than / a recorded machine is examined like a live one. Nothing here changes anything.
+With another root than / a recorded machine can be examined. Nothing here changes the machine.
 """
 
 import itertools
@@ -27,7 +27,7 @@ class Account:
     groups: frozenset[int]
 
     def may(self, path: Path, mode: int) -> bool:
-        """Read (4), write (2), run (1), by owner, group and others, as the kernel decides; root may everything."""
+        """Whether the account may read (4), write (2) or run (1) the file, as the kernel decides; root may do everything."""
         info = path.stat()
         if self.uid == 0:
             return mode != os.X_OK or bool(info.st_mode & 0o111)
@@ -39,7 +39,7 @@ class Account:
 class Listener:
     address: str  # "0.0.0.0:8000", "[::]:8000"
     port: int
-    holder: str  # "ollama (pid 812)", or "" where only root can see
+    holder: str  # "ollama (pid 812)"; empty when only root can see it
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Host:
         return cls(root, Machine(root, machine), path, now=now)
 
     def text(self, name: str) -> str:
-        """Content of a file, "" where there is none or it may not be read."""
+        """The content of a file; empty when it does not exist or may not be read."""
         try:
             return (self.root / name).read_text(encoding="utf-8", errors="replace")
         except OSError:
@@ -78,7 +78,7 @@ class Host:
         return self.text("proc/device-tree/model").strip("\0\n ")
 
     def memory_kib(self) -> tuple[int, int]:
-        """Total and available."""
+        """Total and available memory."""
         lines = (line.split() for line in self.text("proc/meminfo").splitlines())
         values = {line[0].rstrip(":"): int(line[1]) for line in lines if len(line) >= 2 and line[1].isdecimal()}
         return values.get("MemTotal", 0), values.get("MemAvailable", values.get("MemTotal", 0))
@@ -89,7 +89,7 @@ class Host:
         return [f for f in folders if (_hex(self.text(f"{f}/vendor")), _hex(self.text(f"{f}/device"))) == identity]
 
     def interrupts(self) -> dict[str, list[int]]:
-        """Number of an interrupt -> how often each core has served it."""
+        """Interrupt number -> how often each core has served it."""
         rows = (line.split() for line in self.text("proc/interrupts").splitlines()[1:])
         found: dict[str, list[int]] = {}
         for row in rows:
@@ -99,14 +99,14 @@ class Host:
         return found
 
     def device_of(self, folder: Path) -> str:
-        """The device that the folder, or what will hold it, is on; "" where it is none."""
+        """The block device under the folder, or under its nearest parent that exists; empty when there is none."""
         place = folder.absolute()
         mounts = [line.split() for line in self.text("proc/mounts").splitlines()]
         above = [row for row in mounts if len(row) > 2 and (place == Path(row[1]) or Path(row[1]) in place.parents)]
         return max(above, key=lambda row: len(row[1]))[0] if above else ""
 
     def command_line(self, pid: int) -> str:
-        """Its own, and those of the processes that started it, nearest first: one a line."""
+        """The command lines of the process and of its ancestors, nearest first, one per line."""
         lines: list[str] = []
         while pid > 1 and len(lines) < 8:
             lines.append(self.text(f"proc/{pid}/cmdline").replace("\0", " ").strip())
@@ -155,7 +155,7 @@ class Host:
             try:
                 target = os.readlink(link)
             except OSError:
-                continue  # it ended meanwhile, or is not ours to look at
+                continue  # it ended meanwhile, or we may not see its files
             inode = target.removeprefix("socket:[").removesuffix("]")
             if inode in inodes:
                 pid = link.parts[-3]

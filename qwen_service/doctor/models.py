@@ -1,4 +1,4 @@
-"""The doctor on the models: complete, real files, runnable programs, the right owner, one that this machine can run."""
+"""Checks the models: files complete and real, programs runnable, owner right, at least one that this machine can run."""
 
 import os
 from collections.abc import Iterator
@@ -68,7 +68,7 @@ def _program(host: Host, model: InstalledModel) -> Iterator[Finding]:
 
 
 def _build(host: Host, model: InstalledModel, settings: Settings) -> Iterator[Finding]:
-    """Settings that the model's program cannot be told."""
+    """Check for settings that the model's program cannot honour."""
     for index, device in enumerate(settings.devices):
         if reason := fixed_card(model, host.machine, index=index, device=device):
             yield warn("models", reason, f"Take {device} out of `devices`, or get a build with a flag for it.")
@@ -77,7 +77,7 @@ def _build(host: Host, model: InstalledModel, settings: Settings) -> Iterator[Fi
 
 
 def _embedding(host: Host, model: InstalledModel) -> Iterator[Finding]:
-    """Mapped writable, it must be writable: else the runtime says ready and dies on the first prompt."""
+    """Check that the embedding file is writable: the runtime maps it writable, else it says ready and dies at the first prompt."""
     arguments = model.spec.arguments
     if MMAP_FLAG not in arguments or arguments[arguments.index(MMAP_FLAG) + 1] != "1":
         return

@@ -1,7 +1,7 @@
-"""The doctor on what makes the same card and the same model slow: clock, interrupts, PCIe, power, swap, storage.
+"""Checks what slows a card or model down: clock, interrupts, PCIe, power, swap, storage.
 
-Nothing is changed. Each finding has the reading, the reason and the command. Figures come from others' boards where
-that is said.
+Nothing is changed. Each finding has the reading, the reason and the command. Where a figure was measured on another
+board, the finding says so.
 """
 
 import re
@@ -16,12 +16,12 @@ from qwen_service.process.child import run_tool
 from qwen_service.settings import Settings
 
 TUNING = "`sudo systemctl enable --now qwen-tuning` does so until it is stopped (in a checkout: scripts/tune_host.sh)."
-GEN2 = 5.0  # GT/s per lane, which is the most that the card speaks, on at most two lanes
+GEN2 = 5.0  # GT/s per lane: the card's maximum, on at most two lanes
 GEN3_LINE = re.compile(r"^\s*dtparam=pciex1_gen=3", re.MULTILINE)
-# The bits of `vcgencmd get_throttled` now; the same, 16 bits higher, since the start of the machine.
+# The bits of `vcgencmd get_throttled` for now; 16 bits higher, the same since the machine started.
 THROTTLING = {0: "under-voltage", 1: "a capped clock", 2: "throttling", 3: "the soft temperature limit"}
 POWER_BITS = 0x1 | 0x1 << 16
-SWAP_IN_USE = 256 * 1024  # KiB: more is no longer what the system put aside at the start
+SWAP_IN_USE = 256 * 1024  # KiB: up to this much is usual after a start
 SD_CARD = 90  # MB/s that a Raspberry Pi 5 reads from an SD card, at most
 
 
@@ -59,7 +59,7 @@ def _governor(host: Host, *, has_card: bool) -> Iterator[Finding]:
 
 
 def _interrupts(host: Host, cards: list[Path]) -> Iterator[Finding]:
-    """One core gets the interrupts of nearly everything by default; the card's are better elsewhere."""
+    """Check the card's interrupts: by default one core serves nearly all interrupts, and the card's are better elsewhere."""
     counts = host.interrupts()
     ours = {path.name for card in cards for path in (host.root / card / "msi_irqs").glob("*")}
     cores = max((len(row) for row in counts.values()), default=0)
@@ -91,7 +91,7 @@ def _links(host: Host, cards: list[Path]) -> Iterator[Finding]:
         if speed is None:
             continue
         reading = f"the card's PCIe link at {card.name} runs at {speed:g} GT/s on {width or '?'} of {most or '?'} lanes"
-        pi = "Raspberry Pi" in host.model  # its connector has one lane
+        pi = "Raspberry Pi" in host.model  # its PCIe connector has one lane
         if speed < GEN2:
             cure = "Seat card, HAT and cable anew" + (
                 "; `dtparam=pciex1_gen=2` asks for it." if pi else ", or take another slot."
@@ -152,7 +152,7 @@ def _storage(host: Host, models_dir: Path) -> Iterator[Finding]:
 
 
 async def _throttling(program: str) -> Finding:
-    """A Raspberry Pi's firmware lowers the clock when power or cooling does not suffice."""
+    """Check for throttling: a Raspberry Pi's firmware lowers the clock when power or cooling is insufficient."""
     try:
         output = (await run_tool([program, "get_throttled"], 5)).output
     except (OSError, TimeoutError) as error:

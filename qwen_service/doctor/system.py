@@ -1,4 +1,4 @@
-"""The doctor on the computer itself: Python, processor, memory, disk, clock, ports, configuration, service user."""
+"""Checks the computer itself: Python, processor, memory, disk, clock, ports, configuration, service user."""
 
 import importlib.util
 import shutil
@@ -15,7 +15,7 @@ from qwen_service.settings import Settings
 NEEDED_PYTHON = (3, 11)
 NEEDED_MODULES = ("fastapi", "uvicorn", "uvloop", "httptools", "tokenizers", "jinja2", "orjson", "xllamacpp")
 SERVICE_USER = "qwen"
-BUILT_AFTER = datetime(2026, 1, 1, tzinfo=UTC).timestamp()  # an earlier clock is wrong
+BUILT_AFTER = datetime(2026, 1, 1, tzinfo=UTC).timestamp()  # a clock before this is wrong
 
 
 def examine_system(host: Host, settings: Settings) -> Iterator[Finding]:

@@ -1,19 +1,21 @@
-"""What of a client's schema the engine is given to enforce; the rest is for our own check of the whole reply.
+"""The part of a client's schema that the engine enforces. We check the whole schema on the finished reply.
 
-llguidance writes an array's bounds out, item by item: `minItems` of 10**9 took all memory, and the engine was killed;
-`maxItems` of 10**6 held every generation up for five seconds. It bounds the other ways to make a grammar huge itself.
+llguidance expands an array's bounds item by item: `minItems` of 10**9 took all memory, and the engine was killed;
+`maxItems` of 10**6 delayed every generation by five seconds. It bounds the other ways to a huge grammar itself.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-MOST_ITEMS = 2_000  # that the bounds of one schema may name in all; a request may have 128, one for each tool
+MOST_ITEMS = (
+    2_000  # items that all array bounds of one schema may add up to; a request may have 128 schemas, one per tool
+)
 ITEMS = ("minItems", "maxItems")
 DATA = ("const", "enum", "default", "examples")  # values, not schemas
 
-# The engine drops a whole grammar over a keyword that it does not know, without a word; told to be lenient it
-# leaves that keyword to our own check. At most one character of white space between two tokens of JSON: small models
-# write as much as they may, and on a card each costs a quarter of a second.
+# The engine silently drops a whole grammar because of one unknown keyword. Told to be lenient, it
+# ignores that keyword, which we check ourselves. At most one white space between two tokens of JSON: small models
+# write as much as they may, and each costs a quarter of a second on a card.
 GUIDANCE = {"x-guidance": {"lenient": True, "whitespace_pattern": r"[ \n]?"}}
 
 
@@ -22,7 +24,7 @@ def guided(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Bounded:
-    """Copies one schema without the bounds of arrays that go beyond what is left of MOST_ITEMS."""
+    """Copies one schema and leaves out array bounds that exceed the rest of MOST_ITEMS."""
 
     def __init__(self) -> None:
         self._left = MOST_ITEMS
@@ -38,10 +40,10 @@ class _Bounded:
                 return part
 
     def _is_vain(self, key: str, value: Any) -> bool:
-        """A bound of an array, and too much. Where a property has its name, no number stands there."""
+        """Whether this is an array bound that is too large. A property of the same name has a schema, not a number."""
         if key not in ITEMS or not isinstance(value, int | float):
             return False
-        if not value <= self._left:  # NaN is too much
+        if not value <= self._left:  # NaN counts as too large
             return True
         self._left -= max(0, int(value))
         return False

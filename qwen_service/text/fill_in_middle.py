@@ -1,4 +1,4 @@
-"""Fill in the middle: the text between a prompt and a suffix, as Qwen's coder models were trained to write it."""
+"""Fill-in-the-middle prompts: the model writes the text between a prefix and a suffix, as Qwen's coder models do."""
 
 from qwen_service.errors import Unsupported
 from qwen_service.models.spec import ModelSpec
@@ -9,8 +9,8 @@ _MARKS = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
 
 
 def supports_infill(spec: ModelSpec, template: ChatTemplate) -> bool:
-    """Other models of the family have the marks too, and no training: a manifest says so. Of an owner's own file
-    we know nothing but the marks."""
+    """Whether the model can. Models of the family that were not trained for it have the marks, too, so the manifest decides.
+    For an owner's own file the marks are all that is known."""
     knows = "insert" in spec.capabilities or spec.source is None
     return knows and all(mark in template.special_ids for mark in _MARKS)
 

@@ -1,6 +1,6 @@
-"""A grammar (llguidance's Lark dialect, which llama.cpp takes) for replies that are calls, or JSON, and nothing else.
+"""Makes a grammar (llguidance's Lark dialect, which llama.cpp takes) for replies that must be tool calls or JSON.
 
-The tags are quoted: they are ordinary tokens of Qwen's vocabulary, and unquoted names would mean control tokens.
+The tags are quoted, because they are ordinary tokens of Qwen's vocabulary; an unquoted name means a control token.
 """
 
 import json
@@ -21,7 +21,7 @@ def reply_grammar(
     thinking: Tags | None = None,
     answer: Mapping[str, Any] | None = None,
 ) -> str:
-    """Calls of `tools`, or JSON of the schema `answer`; a block between the `thinking` tags may come first."""
+    """A grammar for calls of `tools`, or for JSON of the schema `answer`; a block between the `thinking` tags may come first."""
     rules = {"think": _thinking(thinking)} if thinking else {}
     start = "think? " if thinking else ""
     choices = []

@@ -1,4 +1,4 @@
-"""Text that came from the model and is not yet decided upon, with the logprobs of its tokens."""
+"""Model output that is held back until it is clear what it is, with the logprobs of its tokens."""
 
 from collections import deque
 
@@ -9,7 +9,9 @@ from qwen_service.runtime import Piece
 class HeldText:
     def __init__(self) -> None:
         self.text = ""
-        self._logprobs: deque[tuple[int, tuple[TokenLogprob, ...]]] = deque()  # with where their text ends
+        self._logprobs: deque[tuple[int, tuple[TokenLogprob, ...]]] = (
+            deque()
+        )  # (position where their text ends, logprobs)
 
     def add(self, piece: Piece) -> None:
         self.text += piece.text
@@ -17,7 +19,7 @@ class HeldText:
             self._logprobs.append((len(self.text), piece.logprobs))
 
     def take(self, length: int) -> tuple[str, tuple[TokenLogprob, ...]]:
-        """Cut text off the front, with the logprobs of the tokens that have wholly gone out with it."""
+        """Take `count` characters off the front, with the logprobs of the tokens that end in them."""
         taken, self.text = self.text[:length], self.text[length:]
         logprobs: list[TokenLogprob] = []
         while self._logprobs and self._logprobs[0][0] <= length:

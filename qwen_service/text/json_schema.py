@@ -1,10 +1,10 @@
-"""JSON schemas that clients send: checked before they reach an engine, and what a reply is checked with.
+"""Checks the JSON schemas that clients send, and checks replies with them.
 
-They are data from strangers: bounded in size, depth and number of objects, references stay inside (nothing is fetched),
-and no pattern can hang the service: regular expressions run in linear time, in the engine of pydantic's core.
+Schemas are untrusted: size, depth and number of objects are bounded, references must stay inside (nothing is fetched),
+and no pattern can hang the service: regular expressions run in linear time, in pydantic-core's engine.
 
-A schema is checked by jsonschema-rs: 60 kB take 8 ms instead of 1.06 s. Replies are checked by jsonschema, because its
-keywords can be replaced: references are counted there. jsonschema-rs follows 22 levels of doubled references for 239 s.
+Schemas are checked by jsonschema-rs: 60 kB take 8 ms instead of 1.06 s. Replies are checked by jsonschema, because its
+keywords can be replaced, so that references are counted; jsonschema-rs takes 239 s for 22 levels of doubled references.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -26,17 +26,19 @@ from qwen_service.text.schema_references import faulty_reference
 
 MAX_BYTES = 256 * 1024  # of all schemas of one request
 MAX_OBJECTS = 5_000  # in all schemas of one request
-MAX_ENFORCED_OBJECTS = 1_000  # in a schema that a reply is held to: the engine makes a grammar of it
+MAX_ENFORCED_OBJECTS = 1_000  # in a schema that the engine enforces: it is compiled to a grammar
 MAX_PATTERNS = 16_384  # characters of all patterns of one request: compiling 250 kB of them takes 0.6 s
-COST_OF_A_PATTERN = 32  # characters, on top of its own
+COST_OF_A_PATTERN = 32  # characters added to the length of each pattern
 MAX_DEPTH = 48
-MAX_REFERENCES = 10_000  # followed in one check of a reply: a few lines of nested allOf can ask for 2**30
+MAX_REFERENCES = (
+    10_000  # most references followed in one check of a reply: a few lines of nested allOf could ask for 2**30
+)
 MAX_MESSAGE = 400  # characters
 
-# Their patterns are matched by a backtracking engine, out of our reach.
+# Their patterns run in a backtracking engine that we cannot replace.
 UNSUPPORTED = ("patternProperties", "unevaluatedProperties", "$dynamicRef", "$recursiveRef")
 
-# Drafts that jsonschema-rs has; it would try to fetch any other.
+# The drafts that jsonschema-rs has; it would try to fetch any other.
 DRAFTS = {f"http://json-schema.org/draft-0{number}/schema" for number in (4, 6, 7)}
 DRAFTS |= {f"https://json-schema.org/draft/{year}/schema" for year in ("2019-09", "2020-12")}
 
@@ -44,16 +46,16 @@ Schema = Mapping[str, Any]
 
 
 class SchemaBudget:
-    """What the schemas of one request may cost together. Make one for each request."""
+    """Bounds what all schemas of one request cost together. Make one for each request."""
 
     def __init__(self) -> None:
         self._left = {"bytes": MAX_BYTES, "objects": MAX_OBJECTS, "characters of patterns": MAX_PATTERNS}
 
     def check(self, schema: Schema, param: str) -> None:
-        """Raises InvalidRequest that names `param`, the field of the request in which the schema came."""
+        """Check one schema. Raises InvalidRequest that names `param`, the field of the request with the schema."""
         try:
             size = len(orjson.dumps(schema))
-        except TypeError as error:  # an absurd number, nested too deeply
+        except TypeError as error:  # an absurd number, or nested too deeply
             raise InvalidRequest(f"Invalid schema in {param}: {error}.", param=param) from error
         self._spend(size, "bytes", param)
         parts = _parts(schema, param)
@@ -72,7 +74,7 @@ class SchemaBudget:
 
 
 def _meta_fault(schema: Schema, parts: list[Schema]) -> str | None:
-    """How the schema breaks the rules of its own draft, or of 2020-12 where it names none that is known."""
+    """How the schema breaks the rules of its draft, or of 2020-12 when it names no known draft; None: it does not."""
     if any("$schema" in part for part in parts):
         schema = _without_unknown_drafts(schema)
     try:
@@ -84,7 +86,7 @@ def _meta_fault(schema: Schema, parts: list[Schema]) -> str | None:
 
 
 def _without_unknown_drafts(part: Any) -> Any:
-    """A copy without any `$schema` that is not a known draft: jsonschema-rs would try to fetch it."""
+    """Copy the schema without `$schema`s of unknown drafts, which jsonschema-rs would try to fetch."""
     if isinstance(part, Mapping):
         return {key: _without_unknown_drafts(value) for key, value in part.items() if not _is_unknown_draft(key, value)}
     if isinstance(part, list):
@@ -97,7 +99,7 @@ def _is_unknown_draft(key: str, value: Any) -> bool:
 
 
 def check_enforceable(schema: Schema, param: str) -> None:
-    """On top of SchemaBudget.check, where replies are held to the schema: only what can be checked, and enforced."""
+    """Further checks of a schema that replies must satisfy: everything in it must be checkable and enforceable."""
     parts = _parts(schema, param)
     if len(parts) > MAX_ENFORCED_OBJECTS:
         message = f"The schema in {param} holds {len(parts)} objects, at most {MAX_ENFORCED_OBJECTS} can be enforced."
@@ -117,7 +119,7 @@ def first_error(schema: Schema, value: Any) -> str | None:
 
 
 def json_error(text: str, schema: Schema | None) -> str | None:
-    """Why `text` is not JSON, or not JSON of this schema; any object satisfies None."""
+    """Why `text` is not JSON of this schema; None when it is. Without a schema any JSON object is right."""
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -157,7 +159,7 @@ def _compile(pattern: str) -> SchemaValidator:
 
 
 def _parts(schema: Schema, param: str) -> list[Schema]:
-    """Every object in it, the schema first."""
+    """All objects in the schema, the schema itself first."""
     found: list[Schema] = []
     level: list[Any] = [schema]
     for _ in range(MAX_DEPTH):
@@ -175,7 +177,7 @@ def _parts(schema: Schema, param: str) -> list[Schema]:
 
 
 def _pattern_cost(part: Schema) -> int:
-    """Of compiling the patterns of one object, in characters."""
+    """The cost of compiling the patterns of one object, in characters."""
     patterns = [pattern for pattern in (part.get("pattern"),) if isinstance(pattern, str)]
     if isinstance(named := part.get("patternProperties"), dict):
         patterns += named

@@ -1,4 +1,4 @@
-"""What the replies of a model family look like."""
+"""The tags that a model family writes in its replies."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ class OutputFormat:
 
     @classmethod
     def of_template(cls, source: str) -> "OutputFormat":
-        """A chat template shows what its model writes: the tags stand in it."""
+        """Read the tags from the chat template, which contains the tags that its model writes."""
         return cls(
             reasoning=("<think>", "</think>") if "</think>" in source else None,
             tool_call=("<tool_call>", "</tool_call>") if "<tool_call>" in source else None,

@@ -2,7 +2,7 @@
 
 - Stop strings end the visible text; they are not searched in reasoning and in the payload of a tool call.
 - A think block counts at the start of a reply only: later on the tag is something the model writes about.
-- <tool_call> counts where a JSON object follows it. What is no well-formed call stays visible text, tags included.
+- <tool_call> counts when a JSON object follows it. A call that is not well-formed stays visible text, tags included.
 - A reply that begins with a call of one of `tool_names` without tags, in a code fence or not, is that call.
 - A call drafted while thinking is a call only if the thinking never ends: models do forget </think>.
 - Newlines around think blocks and white space around calls belong to the format and are dropped.
@@ -31,8 +31,8 @@ RuntimeReason = Literal["stop", "length"]
 
 
 class OutputParser:
-    """`stopped` turns true when nothing more will come out and the engine can be stopped: after a stop string, or
-    after the first call where no parallel ones are wanted."""
+    """`stopped` becomes true when no more output will come and the engine can be stopped: after a stop string, or
+    after the first call when parallel calls are not wanted."""
 
     def __init__(
         self,
@@ -52,14 +52,14 @@ class OutputParser:
         self._one_call = not parallel_tool_calls
         self._held = HeldText()
         self._events: list[Parsed] = []
-        self._skip: str | None = ""  # what to drop at the front, as str.lstrip takes it: None is any white space
-        self._opening_length = 0  # of the call being read: its tag and the white space before it
+        self._skip: str | None = ""  # characters to drop at the front, for str.lstrip; None: any white space
+        self._opening_length = 0  # length of the opening tag of the current call, with the white space before it
         self._ending: RuntimeReason | None = None
         self._advance: Callable[[], bool] = self._in_start if self._think_open else self._in_opening
         if starts_in_reasoning and self._think_open:
             self._enter(self._in_reasoning, skip="\n")
         self.stopped = False
-        self.stop_string: str | None = None  # that ended the reply
+        self.stop_string: str | None = None  # the stop string that ended the reply
         self.tool_calls = 0
         self.reasoning_tokens = 0
 
@@ -76,18 +76,18 @@ class OutputParser:
         return events
 
     def finish(self, reason: RuntimeReason) -> list[Parsed]:
-        """The model has ended: what was held back. A call that the token limit cut is dropped."""
+        """Return the events of the text that was held back, at the end. A call that the token limit cut is dropped."""
         self._ending = reason
         return [] if self.stopped else self._run()
 
     def finish_reason(self, reason: RuntimeReason) -> FinishReason:
-        """What to tell the client, after finish()."""
+        """The finish reason for the client. Call it after finish()."""
         if reason == "length" and not self.stopped:
             return "length"
         return "tool_calls" if self.tool_calls else "stop"
 
     def _is_passing(self) -> bool:
-        """Nothing is searched and nothing held: the way of most tokens."""
+        """Whether text can pass as it is: nothing is searched or held. True for most tokens."""
         return not (self._stops or self._call_open or self._skip != "") and self._advance == self._in_text
 
     def _run(self) -> list[Parsed]:
@@ -107,7 +107,7 @@ class OutputParser:
         self._advance, self._skip = state, skip
         return True
 
-    # Each state returns whether the next one shall go on with what is held.
+    # Each state returns whether the next state should continue with the held text.
 
     def _in_start(self) -> bool:
         text = self._held.text
@@ -141,7 +141,7 @@ class OutputParser:
         return False
 
     def _in_opening(self) -> bool:
-        """Of the visible text: some models forget the tags of a call when it is all they say."""
+        """The start of the visible text. Some models forget the tags of a call when it is the whole reply."""
         is_call = could_be_bare_call(self._held.text, self._tool_names) if self._tool_names else False
         if is_call is None and self._ending is None:
             return False
@@ -155,7 +155,7 @@ class OutputParser:
         if call is None:
             return self._enter(self._in_text)
         self._emit(call)
-        self.stopped = True  # what follows is the call once more, or an invented result
+        self.stopped = True  # models then repeat the call, or invent its result
         return False
 
     def _in_text(self) -> bool:
@@ -199,7 +199,7 @@ class OutputParser:
         return self._enter(self._in_text, skip=None) and not self.stopped
 
     def _reject_call(self) -> bool:
-        """It is text after all; what follows the tag is searched like any text."""
+        """Treat the tag as text, and search the text after it like any other."""
         self._say(self._opening_length)
         return self._enter(self._in_text)
 

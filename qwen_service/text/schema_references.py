@@ -1,4 +1,4 @@
-"""The `$ref`s of a JSON schema: each must point into the schema itself, and none may lead back to itself."""
+"""Checks the `$ref`s of a JSON schema: each must point into the schema itself, and none may lead back to itself."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -6,14 +6,14 @@ from urllib.parse import unquote
 
 Schema = Mapping[str, Any]
 
-# Keywords whose schemas apply to the same value as the schema that holds them; a circle of these never ends.
+# Keywords whose schemas apply to the same value as their parent; a circle of these would never end.
 SAME_VALUE_LISTS = ("allOf", "anyOf", "oneOf")
 SAME_VALUE = ("not", "if", "then", "else")
 MISSING = object()
 
 
 def faulty_reference(root: Schema, parts: Sequence[Schema]) -> str | None:
-    """Why a reference of `root` cannot be followed. `parts` are all objects in it."""
+    """Why some reference of `root` cannot be followed; None: all can. `parts` are all objects in `root`."""
     referring = [(part, ref) for part in parts if isinstance(ref := part.get("$ref"), str)]
     anchors = _anchors(parts) if referring else {}
     targets: dict[int, Any] = {}
@@ -22,12 +22,12 @@ def faulty_reference(root: Schema, parts: Sequence[Schema]) -> str | None:
         if target is MISSING:
             return f"{reference[:200]!r} does not point into the schema, and nothing is fetched."
         targets[id(part)] = target
-    # Each circle has a reference in it.
+    # Every circle contains a reference.
     return "a $ref leads back to itself." if _has_circle((part for part, _ in referring), targets) else None
 
 
 def _anchors(parts: Iterable[Schema]) -> dict[str, Schema]:
-    """Where `#name` points: a schema's $anchor, or its $id in the drafts before 2019."""
+    """`#name` -> the schema that it points to: by its $anchor, or by its $id in the drafts before 2019."""
     anchors: dict[str, Schema] = {}
     for part in parts:
         for name in (part.get("$anchor"), part.get("$dynamicAnchor"), part.get("$id"), part.get("id")):

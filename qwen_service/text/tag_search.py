@@ -1,14 +1,15 @@
-"""Where a tag or a stop string stands in text that is still growing, or could yet begin.
+"""Finds a tag or a stop string in text that is still growing, or the place where one could begin.
 
-What lies before the first such place is safe to send; what lies behind it must wait for the next piece.
+Text before the first such place is safe to send; text after it must wait for the next piece.
 """
 
 from typing import NamedTuple
 
 
 class Place(NamedTuple):
-    """Ordered as they take effect: the leftmost first, at one spot a whole needle before a beginning of one,
-    and of two whole ones the one that was whole first. So the outcome does not depend on how text is cut."""
+    """A place where a needle, or its beginning, was found. Places sort in the order in which they take effect: leftmost
+    first; at the same position a whole needle before the beginning of one,
+    and of two whole needles the one that was complete first. So the result does not depend on how the text was cut."""
 
     start: int
     partial: bool
@@ -17,7 +18,7 @@ class Place(NamedTuple):
 
 
 def place(text: str, needle: str, *, growing: bool) -> Place | None:
-    """The first place of `needle`, or else the place at the end that more text may turn into it."""
+    """The first place of `needle`; else the place at the end of the text where more text could complete it."""
     start = text.find(needle)
     if start >= 0:
         return Place(start, False, start + len(needle), needle)
@@ -30,7 +31,7 @@ def place(text: str, needle: str, *, growing: bool) -> Place | None:
 
 
 def padded_place(text: str, needle: str, padding: str | None, *, growing: bool) -> Place | None:
-    """As `place`, with the padding in front of the needle as a part of it; None is any white space."""
+    """Like `place`, but the padding in front of the needle counts as a part of it. None: any white space."""
     found = place(text, needle, growing=growing)
     if found:
         return found._replace(start=len(text[: found.start].rstrip(padding)))

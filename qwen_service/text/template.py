@@ -1,7 +1,7 @@
-"""Messages, tools and the thinking switch -> prompt, by the model's own Jinja template.
+"""Renders messages, tools and the thinking switch to a prompt, by the model's own Jinja template.
 
-The result is PromptParts: text that is never parsed for special tokens, and the ids of the special tokens that
-the template itself wrote. A special token inside a message, `<|im_end|>` say, stays text.
+The result is PromptParts: text, which is never parsed for special tokens, and the ids of the special tokens that
+the template itself wrote. A special token inside a message, such as `<|im_end|>`, stays text.
 
 The template is run as transformers runs it (trim_blocks, lstrip_blocks, loop controls, tojson without escapes,
 raise_exception, strftime_now), in Jinja's immutable sandbox.
@@ -22,9 +22,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from qwen_service.chat import Message, Role, Tool, ToolCall
 from qwen_service.errors import InvalidRequest
 
-# What a template's special tokens can look like; which of these exist, the tokenizer knows.
+# The forms of special tokens in templates; the tokenizer knows which of them exist.
 SPECIAL_TOKEN_SHAPE = re.compile(r"<[^<>\s]{1,64}>|\[/?[A-Z_]{1,32}\]")
-# What the model itself writes in its replies and may therefore come back in assistant messages.
+# Tags that the model writes in replies, so they may come back in assistant messages.
 OUTPUT_TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 _GUARDS = range(0xF0000, 0xF0400)  # private-use characters
 _RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
@@ -33,7 +33,7 @@ Change = Callable[[str], str]
 
 
 class ChatTemplate:
-    """`special_ids` maps each special token the template may write to its id."""
+    """`special_ids` maps each special token that the template may write to its id."""
 
     def __init__(
         self, source: str, special_ids: Mapping[str, int], *, bos_token: str = "", eos_token: str = ""
@@ -55,7 +55,7 @@ class ChatTemplate:
 
     @cached_property
     def takes_late_system(self) -> bool:
-        """Whether it shows a system message behind the first one and behind others, each in its place."""
+        """Whether the template shows later system messages, each in its place."""
         marks = [_mark() for _ in range(4)]
         roles: tuple[Role, ...] = ("system", "user", "system", "user")
         messages = [Message("system", "first"), *map(Message, roles, marks)]
@@ -75,7 +75,7 @@ class ChatTemplate:
         thinking: bool | None = None,
         kwargs: Mapping[str, Any] | None = None,
     ) -> list[str | int]:
-        """Raises InvalidRequest where the template itself refuses the conversation."""
+        """Render a conversation. Raises InvalidRequest when the template refuses it."""
         _refuse_reserved(kwargs or {})
         try:
             return self._render(messages, tools, thinking, kwargs or {})
@@ -96,7 +96,7 @@ class ChatTemplate:
         thinking: bool | None = None,
         kwargs: Mapping[str, Any] | None = None,
     ) -> list[str | int]:
-        """Up to the end of the last message, an assistant's, for the model to go on with it."""
+        """Render up to the end of the last message, the assistant's, so that the model continues it."""
         mark, last = _mark(), messages[-1]
         marked = [*messages[:-1], replace(last, content=last.content + mark)]
         cut = _cut(self.render(marked, tools=tools, thinking=thinking, kwargs=kwargs), mark)
@@ -113,9 +113,9 @@ class ChatTemplate:
         thinking: bool | None = None,
         kwargs: Mapping[str, Any] | None = None,
     ) -> list[str | int] | None:
-        """What the template writes after the reply `messages[index]`; None if that cannot be told.
+        """Render the text that comes after the reply `messages[index]`; None if that cannot be determined.
 
-        This is what a KV cache that ends with that reply must be given to hold the whole conversation.
+        A KV cache that ends with that reply needs just this text to hold the whole conversation.
         """
         mark = _mark()
         marked = [*messages[:index], Message("assistant", mark), *messages[index + 1 :]]
@@ -123,12 +123,12 @@ class ChatTemplate:
         return None if cut is None else cut[1]
 
     def spell(self, parts: Sequence[str | int]) -> str:
-        """The prompt as text, special tokens by their names."""
+        """Write the prompt as text, with special tokens by name."""
         names = {token_id: name for name, token_id in self.special_ids.items()}
         return "".join(names.get(part, "") if isinstance(part, int) else part for part in parts)
 
     def split_raw(self, text: str) -> list[str | int]:
-        """A prompt that a client rendered itself: special tokens in it are meant."""
+        """Split a prompt that the client rendered itself: special tokens in it are real."""
         return self._split(text, guard="")
 
     def _render(
@@ -166,12 +166,12 @@ class ChatTemplate:
 
 
 def _mark() -> str:
-    """A text that no conversation has."""
+    """Make a text that does not occur in the conversation."""
     return f"reply {secrets.token_hex(8)} ends here"
 
 
 def _cut(parts: Sequence[str | int], mark: str) -> tuple[list[str | int], list[str | int]] | None:
-    """What stands before and after the mark; None where that is not there exactly once."""
+    """The text before and after the mark; None unless the mark occurs exactly once."""
     holders = [(at, part) for at, part in enumerate(parts) if isinstance(part, str) and mark in part]
     if len(holders) != 1:
         return None
@@ -181,7 +181,7 @@ def _cut(parts: Sequence[str | int], mark: str) -> tuple[list[str | int], list[s
 
 
 def _guarded(text: str, pattern: re.Pattern[str] | None, guard: str) -> str:
-    """With the guard inside everything that reads like a special token."""
+    """Put the guard inside everything that looks like a special token."""
     return pattern.sub(lambda match: match[0][0] + guard + match[0][1:], text) if pattern else text
 
 
@@ -218,7 +218,7 @@ def _alternatives(tokens: Iterator[str] | Mapping[str, int]) -> re.Pattern[str] 
 
 
 def _as_dict(message: Message, plain: Change, reply: Change) -> dict[str, Any]:
-    """The shape that templates written for transformers expect: content is a string, arguments are an object."""
+    """A message in the shape that templates for transformers expect: content is a string, arguments are an object."""
     change = reply if message.role == "assistant" else plain
     entry: dict[str, Any] = {"role": message.role, "content": change(message.content)}
     if message.reasoning:

@@ -1,7 +1,7 @@
-"""A model folder's own tokenizer: text <-> ids, special ids, and ids -> text while they arrive.
+"""The tokenizer of a model folder: text to ids, ids to text, also while ids arrive one by one.
 
-Byte-level BPE (Qwen, GPT-2 and their kin). Special tokens are never parsed out of text: the `added_tokens` are cut
-out of tokenizer.json before the BPE is built, and the only way to get one into a prompt is to name its id.
+Byte-level BPE (Qwen, GPT-2 and similar). Special tokens are never parsed out of text: the `added_tokens` are cut
+out of tokenizer.json before the BPE is built, so only an id can put one into a prompt.
 """
 
 import asyncio
@@ -20,8 +20,8 @@ import tokenizers
 from qwen_service.errors import InstallError, InvalidRequest
 
 LONG_TEXT = 4_000  # characters; about 2 ms of encoding
-SECTION = 65_536  # characters encoded at once; an encoding takes 200 bytes per character while it lasts
-# Between a letter and a word that begins with its space: every pre-tokenizer of this kind cuts there.
+SECTION = 65_536  # characters encoded at once; encoding takes 200 bytes of memory per character
+# Between a letter and a following " word": every pre-tokenizer of this kind cuts there.
 WORD_BOUNDARY = re.compile(r"(?<=[A-Za-z])(?= [A-Za-z])")
 ADDED_TOKENS_SIZE = 1_000_000  # bytes, at most; Qwen3's take 4 kB
 PromptParts = Sequence[str | int]  # as in runtimes.base, which is a layer above
@@ -40,11 +40,11 @@ BYTE_OF_CHARACTER = _byte_of_character()
 @dataclass(frozen=True, slots=True)
 class AddedToken:
     content: bytes
-    special: bool  # a control token, which is not shown; others, such as <think>, are
+    special: bool  # true: a control token, which is not shown; false: a visible one, such as <think>
 
 
 class LocalTokenizer:
-    """Safe to use from several threads; long texts are encoded without holding the interpreter's lock."""
+    """A tokenizer that several threads may use. It encodes long texts without holding the interpreter's lock."""
 
     def __init__(self, folder: Path) -> None:
         definition, added = _without_added_tokens(folder / "tokenizer.json")
@@ -62,12 +62,12 @@ class LocalTokenizer:
         self.chat_template = _chat_template(config, folder)
 
     def encode_now(self, parts: PromptParts) -> list[int]:
-        """InvalidRequest for an id that is no token: the vendor's programs would crash."""
+        """Encode on this thread. Raises InvalidRequest for an id that is no token, which would crash the vendor's programs."""
         ids: list[int] = []
         text = ""
         for part in parts:
             if isinstance(part, str):
-                text += part  # neighbouring texts are one text: where a part ends must not be seen in the ids
+                text += part  # join neighbouring texts: the ids must not show where a part ended
             else:
                 ids += [*self._encode_text(text), self._known(part)]
                 text = ""
@@ -88,7 +88,7 @@ class LocalTokenizer:
         return TokenDecoder(self)
 
     def to_bytes(self, token_ids: Iterable[int]) -> bytes:
-        """The exact bytes; control tokens and ids outside the vocabulary have none."""
+        """The exact bytes of the ids; control tokens and ids outside the vocabulary give none."""
         return b"".join(map(self._token_bytes, token_ids))
 
     def _token_bytes(self, token_id: int) -> bytes:
@@ -120,7 +120,7 @@ class LocalTokenizer:
 
 
 class TokenDecoder:
-    """IO-free: ids in, text out as soon as its characters are whole. finish() gives what was left of a broken one."""
+    """Turns ids into text as soon as characters are whole. IO-free. finish() returns the rest of a broken character."""
 
     def __init__(self, tokenizer: LocalTokenizer) -> None:
         self._tokenizer = tokenizer
@@ -134,7 +134,7 @@ class TokenDecoder:
 
 
 def _without_added_tokens(path: Path) -> tuple[bytes, list[dict[str, Any]]]:
-    # Cut out of the bytes: parsing all of its 11 MB in Python would cost 70 MB. A quote inside a JSON string is
+    # Found by a pattern: parsing all of its 11 MB in Python would cost 70 MB. A quote inside a JSON string is
     # escaped, so the pattern matches a key only; the vocabulary's values are numbers, so it matches only this key.
     definition = _read(path)
     found = re.search(rb'"added_tokens"\s*:\s*(?=\[)', definition)
@@ -158,7 +158,7 @@ def _build(definition: bytes, folder: Path) -> tokenizers.Tokenizer:
 
 
 def _chat_template(config: dict[str, Any], folder: Path) -> str:
-    """Empty when the folder has none; of several named ones the default."""
+    """Read the chat template of the folder: the default one of several; empty when there is none."""
     own_file = folder / "chat_template.jinja"
     if own_file.exists():
         return own_file.read_text(encoding="utf-8")
@@ -180,12 +180,12 @@ def _read(path: Path) -> bytes:
 
 
 def _well_formed(text: str) -> str:
-    """Halves of a surrogate pair, which JSON can carry, are joined; a lone half becomes U+FFFD."""
+    """Join the halves of surrogate pairs, which JSON can carry; replace a lone half by U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _sections(text: str) -> Iterator[str]:
-    """Cut a long text where that is not seen in its ids; a text without such places stays whole."""
+    """Cut a long text where the cut does not change its ids; a text without such places stays whole."""
     start = 0
     while len(text) - start > SECTION and (boundary := WORD_BOUNDARY.search(text, start + SECTION)):
         yield text[start : boundary.start()]
@@ -194,7 +194,7 @@ def _sections(text: str) -> Iterator[str]:
 
 
 def _return_freed_memory() -> None:
-    """Building the BPE leaves 40 MB of freed memory with the allocator; glibc gives it back when asked."""
+    """Give freed memory back to the system: after building the BPE glibc keeps 40 MB until it is asked."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -1,4 +1,4 @@
-"""The payload between <tool_call> and </tool_call>: a JSON object with a name and arguments."""
+"""Parses the payload between <tool_call> and </tool_call>: a JSON object with a name and arguments."""
 
 import json
 import re
@@ -19,7 +19,7 @@ def _string_or_tag(tag: str) -> re.Pattern[str]:
 
 
 def find_outside_strings(text: str, tag: str) -> int:
-    """Where `tag` first stands outside of every JSON string, or -1."""
+    """The first position of `tag` outside of every JSON string; -1: none."""
     for match in _string_or_tag(tag).finditer(text):
         if match["tag"]:
             return match.start()
@@ -27,7 +27,7 @@ def find_outside_strings(text: str, tag: str) -> int:
 
 
 def parse_tool_call(payload: str) -> ToolCall | None:
-    """None where the payload is no call. Models put raw newlines into strings: those are taken."""
+    """Parse a call; None when the payload is no call. Raw newlines in strings, which models write, are accepted."""
     try:
         call = json.loads(payload, strict=False, parse_constant=_refuse)
         name = call.get("name") if isinstance(call, dict) else None
@@ -40,7 +40,7 @@ def parse_tool_call(payload: str) -> ToolCall | None:
 
 
 def could_be_bare_call(text: str, names: Collection[str]) -> bool | None:
-    """Whether a reply begins like a call of a known tool without tags; None: more text will tell."""
+    """Whether a reply begins like a call of a known tool without tags; None: more text is needed."""
     match = _BARE_CALL.match(text)
     if match is None:
         begin = "".join(text.split())
@@ -51,7 +51,7 @@ def could_be_bare_call(text: str, names: Collection[str]) -> bool | None:
 
 
 def bare_call_payload(text: str) -> str | None:
-    """The first JSON object, when it is all there."""
+    """The first JSON object, once it is complete."""
     start = text.index("{")
     try:
         _, length = json.JSONDecoder(strict=False).raw_decode(text[start:])
@@ -61,7 +61,7 @@ def bare_call_payload(text: str) -> str | None:
 
 
 def _arguments_text(arguments: Any) -> str:
-    """Raises ValueError where they are no JSON object."""
+    """The arguments as JSON text. Raises ValueError when they are no JSON object."""
     if isinstance(arguments, str):  # encoded twice, as some fine-tunes do
         arguments = json.loads(arguments, strict=False, parse_constant=_refuse)
     if arguments is None:
