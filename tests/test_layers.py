@@ -34,11 +34,13 @@ SPINE = (
     ("pipeline.scheduler", "pipeline.conversation"),
     ("pipeline.chat_completion",),
     ("audio.*",),
+    ("service",),
     ("api.openai.*", "api.ollama.*", "api.anthropic.*"),
     ("app",),
     ("cluster.*",),
     ("cli", "commands.serve", "commands.chat", "__main__"),
 )
+MOST_LINES = {"file": 350, "function": 50}
 HTTP_FRAMEWORKS = {"fastapi", "starlette", "uvicorn"}
 
 
@@ -46,7 +48,8 @@ def module_name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT / PACKAGE).with_suffix("").parts).removesuffix(".__init__")
 
 
-TREES = {module_name(path): ast.parse(path.read_text()) for path in sorted((ROOT / PACKAGE).rglob("*.py"))}
+PATHS = {module_name(path): path for path in sorted((ROOT / PACKAGE).rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text()) for name, path in PATHS.items()}
 
 
 def imported(node: ast.AST) -> Iterator[str]:
@@ -83,6 +86,28 @@ def reached(name: str) -> set[str]:
 def height(name: str) -> int | None:
     heights = [at for at, patterns in enumerate(SPINE) if any(fnmatch(name, pattern) for pattern in patterns)]
     return heights[0] if heights else None
+
+
+def test_no_file_is_too_long_to_be_read_in_one_go() -> None:
+    lines = {name: len(path.read_text().splitlines()) for name, path in PATHS.items()}
+    assert {name: count for name, count in lines.items() if count > MOST_LINES["file"]} == {}
+
+
+def test_no_function_is_longer_than_a_screen() -> None:
+    lengths = {
+        f"{name}.{node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert {name: count for name, count in lengths.items() if count > MOST_LINES["function"]} == {}
+
+
+def test_the_server_does_not_know_the_dialects() -> None:
+    """app.py puts them together."""
+    shared = [name for name in TREES if name.startswith("api.") and name.count(".") == 1]
+    families = ("api.openai.", "api.ollama.", "api.anthropic.")
+    assert {name: found for name in shared if (found := [n for n in reached(name) if n.startswith(families)])} == {}
 
 
 def test_every_place_on_the_spine_is_taken() -> None:

@@ -1,30 +1,27 @@
 """What is wrong with a body, as pydantic found it: which field, and in which words."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from fastapi.exceptions import RequestValidationError
 
-
-@dataclass(frozen=True, slots=True)
-class BodyFault:
-    """`field` is empty where the body as a whole is wrong; `kind` is pydantic's name of the fault."""
-
-    field: str
-    kind: str
-    message: str
-
-
-def first_fault(error: RequestValidationError) -> BodyFault:
-    found = error.errors()
-    # A union has several: those of its members of other types tell nothing.
-    first = next((entry for entry in found if not entry["type"].endswith(("_type", "_parsing"))), found[0])
-    if first["type"] == "json_invalid":
-        return BodyFault("", "json_invalid", f"the body is not valid JSON: {first['ctx']['error']}")
-    return BodyFault(_field(first["loc"][1:]), first["type"], first["msg"])
-
+from qwen_service.errors import InvalidRequest
 
 _TYPE_NAMES = ("str", "int", "float", "bool", "dict", "NamedToolChoice")
+
+
+def explain(error: RequestValidationError) -> InvalidRequest:
+    """The first fault that a person can act on."""
+    found = error.errors()
+    # A union has several: those of its members of other types tell nothing.
+    fault = next((entry for entry in found if not entry["type"].endswith(("_type", "_parsing"))), found[0])
+    if fault["type"] == "json_invalid":
+        return InvalidRequest(f"the body is not valid JSON: {fault['ctx']['error']}")
+    field = _field(fault["loc"][1:])
+    if not field:
+        return InvalidRequest("the body must be a JSON object, sent with Content-Type: application/json")
+    if fault["type"] == "missing":
+        return InvalidRequest(f"{field} is required", param=field)
+    return InvalidRequest(f"{field}: {fault['msg']}", param=field)
 
 
 def _field(location: Sequence[str | int]) -> str:

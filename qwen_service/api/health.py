@@ -6,10 +6,10 @@ Answered from what is known, at once, without asking a card, starting work or ta
 from collections.abc import Callable
 from typing import Any
 
-import orjson
 from fastapi import APIRouter
 from starlette.responses import PlainTextResponse, Response
 
+from qwen_service.api.reply import json_response
 from qwen_service.operation.metrics import Metrics
 from qwen_service.operation.state import CardView, EngineState, ModelState, ServiceState
 
@@ -23,16 +23,16 @@ def health_router(state: Callable[[], ServiceState]) -> APIRouter:
     @router.get("/health", summary="How the service is", responses=down)
     async def health() -> Response:
         now = state()
-        return _json(document(now), 503 if now.status == "down" else 200)
+        return json_response(document(now), 503 if now.status == "down" else 200)
 
     @router.get("/health/live", summary="Whether the process is alive")
     async def live() -> Response:
-        return _json({"status": "ok"}, 200)
+        return json_response({"status": "ok"}, 200)
 
     @router.get("/health/ready", summary="Whether requests can be answered now", responses=down)
     async def ready() -> Response:
         status = state().status
-        return _json({"status": status}, 503 if status == "down" else 200)
+        return json_response({"status": status}, 503 if status == "down" else 200)
 
     return router
 
@@ -105,7 +105,3 @@ def _card(view: CardView) -> dict[str, Any]:
         "bus": card.bus_id or None,
         "processes": [{"pid": p.pid, "name": p.name, "cmm_kib": p.cmm_kib} for p in card.processes],
     }
-
-
-def _json(content: Any, status: int) -> Response:
-    return Response(orjson.dumps(content), status, media_type="application/json")

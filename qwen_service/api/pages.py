@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 FOLDER = Path(__file__).parents[1] / "web"
@@ -55,9 +55,11 @@ class ChatPage:
             Route("/web/{name}", self._file, name="files of both"),
         ]
 
-    def for_browser(self, request: Request) -> Response | None:
-        """The answer to `GET /` when a browser asks; None for programs, which expect `Ollama is running`."""
-        return self._answer(request, PAGE, vary="Accept") if accepts_html(request.headers.get("accept", "")) else None
+    async def root(self, request: Request) -> Response:
+        """The page for a browser; programs expect to read that Ollama is running."""
+        if accepts_html(request.headers.get("accept", "")):
+            return self._answer(request, PAGE, vary="Accept")
+        return PlainTextResponse("Ollama is running", headers={"Vary": "Accept"})
 
     async def _chat(self, request: Request) -> Response:
         return self._answer(request, PAGE)

@@ -12,7 +12,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from qwen_service.api.reply import Dialect
 from qwen_service.chat import Event
 from qwen_service.errors import ServiceError, ShuttingDown
 from qwen_service.request_record import recording
@@ -30,23 +31,18 @@ STATUS_WITHIN = 15.0  # seconds
 HEADERS_AFTER = 2.0  # seconds from the first event
 PING_EVERY = 10.0  # seconds
 
-ErrorResponse = Callable[[ServiceError], Response]
 Events = AsyncGenerator[tuple[int, Event], None]  # with the index of the choice they belong to
 
 
 class WholeReply(Response):
-    """A response that is computed while watching for the client to leave."""
+    """A response that is computed while watching for the client to leave. Its errors are answered by the app."""
 
-    def __init__(self, compute: Callable[[], Coroutine[Any, Any, Response]], error_response: ErrorResponse) -> None:
+    def __init__(self, compute: Callable[[], Coroutine[Any, Any, Response]]) -> None:
         self._compute = compute
-        self._error_response = error_response
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            response = await until_disconnect(self._compute(), receive)
-        except ServiceError as error:
-            response = self._error_response(error)
+        response = await until_disconnect(self._compute(), receive)
         if response is not None:
             await response(scope, receive, send)
 
@@ -55,29 +51,23 @@ T = TypeVar("T")
 
 
 class StreamReply(Response, Generic[T]):
-    """`headers` is asked for when the first chunk is there, or the time for it is over."""
+    """`headers` is asked for when the first chunk is there, or the time for it is over. Raises an error before that."""
 
     def __init__(
         self,
         events: AsyncGenerator[T, None],
         encode: Callable[[AsyncGenerator[T, None]], AsyncGenerator[bytes, None]],
+        dialect: Dialect,
+        headers: Callable[[], Mapping[str, str]],
         *,
-        media_type: str,
-        headers: Callable[[], dict[str, str]],
-        error_response: ErrorResponse,
-        error_chunk: Callable[[ServiceError], bytes],
-        ping: bytes = b"",
         status_within: float = STATUS_WITHIN,
         headers_after: float = HEADERS_AFTER,
         ping_every: float = PING_EVERY,
     ) -> None:
         self._events = events
         self._encode = encode
-        self._media_type = media_type
+        self._dialect = dialect
         self._reply_headers = headers
-        self._error_response = error_response
-        self._error_chunk = error_chunk
-        self._ping = ping
         self._status_within = status_within
         self._headers_after = headers_after
         self._ping_every = ping_every
@@ -86,14 +76,13 @@ class StreamReply(Response, Generic[T]):
         self._last_sent = 0.0
         self.background = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await until_disconnect(self._stream(send), receive)
         except ServiceError as error:
             if not self._begun:
-                await self._error_response(error)(scope, receive, send)
-            else:
-                await self._fail(error, send)
+                raise
+            await self._fail(error, send)
         except Exception:  # a defect of ours: the client must still learn that the reply is not complete
             if not self._begun:
                 raise
@@ -110,8 +99,8 @@ class StreamReply(Response, Generic[T]):
 
     async def _fail(self, error: ServiceError, send: Send) -> None:
         record = recording()
-        record.error, record.status = type(error).__name__, self._error_response(error).status_code
-        await self._send(send, self._error_chunk(error))
+        record.error, record.status = type(error).__name__, self._dialect.error_response(error).status_code
+        await self._send(send, self._dialect.error_chunk(error))
         await self._end(send)
 
     async def _end(self, send: Send) -> None:
@@ -137,10 +126,7 @@ class StreamReply(Response, Generic[T]):
 
     async def _begin(self, send: Send) -> None:
         self._begun = True
-        fields = {"content-type": self._media_type, "cache-control": "no-cache", "x-accel-buffering": "no"}
-        fields |= self._reply_headers()
-        raw = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in fields.items()]
-        await send({"type": "http.response.start", "status": 200, "headers": raw})
+        await begin_stream(send, self._dialect.media_type, self._reply_headers())
 
     async def _send_pings(self, send: Send) -> None:
         with suppress(TimeoutError):
@@ -149,12 +135,19 @@ class StreamReply(Response, Generic[T]):
                 await asyncio.sleep(self._headers_after)
         if not self._begun:
             await self._begin(send)
-        while self._ping:
+        while ping := self._dialect.ping:
             silence = time.monotonic() - self._last_sent
             if silence >= self._ping_every:
-                await self._send(send, self._ping)
+                await self._send(send, ping)
                 silence = 0.0
             await asyncio.sleep(self._ping_every - silence)
+
+
+async def begin_stream(send: Send, media_type: str, headers: Mapping[str, str]) -> None:
+    """Send the headers, with those that keep proxies and browsers from holding a stream back."""
+    fields = {"content-type": media_type, "cache-control": "no-cache", "x-accel-buffering": "no", **headers}
+    raw = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in fields.items()]
+    await send({"type": "http.response.start", "status": 200, "headers": raw})
 
 
 async def until_disconnect(work: Coroutine[Any, Any, T], receive: Receive) -> T | None:

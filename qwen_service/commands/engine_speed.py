@@ -3,10 +3,10 @@
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from qwen_service.app import Service
 from qwen_service.chat import ChatRequest, Finished, Message, Sampling
 from qwen_service.engines.waiting_room import Patience, WaitingRoom
 from qwen_service.errors import StartFailed
+from qwen_service.service import Service
 from qwen_service.settings import Settings
 
 PROMPT = "Summarize in three sentences. " + " ".join(

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 import httpx
 
-from qwen_service.app import Service
 from qwen_service.chat import ChatRequest, Event, Message, ReasoningDelta, TextDelta
 from qwen_service.engines.waiting_room import Patience, WaitingRoom
 from qwen_service.errors import ServiceError
+from qwen_service.service import Service
 from qwen_service.settings import Settings
 
 

@@ -2,9 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from dataclasses import asdict, dataclass
-
-import orjson
+from dataclasses import dataclass
 
 from qwen_service.engines.manager import ModelManager
 
@@ -34,12 +32,6 @@ async def switch_steps(models: ModelManager, name: str) -> AsyncGenerator[Step, 
     finally:
         switch.cancel()
         await asyncio.wait({switch})
-
-
-async def switch_events(steps: AsyncGenerator[Step, None]) -> AsyncGenerator[bytes, None]:
-    """As server-sent events."""
-    async for step in steps:
-        yield b"data: " + orjson.dumps(asdict(step)) + b"\n\n"
 
 
 def _now(models: ModelManager, wanted: str) -> Step:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.responses import PlainTextResponse, Response
 
+from qwen_service.api.reply import Dialect
 from qwen_service.api.streaming import Events, StreamReply, WholeReply, merged
 from qwen_service.chat import Event, Started, TextDelta
 from qwen_service.errors import Died, Loading, ServiceError
@@ -27,7 +29,9 @@ class Client:
         self._arrived = asyncio.Event()
 
     async def call(self, response: Response) -> None:
-        await response({"type": "http"}, self._receive, self._send)
+        """As the app does, which answers errors that nothing was sent before."""
+        app = ExceptionMiddleware(response, handlers={ServiceError: lambda _, error: error_response(error)})
+        await app({"type": "http"}, self._receive, self._send)
 
     async def _receive(self) -> dict[str, Any]:
         await self.left.wait()
@@ -72,16 +76,8 @@ def error_response(error: ServiceError) -> Response:
 
 
 def reply(events: AsyncGenerator[Event, None], *, ping: bytes = PING, **times: float) -> StreamReply[tuple[int, Event]]:
-    return StreamReply(
-        merged([events]),
-        encode,
-        media_type="text/event-stream",
-        headers=lambda: {"X-Served-By": "m"},
-        error_response=error_response,
-        error_chunk=lambda error: f"ERROR {error.message}".encode(),
-        ping=ping,
-        **times,
-    )
+    dialect = Dialect(error_response, "text/event-stream", lambda error: f"ERROR {error.message}".encode(), ping)
+    return StreamReply(merged([events]), encode, dialect, lambda: {"X-Served-By": "m"}, **times)
 
 
 class Script:
@@ -260,20 +256,20 @@ async def whole(script: Script) -> Response:
 async def test_a_whole_reply_is_computed_and_sent() -> None:
     client, script = Client(), Script(TextDelta("a"), TextDelta("b"))
     script.go_on.set()
-    await client.call(WholeReply(lambda: whole(script), error_response))
+    await client.call(WholeReply(lambda: whole(script)))
     assert (client.status, client.body) == (200, b"ab")
 
 
 async def test_an_error_of_a_whole_reply_has_its_status() -> None:
     client, script = Client(), Script(TextDelta("a"), Died("killed"))
     script.go_on.set()
-    await client.call(WholeReply(lambda: whole(script), error_response))
+    await client.call(WholeReply(lambda: whole(script)))
     assert (client.status, client.body) == (503, b"killed")
 
 
 async def test_a_client_that_leaves_a_whole_reply_ends_the_work() -> None:
     client, script = Client(), Script(TextDelta("a"))
-    call = asyncio.create_task(client.call(WholeReply(lambda: whole(script), error_response)))
+    call = asyncio.create_task(client.call(WholeReply(lambda: whole(script))))
     await script.begun.wait()
     client.left.set()
     await asyncio.wait_for(call, 20)
@@ -304,7 +300,7 @@ async def test_a_server_whose_patience_ends_tells_the_client_of_a_stream(begun: 
 
 async def test_a_server_whose_patience_ends_tells_the_client_of_a_whole_reply() -> None:
     client, script = Client(), Script(TextDelta("a"))
-    call = asyncio.create_task(client.call(WholeReply(lambda: whole(script), error_response)))
+    call = asyncio.create_task(client.call(WholeReply(lambda: whole(script))))
     await script.begun.wait()
     call.cancel()
     await call

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any
 
 import anthropic
@@ -10,13 +11,12 @@ import openai
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from qwen_service.api.anthropic import errors as anthropic_errors
-from qwen_service.api.anthropic.response import PING, MessageEvents
-from qwen_service.api.openai import errors as openai_errors
-from qwen_service.api.openai.response import PING as COMMENT
+from qwen_service.api.anthropic.errors import ANTHROPIC
+from qwen_service.api.anthropic.response import MessageEvents
+from qwen_service.api.openai.errors import OPENAI
 from qwen_service.api.openai.responses.response import ResponseEvents
 from qwen_service.api.openai.responses.wire import ResponsesBody
-from qwen_service.api.reply_headers import ReplyHeaders
+from qwen_service.api.reply import ReplyHeaders
 from qwen_service.api.streaming import StreamReply
 from qwen_service.chat import Event, Finished, Started, TextDelta, Usage
 
@@ -33,15 +33,12 @@ async def slow() -> AsyncGenerator[tuple[int, Event], None]:
 
 
 def reply_of(path: str) -> StreamReply[Any]:
-    common: dict[str, Any] = {"media_type": "text/event-stream", "headers": dict}
-    common |= {"status_within": SILENCE / 10, "headers_after": SILENCE / 10, "ping_every": SILENCE / 10}
+    times = {"status_within": SILENCE / 10, "headers_after": SILENCE / 10, "ping_every": SILENCE / 10}
     if path == "/v1/messages":
         messages = MessageEvents("msg_1", ReplyHeaders())
-        common |= {"error_response": anthropic_errors.error_response, "error_chunk": anthropic_errors.error_chunk}
-        return StreamReply(slow(), messages.encode, ping=PING, **common)
+        return StreamReply(slow(), messages.encode, ANTHROPIC, dict, **times)
     responses = ResponseEvents("resp_1", ResponsesBody.model_validate({"input": "Hi"}), ReplyHeaders())
-    common |= {"error_response": openai_errors.error_response, "error_chunk": responses.failed}
-    return StreamReply(slow(), responses.encode, ping=COMMENT, **common)
+    return StreamReply(slow(), responses.encode, replace(OPENAI, error_chunk=responses.failed), dict, **times)
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,7 +51,7 @@ def client() -> httpx2.AsyncClient:
 
 @pytest.mark.parametrize(
     ("path", "ping", "first"),
-    [("/v1/messages", PING, b"message_start"), ("/v1/responses", COMMENT, b"response.created")],
+    [("/v1/messages", ANTHROPIC.ping, b"message_start"), ("/v1/responses", OPENAI.ping, b"response.created")],
 )
 async def test_both_silences_are_filled(path: str, ping: bytes, first: bytes) -> None:
     async with client() as http:

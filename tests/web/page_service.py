@@ -11,7 +11,7 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from qwen_service.api.pages import ChatPage
@@ -84,11 +84,8 @@ class ScriptedService:
     def app(self) -> Starlette:
         page = ChatPage()
 
-        async def root(request: Request) -> Response:
-            return page.for_browser(request) or PlainTextResponse("Ollama is running")
-
         return Starlette(routes=[
-            Route("/", root),
+            Route("/", page.root),
             Route("/health", self._health),
             Route("/v1/models", self._models),
             Route("/v1/chat/completions", self._chat, methods=["POST"]),

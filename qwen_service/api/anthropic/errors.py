@@ -1,13 +1,15 @@
 """Our errors in Anthropic's shape: {"type": "error", "error": {"type", "message"}, "request_id"} with the status."""
 
-import math
 from typing import Any
 
 import orjson
 from starlette.responses import Response
 
 from qwen_service import errors
+from qwen_service.api.reply import Dialect, entry_of, error_answer
 from qwen_service.request_record import recording
+
+PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 
 # class -> (status, type). A test demands an entry for every class of the tree.
 # Clients retry 429 and 529 after Retry-After.
@@ -46,13 +48,8 @@ TABLE: dict[type[errors.ServiceError], tuple[int, str]] = {
 
 
 def error_response(error: errors.ServiceError) -> Response:
-    status, _ = _entry(error)
-    headers = {}
-    if isinstance(error, errors.Busy):
-        headers["Retry-After"] = str(math.ceil(error.retry_after))
-    if isinstance(error, errors.EncodedBody):
-        headers["Accept-Encoding"] = "identity"
-    return Response(orjson.dumps(error_body(error)), status, headers, media_type="application/json")
+    status, _ = entry_of(error, TABLE)
+    return error_answer(error, status, error_body(error))
 
 
 def error_chunk(error: errors.ServiceError) -> bytes:
@@ -60,7 +57,7 @@ def error_chunk(error: errors.ServiceError) -> bytes:
 
 
 def error_body(error: errors.ServiceError) -> dict[str, Any]:
-    _, kind = _entry(error)
+    _, kind = entry_of(error, TABLE)
     return {"type": "error", "error": {"type": kind, "message": _message(error)}, "request_id": recording().id}
 
 
@@ -71,5 +68,4 @@ def _message(error: errors.ServiceError) -> str:
     return error.message
 
 
-def _entry(error: errors.ServiceError) -> tuple[int, str]:
-    return next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)
+ANTHROPIC = Dialect(error_response, "text/event-stream; charset=utf-8", error_chunk, PING)

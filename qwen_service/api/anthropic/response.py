@@ -6,12 +6,10 @@ from typing import Any
 
 import orjson
 
-from qwen_service.api.reply_headers import ReplyHeaders
+from qwen_service.api.reply import ReplyHeaders
 from qwen_service.api.streaming import Events
 from qwen_service.chat import Finished, ReasoningDelta, Started, TextDelta, ToolCall, Usage
 from qwen_service.engines.manager import ModelManager
-
-PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 
 
 async def message(request_id: str, events: Events, headers: ReplyHeaders) -> dict[str, Any]:

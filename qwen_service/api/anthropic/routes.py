@@ -1,33 +1,21 @@
 """Anthropic's routes: thin, from body to request to reply."""
 
 import uuid
-from typing import Any, Protocol
 
-import orjson
 from fastapi import APIRouter
 from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Scope
 
-from qwen_service.api.anthropic.errors import error_chunk, error_response
+from qwen_service.api.anthropic.errors import ANTHROPIC
 from qwen_service.api.anthropic.request import chat_request, message_request, skipped_tools
-from qwen_service.api.anthropic.response import PING, MessageEvents, message, model_list
+from qwen_service.api.anthropic.response import MessageEvents, message, model_list
 from qwen_service.api.anthropic.wire import ERRORS, STREAM, CountTokensBody, MessagesBody
 from qwen_service.api.json_body import JsonRoute
 from qwen_service.api.middleware import dialect_of
-from qwen_service.api.reply_headers import ReplyHeaders
+from qwen_service.api.reply import ReplyHeaders, json_response
 from qwen_service.api.streaming import StreamReply, WholeReply, merged
-from qwen_service.engines.manager import ModelManager
-from qwen_service.pipeline.chat_completion import ChatCompletion
-from qwen_service.settings import Settings
-
-
-class Service(Protocol):
-    """What the routes need of the composition root."""
-
-    settings: Settings
-    models: ModelManager
-    chat: ChatCompletion
+from qwen_service.service import Service
 
 
 class AnthropicsOnly(JsonRoute):
@@ -49,37 +37,25 @@ def anthropic_router(service: Service) -> APIRouter:
         headers = ReplyHeaders(skipped_tools(body))
         events = merged([service.chat.stream(request)])
         if body.stream:
-            return StreamReply(
-                events,
-                MessageEvents(request.id, headers).encode,
-                media_type="text/event-stream; charset=utf-8",
-                headers=headers,
-                error_response=error_response,
-                error_chunk=error_chunk,
-                ping=PING,
-            )
+            return StreamReply(events, MessageEvents(request.id, headers).encode, ANTHROPIC, headers)
 
         async def whole() -> Response:
             reply = await message(request.id, events, headers)
-            return _json(reply, headers())
+            return json_response(reply, headers=headers())
 
-        return WholeReply(whole, error_response)
+        return WholeReply(whole)
 
     @router.post("/v1/messages/count_tokens", summary="How many tokens a conversation has")
     async def count_tokens(body: CountTokensBody) -> Response:
         request = chat_request(body, "", max_messages=most)
 
         async def whole() -> Response:
-            return _json({"input_tokens": await service.chat.count(request)})
+            return json_response({"input_tokens": await service.chat.count(request)})
 
-        return WholeReply(whole, error_response)
+        return WholeReply(whole)
 
     @router.get("/v1/models", include_in_schema=False)
     async def models() -> Response:
-        return _json(model_list(service.models))
+        return json_response(model_list(service.models))
 
     return router
-
-
-def _json(content: Any, headers: dict[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(content), headers=headers, media_type="application/json")

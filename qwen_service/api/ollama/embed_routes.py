@@ -2,14 +2,13 @@
 
 import time
 
-import orjson
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from qwen_service.api.ollama.errors import error_response
-from qwen_service.api.ollama.model_routes import Service
 from qwen_service.api.ollama.wire import EmbedBody, EmbeddingsBody
+from qwen_service.api.reply import json_response
 from qwen_service.api.streaming import WholeReply
+from qwen_service.service import Service
 
 
 def add_embed_routes(router: APIRouter, service: Service) -> None:
@@ -23,19 +22,15 @@ def add_embed_routes(router: APIRouter, service: Service) -> None:
             )
             took = round((time.monotonic() - began) * 1e9)
             figures = {"total_duration": took, "load_duration": 0, "prompt_eval_count": embedded.tokens}
-            return _json({"model": body.model, "embeddings": embedded.vectors} | figures)
+            return json_response({"model": body.model, "embeddings": embedded.vectors} | figures)
 
-        return WholeReply(whole, error_response)
+        return WholeReply(whole)
 
     @router.post("/api/embeddings", summary="The vector of one text (older form)")
     async def embeddings(body: EmbeddingsBody) -> Response:
         async def whole() -> Response:
             texts = [body.prompt] if body.prompt else []  # no text, no vector: clients load the model so
             embedded = await service.embeddings.embed(body.model, texts, truncate=True)
-            return _json({"embedding": embedded.vectors[0] if embedded.vectors else []})
+            return json_response({"embedding": embedded.vectors[0] if embedded.vectors else []})
 
-        return WholeReply(whole, error_response)
-
-
-def _json(content: object) -> Response:
-    return Response(orjson.dumps(content), media_type="application/json")
+        return WholeReply(whole)

@@ -1,11 +1,10 @@
 """Our errors in Ollama's shape: {"error": "text"} with the right status."""
 
-import math
-
 import orjson
 from starlette.responses import Response
 
 from qwen_service import errors
+from qwen_service.api.reply import Dialect, entry_of, error_answer
 
 # class -> status. A test demands an entry for every class of the tree. Home Assistant takes 401 and 403 as a wrong
 # key, 429 and 5xx as "try later", and any other 4xx as a mistake in its set-up.
@@ -44,14 +43,11 @@ TABLE: dict[type[errors.ServiceError], int] = {
 
 
 def error_response(error: errors.ServiceError) -> Response:
-    status = next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)
-    headers = {}
-    if isinstance(error, errors.Busy):
-        headers["Retry-After"] = str(math.ceil(error.retry_after))
-    if isinstance(error, errors.EncodedBody):
-        headers["Accept-Encoding"] = "identity"
-    return Response(orjson.dumps({"error": error.message}), status, headers, media_type="application/json")
+    return error_answer(error, entry_of(error, TABLE), {"error": error.message})
 
 
 def error_line(error: errors.ServiceError) -> bytes:
     return orjson.dumps({"error": error.message}) + b"\n"
+
+
+OLLAMA = Dialect(error_response, "application/x-ndjson", error_line)

@@ -3,28 +3,24 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, Protocol
+from typing import Any
 
-import orjson
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from qwen_service.api.ollama.errors import error_line, error_response
+from qwen_service.api.ollama.errors import OLLAMA
 from qwen_service.api.ollama.models import find, not_found, running, show, tags
 from qwen_service.api.ollama.personas import CREATED, copied, created
-from qwen_service.api.ollama.response import NDJSON, pull_lines
+from qwen_service.api.ollama.response import pull_lines
 from qwen_service.api.ollama.wire import CopyBody, CreateBody, DeleteBody, PullBody, ShowBody
+from qwen_service.api.reply import json_response
 from qwen_service.api.streaming import StreamReply, WholeReply
-from qwen_service.engines.embeddings import Embeddings
-from qwen_service.engines.manager import ModelManager
 from qwen_service.errors import InvalidRequest, NotOffered, UnknownModel
 from qwen_service.install.progress import Progress
-from qwen_service.install.pulls import Pulls
 from qwen_service.install.removal import remove_model
 from qwen_service.models.catalog import Catalog, unaliased
 from qwen_service.models.spec import ModelSpec
-from qwen_service.pipeline.chat_completion import ChatCompletion
-from qwen_service.settings import Settings
+from qwen_service.service import Service
 
 API_VERSION = "0.12.11"  # of the Ollama API that this dialect follows; clients refuse servers that are too old
 
@@ -34,80 +30,74 @@ _NOT_OFFERED = {
 }
 
 
-class Service(Protocol):
-    """What the routes need of the composition root."""
-
-    settings: Settings
-    models: ModelManager
-    chat: ChatCompletion
-    catalog: Catalog
-    embeddings: Embeddings
-    pulls: Pulls
-
-
 def add_model_routes(router: APIRouter, service: Service) -> None:
-    @router.head("/api/version", include_in_schema=False)
-    @router.get("/api/version", summary="Version of the API")
-    async def version() -> Response:
-        return _json({"version": API_VERSION})
-
-    @router.head("/api/tags", include_in_schema=False)
-    @router.get("/api/tags", summary="Installed models")
-    async def list_models() -> Response:
-        return _json(tags(service.models))
-
-    @router.get("/api/ps", summary="Loaded models")
-    async def list_running() -> Response:
-        return _json(running(service.models))
-
-    @router.post("/api/show", summary="What a model is and can")
-    async def show_model(body: ShowBody) -> Response:
-        return _json(show(service.models, unaliased(body.model, service.settings.model_aliases)))
-
-    @router.post("/api/pull", summary="Install a model of the catalog")
-    async def pull(body: PullBody) -> Response:
-        reports = service.pulls.follow(_known(service.catalog, body.model))
-        if body.stream is False:
-            return WholeReply(lambda: _success(reports), error_response)
-        return StreamReply(
-            reports,
-            pull_lines,
-            media_type=NDJSON,
-            headers=dict,
-            error_response=error_response,
-            error_chunk=error_line,
-        )
-
-    @router.delete("/api/delete", summary="Remove a model from the disk (administration)")
-    async def delete(body: DeleteBody) -> Response:
-        if (persona := service.models.persona(body.model)) is not None:
-            await asyncio.to_thread(service.models.personas.remove, persona)
-            return Response()
-        model = find(service.models, body.model)
-        if service.models.served(model) is not None:
-            raise InvalidRequest(f"{model.name} is loaded; load another model first", param="model")
-        await asyncio.to_thread(remove_model, service.catalog, model)
-        return Response()
-
-    @router.post("/api/create", summary="Make a persona: a model with a system message of its own (administration)")
-    async def create(body: CreateBody) -> Response:
-        await asyncio.to_thread(service.models.personas.put, created(service.models, service.catalog, body))
-        return _json({"status": "success"}) if body.stream is False else Response(CREATED, media_type=NDJSON)
-
-    @router.post("/api/copy", summary="Give a model or a persona a second name (administration)")
-    async def copy(body: CopyBody) -> Response:
-        await asyncio.to_thread(service.models.personas.put, copied(service.models, service.catalog, body))
-        return Response()
-
+    routes = ModelRoutes(service)
+    router.head("/api/version", include_in_schema=False)(routes.version)
+    router.get("/api/version", summary="Version of the API")(routes.version)
+    router.head("/api/tags", include_in_schema=False)(routes.list_models)
+    router.get("/api/tags", summary="Installed models")(routes.list_models)
+    router.get("/api/ps", summary="Loaded models")(routes.list_running)
+    router.post("/api/show", summary="What a model is and can")(routes.show_model)
+    router.post("/api/pull", summary="Install a model of the catalog")(routes.pull)
+    router.delete("/api/delete", summary="Remove a model from the disk (administration)")(routes.delete)
+    make = "Make a persona: a model with a system message of its own (administration)"
+    router.post("/api/create", summary=make)(routes.create)
+    second = "Give a model or a persona a second name (administration)"
+    router.post("/api/copy", summary=second)(routes.copy)
     for path, text in _NOT_OFFERED.items():
         router.add_api_route(path, _refusal(text), methods=["GET", "POST"], include_in_schema=False)
+
+
+class ModelRoutes:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._models = service.models
+        self._catalog = service.catalog
+
+    async def version(self) -> Response:
+        return json_response({"version": API_VERSION})
+
+    async def list_models(self) -> Response:
+        return json_response(tags(self._models))
+
+    async def list_running(self) -> Response:
+        return json_response(running(self._models))
+
+    async def show_model(self, body: ShowBody) -> Response:
+        return json_response(show(self._models, unaliased(body.model, self._service.settings.model_aliases)))
+
+    async def pull(self, body: PullBody) -> Response:
+        reports = self._service.pulls.follow(_known(self._catalog, body.model))
+        if body.stream is False:
+            return WholeReply(lambda: _success(reports))
+        return StreamReply(reports, pull_lines, OLLAMA, dict)
+
+    async def delete(self, body: DeleteBody) -> Response:
+        if (persona := self._models.persona(body.model)) is not None:
+            await asyncio.to_thread(self._models.personas.remove, persona)
+            return Response()
+        model = find(self._models, body.model)
+        if self._models.served(model) is not None:
+            raise InvalidRequest(f"{model.name} is loaded; load another model first", param="model")
+        await asyncio.to_thread(remove_model, self._catalog, model)
+        return Response()
+
+    async def create(self, body: CreateBody) -> Response:
+        await asyncio.to_thread(self._models.personas.put, created(self._models, self._catalog, body))
+        if body.stream is False:
+            return json_response({"status": "success"})
+        return Response(CREATED, media_type=OLLAMA.media_type)
+
+    async def copy(self, body: CopyBody) -> Response:
+        await asyncio.to_thread(self._models.personas.put, copied(self._models, self._catalog, body))
+        return Response()
 
 
 async def _success(reports: AsyncGenerator[str | Progress, None]) -> Response:
     async with aclosing(reports):
         async for _ in reports:
             pass
-    return _json({"status": "success"})
+    return json_response({"status": "success"})
 
 
 def _known(catalog: Catalog, name: str) -> ModelSpec:
@@ -122,7 +112,3 @@ def _refusal(text: str) -> Any:
         raise NotOffered(text)
 
     return refuse
-
-
-def _json(content: Any) -> Response:
-    return Response(orjson.dumps(content), media_type="application/json")

@@ -8,12 +8,10 @@ from typing import Any
 
 import orjson
 
-from qwen_service.api.reply_headers import ReplyHeaders
+from qwen_service.api.reply import ReplyHeaders
 from qwen_service.api.streaming import Events
 from qwen_service.chat import Finished, ReasoningDelta, Started, TextDelta, TokenLogprob, ToolCall
 from qwen_service.install.progress import Progress
-
-NDJSON = "application/x-ndjson"
 
 
 class Reply(ABC):

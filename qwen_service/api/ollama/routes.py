@@ -5,26 +5,26 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-import orjson
 from fastapi import APIRouter
 from starlette.responses import Response
 
 from qwen_service.api.ollama.embed_routes import add_embed_routes
-from qwen_service.api.ollama.errors import error_line, error_response
+from qwen_service.api.ollama.errors import OLLAMA
 from qwen_service.api.ollama.keep_alive import seconds_of
-from qwen_service.api.ollama.model_routes import Service, add_model_routes
+from qwen_service.api.ollama.model_routes import add_model_routes
 from qwen_service.api.ollama.models import find, not_found
 from qwen_service.api.ollama.request import chat_request, generate_request, ignored_options
-from qwen_service.api.ollama.response import NDJSON, ChatReply, GenerateReply, Reply, now
+from qwen_service.api.ollama.response import ChatReply, GenerateReply, Reply, now
 from qwen_service.api.ollama.route import OllamaRoute
 from qwen_service.api.ollama.wire import ChatBody, GenerateBody, GenerationFields
-from qwen_service.api.reply_headers import ReplyHeaders
+from qwen_service.api.reply import ReplyHeaders, json_response
 from qwen_service.api.streaming import StreamReply, WholeReply, merged
 from qwen_service.chat import ChatRequest, Event
 from qwen_service.engine import Engine
 from qwen_service.engines.served import ServedModel
 from qwen_service.errors import UnknownModel
 from qwen_service.models.catalog import unaliased
+from qwen_service.service import Service
 
 REFUSAL: dict[int | str, dict[str, Any]] = {"default": {"description": 'An error: {"error": "text"}'}}
 # Beside the JSON of an answer in one piece.
@@ -78,9 +78,9 @@ class Generation:
         async def compute() -> Response:
             reason = "unload" if await self._is_unloaded(body) else "load"
             done = {"done": True, "done_reason": reason}
-            return _json({"model": body.model, "created_at": now(), **reply.part(), **done})
+            return json_response({"model": body.model, "created_at": now(), **reply.part(), **done})
 
-        return WholeReply(compute, error_response)
+        return WholeReply(compute)
 
     async def _is_unloaded(self, body: GenerationFields) -> bool:
         """On a card a loaded model stays loaded, unless unload_when_idle allows it: loading takes minutes."""
@@ -106,23 +106,12 @@ def _answer(
     body: GenerationFields, events: AsyncGenerator[Event, None], reply: Reply, headers: ReplyHeaders
 ) -> Response:
     if body.stream is False:
-        return WholeReply(lambda: _whole(events, reply, headers), error_response)
-    return StreamReply(
-        merged([events]),
-        reply.lines,
-        media_type=NDJSON,
-        headers=headers,
-        error_response=error_response,
-        error_chunk=error_line,
-    )
+        return WholeReply(lambda: _whole(events, reply, headers))
+    return StreamReply(merged([events]), reply.lines, OLLAMA, headers)
 
 
 async def _whole(events: AsyncGenerator[Event, None], reply: Reply, headers: ReplyHeaders) -> Response:
-    return _json(await reply.whole(merged([events])), headers())
-
-
-def _json(content: Any, headers: dict[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(content), headers=headers, media_type="application/json")
+    return json_response(await reply.whole(merged([events])), headers=headers())
 
 
 def _new_id() -> str:

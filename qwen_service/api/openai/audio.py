@@ -3,7 +3,7 @@
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 from fastapi import APIRouter
@@ -12,29 +12,23 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from qwen_service.api.openai.errors import error_response
 from qwen_service.api.openai.wire_audio import SpeechBody, TranscriptionFields, VoiceId, form_fields
 from qwen_service.api.openai.wire_reply import ERRORS
-from qwen_service.api.streaming import WholeReply, until_disconnect
+from qwen_service.api.reply import json_response
+from qwen_service.api.streaming import WholeReply, begin_stream, until_disconnect
 from qwen_service.audio import ffmpeg
 from qwen_service.audio.formats import ENCODERS, MEDIA_TYPES
 from qwen_service.audio.sound import PCM_RATE, UNKNOWN_SIZE, Sound, wav_bytes
-from qwen_service.audio.speech_to_text import Heard, Recording, SpeechToText
+from qwen_service.audio.speech_to_text import Heard, Recording
 from qwen_service.audio.text_to_speech import Text, TextToSpeech
 from qwen_service.errors import InvalidRequest, ServiceError, Unsupported
+from qwen_service.service import Service
 
 log = logging.getLogger(__name__)
 
 FORM_FIELDS = 32
 FIELD_BYTES = 65_536
 IGNORED = ("timestamp_granularities[]", "include[]", "chunking_strategy")
-
-
-class Service(Protocol):
-    """What the routes need of the composition root."""
-
-    ears: SpeechToText
-    voice: TextToSpeech
 
 
 def audio_router(service: Service) -> APIRouter:
@@ -62,7 +56,7 @@ def audio_router(service: Service) -> APIRouter:
             heard = await (service.ears.translate(given) if translated else service.ears.transcribe(given))
             return _transcript(heard, fields, headers, task="translate" if translated else "transcribe")
 
-        return WholeReply(whole, error_response)
+        return WholeReply(whole)
 
     return router
 
@@ -109,7 +103,7 @@ def _transcript(heard: Heard, fields: TranscriptionFields, headers: dict[str, st
             **heard.details,
             "text": heard.text,
         }
-    return Response(orjson.dumps(content), headers=headers, media_type="application/json")
+    return json_response(content, headers=headers)
 
 
 def _spoken(voice: TextToSpeech, body: SpeechBody) -> Response:
@@ -160,14 +154,14 @@ class AudioReply(Response):
         self._begun = False
         self.background = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await until_disconnect(self._stream(send), receive)
         except ServiceError as error:
             if not self._begun:
-                await error_response(error)(scope, receive, send)
-            else:  # the server sees an answer without an end and closes: nobody takes it for whole
-                log.error("speech broke off: %s", error.message)
+                raise
+            # The server sees an answer without an end and closes: nobody takes it for whole.
+            log.error("speech broke off: %s", error.message)
 
     async def _stream(self, send: Send) -> None:
         async with aclosing(self._chunks) as chunks:
@@ -182,14 +176,7 @@ class AudioReply(Response):
 
     async def _begin(self, send: Send) -> None:
         self._begun = True
-        fields = {
-            "content-type": self._media_type,
-            "cache-control": "no-cache",
-            "x-accel-buffering": "no",
-            **self._fields,
-        }
-        raw = [(name.lower().encode(), value.encode()) for name, value in fields.items()]
-        await send({"type": "http.response.start", "status": 200, "headers": raw})
+        await begin_stream(send, self._media_type, self._fields)
 
 
 _FORM = {

@@ -1,11 +1,10 @@
 """Our errors in OpenAI's shape: {"error": {"message", "type", "param", "code"}} with the right status."""
 
-import math
-
 import orjson
 from starlette.responses import Response
 
 from qwen_service import errors
+from qwen_service.api.reply import Dialect, entry_of, error_answer
 
 # class -> (status, type, code). A test demands an entry for every class of the tree.
 TABLE: dict[type[errors.ServiceError], tuple[int, str, str | None]] = {
@@ -43,13 +42,8 @@ TABLE: dict[type[errors.ServiceError], tuple[int, str, str | None]] = {
 
 
 def error_response(error: errors.ServiceError) -> Response:
-    status, _, _ = _entry(error)
-    headers = {}
-    if isinstance(error, errors.Busy):
-        headers["Retry-After"] = str(math.ceil(error.retry_after))
-    if isinstance(error, errors.EncodedBody):
-        headers["Accept-Encoding"] = "identity"
-    return Response(orjson.dumps(error_body(error)), status, headers, media_type="application/json")
+    status, _, _ = entry_of(error, TABLE)
+    return error_answer(error, status, error_body(error))
 
 
 def error_chunk(error: errors.ServiceError) -> bytes:
@@ -57,10 +51,9 @@ def error_chunk(error: errors.ServiceError) -> bytes:
 
 
 def error_body(error: errors.ServiceError) -> dict[str, dict[str, str | None]]:
-    _, kind, code = _entry(error)
+    _, kind, code = entry_of(error, TABLE)
     param = error.param if isinstance(error, errors.RequestError) else None
     return {"error": {"message": error.message, "type": kind, "param": param, "code": code}}
 
 
-def _entry(error: errors.ServiceError) -> tuple[int, str, str | None]:
-    return next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)
+OPENAI = Dialect(error_response, "text/event-stream; charset=utf-8", error_chunk, ping=b": ping\n\n")

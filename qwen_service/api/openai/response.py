@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from qwen_service.api.reply_headers import ReplyHeaders
+from qwen_service.api.reply import ReplyHeaders
 from qwen_service.api.streaming import Events
 from qwen_service.chat import (
     Event,
@@ -21,7 +21,6 @@ from qwen_service.chat import (
 )
 
 DONE = b"data: [DONE]\n\n"
-PING = b": ping\n\n"
 
 
 @dataclass(slots=True)

@@ -1,19 +1,17 @@
 """OpenAI's routes: thin, from body to request to reply."""
 
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
 
-import orjson
 from fastapi import APIRouter
 from starlette.responses import Response
 
 from qwen_service.api.json_body import JsonRoute
 from qwen_service.api.openai.embeddings import embeddings_object, inputs
-from qwen_service.api.openai.errors import error_chunk, error_response
+from qwen_service.api.openai.errors import OPENAI
 from qwen_service.api.openai.models import model_list, one_model
 from qwen_service.api.openai.request import chat_request, chat_request_of_completion, choices, prompt_requests
-from qwen_service.api.openai.response import PING, ChatChunks, chat_completion, collect
+from qwen_service.api.openai.response import ChatChunks, chat_completion, collect
 from qwen_service.api.openai.text_completion import TextCompletion
 from qwen_service.api.openai.wire import ChatCompletionBody, CompletionBody, EmbeddingsBody, SamplingFields
 from qwen_service.api.openai.wire_reply import (
@@ -25,84 +23,85 @@ from qwen_service.api.openai.wire_reply import (
     answers,
 )
 from qwen_service.api.openai.wire_reply import ChatCompletion as ChatCompletionReply
-from qwen_service.api.reply_headers import ReplyHeaders
-from qwen_service.api.streaming import Events, StreamReply, WholeReply, merged
+from qwen_service.api.reply import ReplyHeaders, json_response
+from qwen_service.api.streaming import StreamReply, WholeReply, merged
 from qwen_service.chat import ChatRequest
-from qwen_service.engines.embeddings import Embeddings
-from qwen_service.engines.manager import ModelManager
 from qwen_service.models.catalog import unaliased
-from qwen_service.pipeline.chat_completion import ChatCompletion
-from qwen_service.settings import Settings
-
-
-class Service(Protocol):
-    """What the routes need of the composition root."""
-
-    settings: Settings
-    models: ModelManager
-    chat: ChatCompletion
-    embeddings: Embeddings
+from qwen_service.service import Service
 
 
 def openai_router(service: Service) -> APIRouter:
     router = APIRouter(tags=["OpenAI"], route_class=JsonRoute, responses=ERRORS)
-    settings = service.settings
-
-    @router.post(
+    routes = OpenAIRoutes(service)
+    router.post(
         "/v1/chat/completions",
         summary="Answer a conversation",
         responses=answers(ChatCompletionReply, chunk=ChatCompletionChunk),
-    )
-    async def chat_completions(body: ChatCompletionBody) -> Response:
-        return answer_chat(chat_request(body, _new_id("chatcmpl"), max_messages=settings.max_messages), body)
-
-    @router.post(
+    )(routes.chat_completions)
+    router.post(
         "/v1/completions",
         summary="Continue a prompt, or answer messages like a chat",
         responses=answers(Completion, chunk=Completion),
+    )(routes.completions)
+    router.post("/v1/embeddings", summary="Vectors of texts, where a model for embeddings is installed")(
+        routes.embeddings
     )
-    async def completions(body: CompletionBody) -> Response:
+    router.get("/v1/models", summary="Installed models", responses=answers(ModelList))(routes.models)
+    router.get("/v1/models/", include_in_schema=False)(routes.models)
+    router.get("/v1/models/{name:path}", summary="One installed model", responses=answers(ModelEntry))(routes.model)
+    return router
+
+
+class OpenAIRoutes:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._settings = service.settings
+
+    async def chat_completions(self, body: ChatCompletionBody) -> Response:
+        request = chat_request(body, _new_id("chatcmpl"), max_messages=self._settings.max_messages)
+        return self._answer_chat(request, body)
+
+    async def completions(self, body: CompletionBody) -> Response:
         if body.messages is not None:
-            request = chat_request_of_completion(body, _new_id("chatcmpl"), max_messages=settings.max_messages)
-            return answer_chat(request, body)
-        return answer_prompts(prompt_requests(body, _new_id("cmpl"), max_choices=settings.max_choices), body)
+            request = chat_request_of_completion(body, _new_id("chatcmpl"), max_messages=self._settings.max_messages)
+            return self._answer_chat(request, body)
+        return self._answer_prompts(
+            prompt_requests(body, _new_id("cmpl"), max_choices=self._settings.max_choices), body
+        )
 
-    @router.post("/v1/embeddings", summary="Vectors of texts, where a model for embeddings is installed")
-    async def embeddings(body: EmbeddingsBody) -> Response:
+    async def embeddings(self, body: EmbeddingsBody) -> Response:
         async def whole() -> Response:
-            embedded = await service.embeddings.embed(body.model, inputs(body), dimensions=body.dimensions)
-            return _json(embeddings_object(embedded, body))
+            embedded = await self._service.embeddings.embed(body.model, inputs(body), dimensions=body.dimensions)
+            return json_response(embeddings_object(embedded, body))
 
-        return WholeReply(whole, error_response)
+        return WholeReply(whole)
 
-    @router.get("/v1/models/", include_in_schema=False)
-    @router.get("/v1/models", summary="Installed models", responses=answers(ModelList))
-    async def models() -> Response:
-        return _json(model_list(service.models))
+    async def models(self) -> Response:
+        return json_response(model_list(self._service.models))
 
-    @router.get("/v1/models/{name:path}", summary="One installed model", responses=answers(ModelEntry))
-    async def model(name: str) -> Response:
-        return _json(one_model(service.models, unaliased(name, settings.model_aliases)))
+    async def model(self, name: str) -> Response:
+        return json_response(one_model(self._service.models, unaliased(name, self._settings.model_aliases)))
 
-    def answer_chat(request: ChatRequest, body: ChatCompletionBody | CompletionBody) -> Response:
-        requests = choices(request, body.n or 1, settings.max_choices)
+    def _answer_chat(self, request: ChatRequest, body: ChatCompletionBody | CompletionBody) -> Response:
+        requests = choices(request, body.n or 1, self._settings.max_choices)
         headers = ReplyHeaders()
-        events = merged([service.chat.stream(request) for request in requests])
+        events = merged([self._service.chat.stream(request) for request in requests])
         logprobs = request.sampling.top_logprobs is not None
         if body.stream:
             chunks = ChatChunks(
                 request.id, len(requests), include_usage=_wants_usage(body), logprobs=logprobs, headers=headers
             )
-            return _stream(events, chunks.encode, headers)
+            return StreamReply(events, chunks.encode, OPENAI, headers)
 
         async def whole() -> Response:
             replies, usage = await collect(events, len(requests), headers)
             model = headers.started.model if headers.started else ""
-            return _json(chat_completion(request.id, model, replies, usage, logprobs=logprobs), headers())
+            content = chat_completion(request.id, model, replies, usage, logprobs=logprobs)
+            return json_response(content, headers=headers())
 
-        return WholeReply(whole, error_response)
+        return WholeReply(whole)
 
-    def answer_prompts(requests: Sequence[ChatRequest], body: CompletionBody) -> Response:
+    def _answer_prompts(self, requests: Sequence[ChatRequest], body: CompletionBody) -> Response:
         headers = ReplyHeaders()
         completion = TextCompletion(
             requests[0].id,
@@ -112,32 +111,14 @@ def openai_router(service: Service) -> APIRouter:
             include_usage=_wants_usage(body),
             headers=headers,
         )
-        events = merged([service.chat.stream(request) for request in requests])
+        events = merged([self._service.chat.stream(request) for request in requests])
         if body.stream:
-            return _stream(events, completion.chunks, headers)
+            return StreamReply(events, completion.chunks, OPENAI, headers)
 
         async def whole() -> Response:
-            return _json(await completion.whole(events), headers())
+            return json_response(await completion.whole(events), headers=headers())
 
-        return WholeReply(whole, error_response)
-
-    return router
-
-
-def _stream(events: Events, encode: Callable[[Events], AsyncGenerator[bytes, None]], headers: ReplyHeaders) -> Response:
-    return StreamReply(
-        events,
-        encode,
-        media_type="text/event-stream; charset=utf-8",
-        headers=headers,
-        error_response=error_response,
-        error_chunk=error_chunk,
-        ping=PING,
-    )
-
-
-def _json(content: Any, headers: dict[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(content), headers=headers, media_type="application/json")
+        return WholeReply(whole)
 
 
 def _new_id(prefix: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from qwen_service.api.openai.response import DONE, usage_object
-from qwen_service.api.reply_headers import ReplyHeaders
+from qwen_service.api.reply import ReplyHeaders
 from qwen_service.api.streaming import Events
 from qwen_service.chat import Event, Finished, ReasoningDelta, Started, TextDelta, TokenLogprob, ToolCall, Usage
 

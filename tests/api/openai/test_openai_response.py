@@ -7,7 +7,7 @@ import pytest
 from qwen_service.api.openai import wire_reply
 from qwen_service.api.openai.response import ChatChunks, chat_completion, collect
 from qwen_service.api.openai.text_completion import TextCompletion
-from qwen_service.api.reply_headers import ReplyHeaders
+from qwen_service.api.reply import ReplyHeaders
 from qwen_service.chat import Event, Finished, ReasoningDelta, Started, TextDelta, TokenLogprob, ToolCall, Usage
 
 STARTED = Started("m", served_by="llamacpp")

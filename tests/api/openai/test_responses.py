@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from qwen_service.api.openai.responses.response import ResponseEvents
 from qwen_service.api.openai.responses.wire import ResponsesBody
-from qwen_service.api.reply_headers import ReplyHeaders
+from qwen_service.api.reply import ReplyHeaders
 from qwen_service.errors import Died, InvalidRequest, PromptTooLong, QueueTimeout, ServiceError
 from tests.case_service import Script, scripted_service
 

@@ -10,7 +10,7 @@ import orjson
 from qwen_service import errors
 from qwen_service.api.openai.responses.items import Fields, OutputItems, Told
 from qwen_service.api.openai.responses.wire import ResponsesBody
-from qwen_service.api.reply_headers import ReplyHeaders
+from qwen_service.api.reply import ReplyHeaders
 from qwen_service.api.streaming import Events
 from qwen_service.chat import Event, Finished, Started, Usage
 

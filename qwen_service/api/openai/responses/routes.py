@@ -1,31 +1,21 @@
 """The routes of the Responses API: thin, from body to request to reply."""
 
 import uuid
-from typing import Protocol
+from dataclasses import replace
 
-import orjson
 from fastapi import APIRouter
 from starlette.responses import Response
 
 from qwen_service.api.json_body import JsonRoute
-from qwen_service.api.openai.errors import error_response
-from qwen_service.api.openai.response import PING
+from qwen_service.api.openai.errors import OPENAI, error_response
 from qwen_service.api.openai.responses.request import chat_request, skipped_tools
 from qwen_service.api.openai.responses.response import ResponseEvents
 from qwen_service.api.openai.responses.wire import STREAM, ResponsesBody
 from qwen_service.api.openai.wire_reply import ERRORS
-from qwen_service.api.reply_headers import ReplyHeaders
+from qwen_service.api.reply import ReplyHeaders, json_response
 from qwen_service.api.streaming import StreamReply, WholeReply, merged
 from qwen_service.errors import InvalidRequest
-from qwen_service.pipeline.chat_completion import ChatCompletion
-from qwen_service.settings import Settings
-
-
-class Service(Protocol):
-    """What the routes need of the composition root."""
-
-    settings: Settings
-    chat: ChatCompletion
+from qwen_service.service import Service
 
 
 def responses_router(service: Service) -> APIRouter:
@@ -38,21 +28,12 @@ def responses_router(service: Service) -> APIRouter:
         reply = ResponseEvents(request.id, body, headers)
         events = merged([service.chat.stream(request)])
         if body.stream:
-            return StreamReply(
-                events,
-                reply.encode,
-                media_type="text/event-stream; charset=utf-8",
-                headers=headers,
-                error_response=error_response,
-                error_chunk=reply.failed,
-                ping=PING,
-            )
+            return StreamReply(events, reply.encode, replace(OPENAI, error_chunk=reply.failed), headers)
 
         async def whole() -> Response:
-            content = await reply.whole(events)
-            return Response(orjson.dumps(content), headers=headers(), media_type="application/json")
+            return json_response(await reply.whole(events), headers=headers())
 
-        return WholeReply(whole, error_response)
+        return WholeReply(whole)
 
     @router.post("/v1/responses/input_tokens", summary="How many tokens a conversation has, in the Responses API")
     async def input_tokens(body: ResponsesBody) -> Response:
@@ -60,9 +41,9 @@ def responses_router(service: Service) -> APIRouter:
 
         async def whole() -> Response:
             counted = {"object": "response.input_tokens", "input_tokens": await service.chat.count(request)}
-            return Response(orjson.dumps(counted), media_type="application/json")
+            return json_response(counted)
 
-        return WholeReply(whole, error_response)
+        return WholeReply(whole)
 
     stored = "/v1/responses/{response_id:path}"
     router.add_api_route(stored, _not_stored, methods=["GET", "DELETE"], include_in_schema=False)
