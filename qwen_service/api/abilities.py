@@ -1,4 +1,4 @@
-"""What a model can do, in Ollama's words: completion, tools, insert, thinking, vision. The same in every dialect."""
+"""The capabilities of a model, in Ollama's words: completion, tools, insert, thinking, vision. All dialects show the same."""
 
 from qwen_service.engine import Engine
 from qwen_service.models.installed import InstalledModel
@@ -6,7 +6,7 @@ from qwen_service.text.fill_in_middle import supports_infill
 
 
 def abilities(model: InstalledModel, engine: Engine | None) -> list[str]:
-    """As the loaded model's own template and vocabulary have it; else what its manifest and its folder say."""
+    """Read them from the template and vocabulary of the loaded model; while it is not loaded, from its manifest and folder."""
     if engine is None:
         return sorted(model.capabilities)
     template = engine.text.template

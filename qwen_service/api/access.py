@@ -1,4 +1,4 @@
-"""Who is asking: the peer, or, behind proxies that the configuration trusts, whom the nearest of them saw."""
+"""Finds out who sends a request: the peer; or, behind trusted proxies, the client that the nearest of them saw."""
 
 import ipaddress
 from collections.abc import Iterable
@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from qwen_service.api.asgi import ADMIN_SOCKET, Scope, joined
 
 UNIX = "unix"  # a client on our unix socket
-UNKNOWN = "unknown"  # a TCP client that has reset its connection has no address any more
+UNKNOWN = "unknown"  # a TCP client that has reset its connection has no address
 
-# Headers that a proxy adds. X-Forwarded-* is matched by its beginning.
+# Headers that a proxy adds. X-Forwarded-* is matched by its prefix.
 PROXY_HEADERS = frozenset(
     {
         b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"x-cluster-client-ip", b"x-original-forwarded-for",
@@ -23,7 +23,7 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class ClientAddress:
-    """Finds a request's client. `trusted_proxies` are addresses or networks; nobody else's X-Forwarded-For counts."""
+    """Finds a request's client. `trusted_proxies` are addresses or networks; only their X-Forwarded-For counts."""
 
     def __init__(self, trusted_proxies: Iterable[str] = ()) -> None:
         self._trusted = [ipaddress.ip_network(proxy, strict=False) for proxy in trusted_proxies]
@@ -40,9 +40,9 @@ class ClientAddress:
         return self.trusts(peer) and is_loopback(self._forwarded(scope) or UNKNOWN)
 
     def _forwarded(self, scope: Scope) -> str | None:
-        """The right-most address in X-Forwarded-For that is no trusted proxy. None if there is none that can be read.
+        """The right-most address in X-Forwarded-For that is no trusted proxy; None if there is none, or it cannot be parsed.
 
-        What stands left of it is what the client claims. All lines of the header count as one list (RFC 9110, 5.3).
+        The client itself may have written everything left of it. All lines of the header form one list (RFC 9110, 5.3).
         """
         hops = [hop.strip() for hop in joined(scope, b"x-forwarded-for").decode("latin-1").split(",") if hop.strip()]
         if not hops:
@@ -75,7 +75,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _without_port(hop: str) -> str:
-    """Some proxies write 192.0.2.1:4711 or [2001:db8::1]:4711."""
+    """Strip the port: some proxies write 192.0.2.1:4711 or [2001:db8::1]:4711."""
     if hop.startswith("["):
         return hop[1:].partition("]")[0]
     host, colon, port = hop.partition(":")

@@ -1,4 +1,4 @@
-"""Administration: only for this machine's users (request_checks.AdminOnly sees to that before a route is reached)."""
+"""Routes of administration. Only users of this machine reach them (request_checks.AdminOnly)."""
 
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import asdict
@@ -110,7 +110,7 @@ class Administration:
         return json_response({"level": body.level})
 
     def _reload_configuration(self, fresh: Settings) -> dict[str, Any]:
-        """Apply what can be changed while requests run; name the rest. Raises KeyFileError and changes nothing."""
+        """Apply the settings that can change while requests run, and name the others. Raises KeyFileError and changes nothing."""
         running, wanted = self._service.settings.model_dump(), fresh.model_dump()
         changed = sorted(key for key in wanted if wanted[key] != running[key])
         if self._api_keys is not None and fresh.api_keys_file is not None:
@@ -124,7 +124,7 @@ class Administration:
 
 
 def _loaded(switch: Coroutine[Any, Any, ServedModel]) -> Response:
-    """A client that leaves while the switch waits for running work ends it."""
+    """Load a model. If the client leaves while the switch still waits for running work, the switch is dropped."""
 
     async def whole() -> Response:
         model = await switch

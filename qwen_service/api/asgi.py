@@ -1,4 +1,4 @@
-"""The ASGI types of this service's middleware, and the little that all of it needs to read from a scope."""
+"""The ASGI types of the middleware, and its readers of a scope."""
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -13,7 +13,7 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 ErrorResponse = Callable[[Scope, ServiceError], ASGIApp]
 
 
-ADMIN_SOCKET = "qwen_service.admin_socket"  # in the scope of a request that came through our unix socket
+ADMIN_SOCKET = "qwen_service.admin_socket"  # key in the scope of a request that came through our unix socket
 
 # Fields of which a request has at most one line (RFC 9110, RFC 9112). request_checks.SingleHeaders refuses more.
 SINGLE_HEADERS = frozenset(
@@ -25,7 +25,7 @@ SINGLE_HEADERS = frozenset(
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:
-    """The value of a header that a request has once (`name` in lower case, one of SINGLE_HEADERS)."""
+    """The value of a header that may occur once (`name` in lower case, one of SINGLE_HEADERS)."""
     for key, value in scope["headers"]:
         if key == name:
             return bytes(value)
@@ -33,5 +33,5 @@ def header(scope: Scope, name: bytes) -> bytes | None:
 
 
 def joined(scope: Scope, name: bytes) -> bytes:
-    """All lines of a header that is a list, as one (RFC 9110, 5.3); empty without any."""
+    """Join all lines of a header that is a list (RFC 9110, 5.3); empty when there is none."""
     return b", ".join(value for key, value in scope["headers"] if key == name)

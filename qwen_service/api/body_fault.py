@@ -1,4 +1,4 @@
-"""What is wrong with a body, as pydantic found it: which field, and in which words."""
+"""Turns pydantic's errors about a body into one fault: which field, and what is wrong with it."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ _TYPE_NAMES = ("str", "int", "float", "bool", "dict", "NamedToolChoice")
 def explain(error: RequestValidationError) -> InvalidRequest:
     """The first fault that a person can act on."""
     found = error.errors()
-    # A union has several: those of its members of other types tell nothing.
+    # A union reports one error for each member; those for members of other types are useless.
     fault = next((entry for entry in found if not entry["type"].endswith(("_type", "_parsing"))), found[0])
     if fault["type"] == "json_invalid":
         return InvalidRequest(f"the body is not valid JSON: {fault['ctx']['error']}")
@@ -25,6 +25,6 @@ def explain(error: RequestValidationError) -> InvalidRequest:
 
 
 def _field(location: Sequence[str | int]) -> str:
-    """messages[0].content; without the names of types that pydantic adds for the members of a union."""
+    """Write a location as messages[0].content, without the type names that pydantic adds for members of a union."""
     names = [part for part in location if isinstance(part, int) or (part.isidentifier() and part not in _TYPE_NAMES)]
     return "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in names).lstrip(".")

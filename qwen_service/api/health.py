@@ -1,6 +1,6 @@
 """GET /health: ok and degraded are 200, down is 503; /health/live and /health/ready for orchestrators.
 
-Answered from what is known, at once, without asking a card, starting work or taking a place in the line.
+The answers come at once from known state: no card is asked, no work is started, no place in the line is taken.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Reading a body as JSON: any text becomes valid Unicode here, once, and no body costs more than its size deserves."""
+"""Parses request bodies as JSON, makes all text valid Unicode, and bounds the memory that a body can cost."""
 
 import json
 import re
@@ -13,12 +13,12 @@ from starlette.responses import Response
 
 from qwen_service.errors import RequestTooLarge, ServiceError
 
-# How many values a body can have, a number counted as a quarter: a list of 2 bytes takes 60 bytes of memory, a key 100.
+# Most values in a body; a number counts as a quarter. A list of 2 bytes takes 60 bytes of memory, a key 100.
 FREE_VALUES = 20_000
 BYTES_PER_VALUE = 24
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 STRING = re.compile(rb'"(?:[^"\\]+|\\.)*+"', re.DOTALL)
-# An escaped backslash, a pair of surrogates, or half of one; only the last is replaced.
+# An escaped backslash, a pair of surrogates, or a lone surrogate; only the last is replaced.
 MOST_SURROGATES = 100_000
 HALF_SURROGATE = re.compile(
     rb"(\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
@@ -42,7 +42,7 @@ class JsonRoute(APIRoute):
             try:
                 return await handler(JsonRequest(request.scope, request.receive))
             except HTTPException as error:
-                if isinstance(error.__cause__, ServiceError):  # FastAPI makes one of whatever json() raises
+                if isinstance(error.__cause__, ServiceError):  # FastAPI wraps everything that json() raises
                     raise error.__cause__ from None
                 raise
 
@@ -50,9 +50,9 @@ class JsonRoute(APIRoute):
 
 
 def parse(body: bytes) -> Any:
-    """The value. Raises json.JSONDecodeError, and RequestTooLarge for more values than a body of this size deserves.
+    """Parse a body. Raises json.JSONDecodeError, or RequestTooLarge for too many values in a body of this size.
 
-    Half a surrogate pair, which JSON can write and no encoding can carry, becomes U+FFFD, as in browsers; a body with
+    A lone surrogate, which JSON can write and UTF-8 cannot, becomes U+FFFD, as in browsers; a body with
     more than MOST_SURROGATES of them is refused.
     """
     body = body.removeprefix(BYTE_ORDER_MARK)
@@ -71,7 +71,7 @@ def parse(body: bytes) -> Any:
 
 
 def _with_constants(body: bytes) -> Any:
-    """JSON with NaN and Infinity, as Python's json module and others write it. Fields that count refuse them."""
+    """Parse JSON with NaN and Infinity, which Python's json module writes. Numeric fields refuse them later."""
     try:
         return json.loads(body.decode())
     except (RecursionError, ValueError) as error:
@@ -84,7 +84,7 @@ def _refuse_too_many_values(body: bytes) -> None:
     most = FREE_VALUES + len(body) // BYTES_PER_VALUE
     values = _values(body)
     if values > most and (strings := (body.count(b'"') - body.count(b'\\"')) // 2) <= most:
-        # Text inside strings could be the reason. This count is exact, and slow where there are many strings.
+        # The quick count includes text inside strings. This one is exact, but slow when there are many strings.
         values = max(strings, _values(STRING.sub(b'""', body)))
     if values > most:
         raise RequestTooLarge(

@@ -1,6 +1,6 @@
 """API keys by name, kept as SHA-256 only. One `NAME SHA256-HEX` a line, `#` begins a comment.
 
-A key is made of 32 random bytes (`new_key`), so a plain hash is enough: there is nothing to guess.
+A key is made of 32 random bytes (`new_key`), which nobody can guess, so a plain hash is enough.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ LINE = re.compile(rf"({NAME})\s+([0-9a-f]{{64}})")
 
 
 class KeyFileError(ServiceError):
-    """The key file cannot be used; the service must not start open instead."""
+    """The key file cannot be used. The service must then not start at all: without keys it would be open."""
 
 
 class ApiKeys:
@@ -35,11 +35,11 @@ class ApiKeys:
         return cls(names_by_hash)
 
     def replace(self, other: "ApiKeys") -> None:
-        """Take over the keys of `other`, for requests from now on."""
+        """Use the keys of `other` from now on."""
         self._entries = other._entries
 
     def name_of(self, key: bytes) -> str | None:
-        """All entries are compared, each in constant time: how long it takes says nothing."""
+        """The name of a key; None: no such key. Compares all entries, each in constant time, so the duration reveals nothing."""
         digest = hashlib.sha256(key).hexdigest().encode()
         found = None
         for known, name in self._entries:
@@ -49,7 +49,7 @@ class ApiKeys:
 
 
 def new_key(name: str) -> tuple[str, str]:
-    """A fresh key, to be shown once, and the line for the key file. Raises KeyFileError."""
+    """Make a key, which is shown once, and its line for the key file. Raises KeyFileError."""
     if not re.fullmatch(NAME, name):
         raise KeyFileError(f"{name!r} cannot be the name of a key: letters, digits and . _ @ - only, at most 64.")
     key = "qs-" + secrets.token_urlsafe(32)
@@ -57,7 +57,7 @@ def new_key(name: str) -> tuple[str, str]:
 
 
 def read_token(path: Path) -> str:
-    """The first line of a token file."""
+    """Read the first line of a token file."""
     try:
         token = path.expanduser().read_text(encoding="utf-8").partition("\n")[0].strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -1,6 +1,6 @@
-"""What every HTTP request passes before a route sees it. Pure ASGI, one small class each, nothing per streamed chunk.
+"""The middleware: one small ASGI class for each duty, with no work per streamed chunk.
 
-middleware_stack.py has their order, with targets.PlainPath before and targets.HeadAsGet behind them. A refusal is a ServiceError answered by
+middleware_stack.py has their order, and adds targets.PlainPath and targets.HeadAsGet. A refusal is a ServiceError answered by
 `error_response(scope, error)`, which the app supplies, so that each dialect gets its own shape.
 """
 
@@ -21,9 +21,9 @@ REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class RequestContext:
-    """Gives the request its id (the client's own if it is a decent one) and its record; hands that over at the end.
+    """Gives the request its id (the client's own if it is well-formed) and its record, and passes the record on at the end.
 
-    A defect of ours that escapes the app is logged under that id and answered in the dialect's shape.
+    An unexpected exception is logged under that id and answered in the dialect's shape.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class RequestContext:
             await self.app(scope, receive, send)
         except Exception:
             if record.status != CLIENT_LEFT:
-                raise  # an answer has begun: the server cuts the connection, so that nobody takes it for whole
+                raise  # an answer has begun: cutting the connection shows the client that it is not complete
             log.exception("a request failed by a defect of the service")
             error = ServiceError(f"Internal error. The service's log has details under {record.id}.")
             await self.error_response(scope, error)(scope, receive, send)
@@ -80,7 +80,7 @@ class RequestContext:
 
 
 class RequestLimit:
-    """Bounds the requests in progress. `always_open` paths (health) are let through and do not count."""
+    """Bounds the number of requests in progress. `always_open` paths (health) pass and do not count."""
 
     def __init__(self, app: ASGIApp, most: int, always_open: frozenset[str], error_response: ErrorResponse) -> None:
         self.app, self.most, self.always_open, self.error_response = app, most, always_open, error_response
@@ -100,7 +100,7 @@ class RequestLimit:
 
 
 class CrossOrigin:
-    """CORS by allow-list, and more: a foreign web page cannot even make the engine work.
+    """CORS by an allow-list. In addition, a request of a foreign web page is refused before it makes the engine work.
 
     An origin is written as browsers do, `https://host:port`; `*` in it stands for any run of name or port
     characters. The service's own page (origin host = Host header) is always allowed.
@@ -136,7 +136,7 @@ class CrossOrigin:
         return own or self.allowed.fullmatch(origin.decode("latin-1")) is not None
 
     async def _answer_preflight(self, scope: Scope, origin: bytes, send: Send) -> None:
-        """A page that may use the service may send what it likes: OpenAI's client has ten headers of its own."""
+        """Allow an allowed page all methods and headers: OpenAI's client sends ten headers of its own."""
         wanted = joined(scope, b"access-control-request-headers") or b"content-type"
         headers = [
             *_allowance(origin),
@@ -149,7 +149,7 @@ class CrossOrigin:
 
 
 class Checks:
-    """Asks each check (request_checks.py) in turn; the first that objects answers the request."""
+    """Runs the checks (request_checks.py) in order; the first objection answers the request."""
 
     def __init__(
         self, app: ASGIApp, checks: Iterable[Callable[[Scope], ServiceError | None]], error_response: ErrorResponse
@@ -167,9 +167,9 @@ class Checks:
 
 
 class BodyLimit:
-    """Reads the whole body, bounded in bytes and time, before the app is called; the app gets it in one piece.
+    """Reads the whole body, bounded in bytes and time, before the app is called. The app gets it in one piece.
 
-    `larger` paths have bounds of their own.
+    `larger`: path -> its own bound in bytes.
     """
 
     def __init__(
@@ -200,7 +200,7 @@ class BodyLimit:
         return None
 
     async def _read(self, announced: int, receive: Receive, most: int) -> bytes | None:
-        """None: the client left before the end."""
+        """Read the body; None: the client left before its end."""
         _check_size(announced, most)
         body, more = bytearray(), True
         while more:
@@ -219,7 +219,7 @@ def _check_size(size: int, most: int) -> None:
 
 
 def _announced_bytes(scope: Scope) -> int:
-    """0 without a body; 1 where only its end will tell."""
+    """The announced size: 0 without a body, 1 for a body of unknown size."""
     if header(scope, b"transfer-encoding"):
         return 1
     length = header(scope, b"content-length") or b""
@@ -240,7 +240,7 @@ def _allowance(origin: bytes) -> tuple[tuple[bytes, bytes], ...]:
 
 
 def _with_headers(send: Send, *headers: tuple[bytes, bytes]) -> Send:
-    """Not a coroutine of its own, so that a streamed chunk pays one plain call."""
+    """Wrap `send` with a plain function instead of a coroutine, so that a streamed chunk costs one plain call."""
 
     def send_with_headers(message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start":

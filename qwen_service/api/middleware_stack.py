@@ -1,4 +1,4 @@
-"""What every request passes before it reaches a route, in this order. `public_paths` need no API key."""
+"""The middleware that every request passes, in order. `public_paths` need no API key."""
 
 import socket
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from qwen_service.settings import Settings
 
 MAX_HEADERS = 100
 AUDIO_FILES = ("/v1/audio/transcriptions", "/v1/audio/translations")
-FORM_BYTES = 65_536  # what a form may have beside its file
+FORM_BYTES = 65_536  # for the fields of a form beside its file
 
 
 def middleware_stack(

@@ -1,7 +1,7 @@
 """The chat page and the reference of the HTTP API: static files, under a Content-Security-Policy that lets nothing else load or run.
 
-The chat page reads what hostile model output may contain, so the browser is told to help: no inline script or style, no
-foreign origin, no string ever turned into HTML (Trusted Types). The files are public; the API they call is not.
+The chat page shows model output, which may be hostile, so the browser must enforce: no inline script or style, no
+foreign origin, no string turned into HTML (Trusted Types). The files are public; the API that they call is not.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ HEADERS = {
         " base-uri 'none'; form-action 'none'; frame-ancestors 'none';"
         " require-trusted-types-for 'script'; trusted-types 'none'"
     ),
-    "Cache-Control": "no-cache",  # asks again each time: a service that was updated must not meet an old page
+    "Cache-Control": "no-cache",  # the browser asks each time: an updated service must not be used by an old page
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
@@ -38,14 +38,14 @@ class Asset:
 
 
 class ChatPage:
-    """The files, read once. A name that is not among them does not exist: no path of a request is ever opened."""
+    """The files of the page, read once. No path of a request is ever opened: a name that is not among the files is a 404."""
 
     def __init__(self, folder: Path = FOLDER) -> None:
         self.assets = {path.name: _asset(path) for path in folder.iterdir() if path.suffix in MEDIA_TYPES}
 
     @property
     def public_paths(self) -> frozenset[str]:
-        """What must be open without an API key: the page asks for the key itself."""
+        """The paths that need no API key: the page itself asks for the key."""
         return frozenset({"/", "/chat", "/docs", *(f"/web/{name}" for name in self.assets)})
 
     def routes(self) -> list[BaseRoute]:
@@ -81,7 +81,7 @@ class ChatPage:
 
 
 def accepts_html(accept: str) -> bool:
-    """True when text/html is named and not refused: `*/*` alone is what programs send."""
+    """Whether text/html is named and not refused. `*/*` does not count: programs send it."""
     ranges = (part.strip().lower().split(";") for part in accept.split(","))
     return any(
         name.strip() == "text/html" and "q=0" not in (p.strip() for p in parameters) for name, *parameters in ranges

@@ -1,6 +1,6 @@
-"""Pictures in the bodies of all dialects: base64 -> Image, with type and size read from its first bytes.
+"""Reads the pictures in bodies of all dialects: base64 to Image, with type and size from the first bytes.
 
-Nothing is decoded and nothing is ever fetched: a client that names a URL could otherwise make us ask our own network.
+No picture is decoded, and no URL is fetched: a client could otherwise make us send requests into our own network.
 """
 
 import base64
@@ -16,11 +16,11 @@ from qwen_service.errors import InvalidRequest, Unsupported
 TAKEN = "png, jpeg, webp and gif"
 _DATA_URI = re.compile(r"data:(?:image/[\w.+-]{1,40})?(?:;[\w=.+-]{1,40})*;base64,", re.IGNORECASE)
 _URL = re.compile(r"[a-z][a-z0-9+.-]{1,20}:", re.IGNORECASE)
-_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # JPEG's markers that begin a frame, and tell its size
+_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # JPEG markers that begin a frame and contain its size
 
 
 def from_url(url: str, where: str) -> Image:
-    """Of a `data:` URI. Raises InvalidRequest, or Unsupported for any other URL."""
+    """Read a picture from a `data:` URI. Raises InvalidRequest, or Unsupported for any other URL."""
     if (match := _DATA_URI.match(url)) is not None:
         return from_base64(url[match.end() :], where)
     if url[:5].lower() == "data:":
@@ -60,7 +60,7 @@ def _kind(data: bytes) -> str:
 
 
 def _sizes(kind: str, data: bytes) -> Iterator[tuple[int, int]]:
-    """Width and height, as its header has them; nothing where that is cut off."""
+    """Width and height from the header; empty when the header is incomplete."""
     match kind:
         case "png" if len(data) >= 24 and data[12:16] == b"IHDR":
             yield struct.unpack(">II", data[16:24])
@@ -76,7 +76,7 @@ def _of_jpeg(data: bytes) -> Iterator[tuple[int, int]]:
     place = 2
     while place + 9 < len(data) and data[place] == 0xFF:
         marker = data[place + 1]
-        if marker == 0xFF:  # a byte to fill up
+        if marker == 0xFF:  # padding
             place += 1
             continue
         if marker in _FRAMES:

@@ -43,14 +43,16 @@ def entry_of(error: ServiceError, table: Mapping[type[ServiceError], V]) -> V:
     return next(table[kind] for kind in type(error).__mro__ if kind in table)
 
 
-LONGEST_LIST = 1000  # letters of a header's list: clients and proxies take 4 kB to 8 kB for all headers together
+LONGEST_LIST = (
+    1000  # characters of a list in a header: clients and proxies accept 4 kB to 8 kB for all headers together
+)
 
 
 class ReplyHeaders:
-    """Called when the headers go out; `started` is set by then, unless the reply is slow to begin."""
+    """Makes the headers when they are sent. `started` is set by then, unless the reply is slow to begin."""
 
     def __init__(self, ignored_parameters: Sequence[str] = ()) -> None:
-        self._ignored_parameters = tuple(ignored_parameters)  # that the dialect itself knows of
+        self._ignored_parameters = tuple(ignored_parameters)  # those that the dialect itself ignored
         self.started: Started | None = None
 
     def __call__(self) -> dict[str, str]:
@@ -68,7 +70,7 @@ class ReplyHeaders:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """All names, or as many as a header can have, and how many more there are."""
+    """Join the names; when a header cannot hold all, end with the number of the missing ones."""
     shown = list(names)
     while len(", ".join(shown)) > LONGEST_LIST:
         shown.pop()

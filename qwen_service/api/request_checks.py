@@ -1,4 +1,4 @@
-"""What a request must satisfy before anything of it is read. A check returns its objection, or None."""
+"""Checks of a request's head, before its body is read. A check returns an error, or None."""
 
 import hashlib
 import hmac
@@ -17,9 +17,9 @@ HOST_AND_PORT = re.compile(r"(\[[^\]]*\]|[^:]*)(?::\d*)?")
 
 
 class AllowedHosts:
-    """Refuses foreign Host names: a web page whose name was re-bound to our address must not reach us.
+    """Refuses foreign Host names, against DNS rebinding: a web page whose name points to our address must not reach us.
 
-    Addresses are never foreign (no name, nothing to re-bind); the port is ignored; "*" allows every name.
+    An IP address is never foreign, because it cannot be rebound. The port is ignored; "*" allows every name.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -46,7 +46,7 @@ class AllowedHosts:
 
 
 class SingleHeaders:
-    """Refuses a second line of a header that HTTP allows once: a proxy and we might each read another one."""
+    """Refuses repeated headers that HTTP allows once: a proxy might read one line and we the other."""
 
     def __call__(self, scope: Scope) -> InvalidRequest | None:
         seen: set[bytes] = set()
@@ -75,9 +75,9 @@ class HeadLimit:
 
 
 class KeyRequired:
-    """Demands `Authorization: Bearer KEY` or `x-api-key: KEY` and puts the key's name, never the key, on the record.
+    """Requires `Authorization: Bearer KEY` or `x-api-key: KEY`, and notes the name of the key, never the key itself.
 
-    Administration needs a key, too, unless it has a token of its own or comes through the admin socket, which only
+    Administration needs a key, too, unless there is an admin token or the request came through the admin socket, which only
     the service's own user and root can open.
     """
 
@@ -103,7 +103,7 @@ class KeyRequired:
 
 
 class AdminOnly:
-    """Lets only this machine's own users near the admin routes, with the token if there is one, and no web page."""
+    """Opens the admin routes to users of this machine only, with the token if there is one, and never to a web page."""
 
     def __init__(self, client: ClientAddress, token: str | None) -> None:
         self.client = client
@@ -123,7 +123,7 @@ class AdminOnly:
 
 
 class PlainBody:
-    """Refuses compressed bodies: a small one could unpack to any size, and no client is known that must compress."""
+    """Refuses compressed bodies: a small one could unpack to any size, and no known client needs compression."""
 
     def __call__(self, scope: Scope) -> EncodedBody | None:
         for name, plain in ((b"content-encoding", "identity"), (b"transfer-encoding", "chunked")):

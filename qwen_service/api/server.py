@@ -1,4 +1,4 @@
-"""uvicorn with the bounds it lacks: on connections of one client, on slow and endless heads, on readers that do not read.
+"""uvicorn with further bounds: connections per client, slow and endless request heads, clients that do not read.
 
 It also listens on the admin socket.
 
@@ -28,12 +28,12 @@ _TOO_MANY = (
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-type: text/plain\r\n"
     b"content-length: 94\r\n\r\nThis client has too many connections open. The setting max_connections_per_client bounds them."
 )
-MAX_UNREAD_HEAD = 65_536  # bytes of a head that has not ended; a whole one is judged by request_checks.HeadLimit
+MAX_UNREAD_HEAD = 65_536  # bytes of an unfinished head; request_checks.HeadLimit checks a complete one
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """In seconds: for a head to arrive, and for a client to read what fills the send buffer."""
+    """Limits in seconds: for a head to arrive, and for a client to read when the send buffer is full."""
 
     head: float = 15.0
     write: float = 60.0
@@ -42,7 +42,7 @@ class ConnectionLimits:
 class ClientConnections:
     """Counts the open connections of each client, and bounds them.
 
-    This machine and trusted proxies are not bound: they carry many clients. An IPv6 client is its /64 network.
+    This machine and trusted proxies have no bound: they stand for many clients. An IPv6 client is its /64 network.
     """
 
     def __init__(self, most: int, is_bound: Callable[[str], bool]) -> None:
@@ -50,7 +50,7 @@ class ClientConnections:
         self._open: Counter[str] = Counter()
 
     def enter(self, host: str) -> bool:
-        """Count one more connection. False: the client has as many as it may have."""
+        """Count one more connection. False: the client already has the most allowed."""
         client = _client_of(host)
         if self._open[client] >= self._most and self._is_bound(host):
             return False
@@ -88,7 +88,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._head_bytes += len(data)
         super().data_received(data)
-        if not self._head_alarm.is_set:  # these bytes were body, or a whole head
+        if not self._head_alarm.is_set:  # these bytes were part of a body, or a complete head
             self._head_bytes = 0
         elif self._head_bytes > MAX_UNREAD_HEAD:
             self._refuse(b"431 Request Header Fields Too Large")
@@ -128,13 +128,13 @@ class GuardedProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def _nobody_reads(self) -> None:
-        """The app then sees its client leave, and stops the generation."""
+        """Drop the connection: the app sees its client leave, and stops the generation."""
         log.warning("a client has read nothing for %g s; its connection is cut", self.limits.write)
         self.transport.abort()
 
 
 class _MarksAdminSocket(HttpToolsProtocol):
-    """Marks each request of its connections as one of the admin socket. A missing peer address is no such mark."""
+    """Marks the requests of its connections as coming through the admin socket. A missing peer address would not prove that."""
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -142,9 +142,9 @@ class _MarksAdminSocket(HttpToolsProtocol):
 
 
 class Server(uvicorn.Server):
-    """Listens on a unix socket for administrators as well. `config.http` is a GuardedProtocol.
+    """The server, which also listens on the admin socket. `config.http` is a GuardedProtocol.
 
-    `begin_stop` is called as soon as the server is told to stop, before it waits for running replies.
+    `begin_stop` is called as soon as the server must stop, before it waits for running replies.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class Server(uvicorn.Server):
                 log.warning("no admin socket at %s: %s", self._admin_socket, error)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """A second Ctrl-C cuts the replies, and the engines still get their polite end: uvicorn alone would skip it."""
+        """Stop. A second Ctrl-C cuts the replies, but the engines are still stopped politely, which uvicorn alone would skip."""
         self._begin_stop()
         await super().shutdown(sockets)
         if self.force_exit:
@@ -191,7 +191,7 @@ class Server(uvicorn.Server):
 def guarded(
     limits: ConnectionLimits, per_client: int = 100, trusted_proxies: Iterable[str] = ()
 ) -> type[GuardedProtocol]:
-    """The protocol class with these limits, as uvicorn's configuration wants it."""
+    """Make the protocol class with these limits for uvicorn's configuration."""
     address = ClientAddress(trusted_proxies)
     clients = ClientConnections(per_client, lambda host: not (is_loopback(host) or address.trusts(host)))
     return type("GuardedProtocol", (GuardedProtocol,), {"limits": limits, "clients": clients})
@@ -202,7 +202,7 @@ def _client_of(host: str) -> str:
 
 
 def _bind_unix(path: Path) -> socket.socket:
-    """Raises OSError, EADDRINUSE where another service listens there."""
+    """Bind the socket. Raises OSError; EADDRINUSE when another service listens there."""
     if _somebody_listens(path):
         raise OSError(errno.EADDRINUSE, "another service listens on this socket", str(path))
     path.unlink(missing_ok=True)
@@ -218,12 +218,12 @@ def _bind_unix(path: Path) -> socket.socket:
 
 def _somebody_listens(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # a full backlog is somebody, too
+        probe.setblocking(False)  # a full backlog also means that somebody listens
         return probe.connect_ex(str(path)) in (0, errno.EAGAIN)
 
 
 class _Alarm:
-    """One timer at a time; `set` is an order to keep the one that runs."""
+    """At most one timer. set() does nothing while one is running."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, action: Callable[[], None]) -> None:
         self._loop, self._seconds, self._action = loop, seconds, action

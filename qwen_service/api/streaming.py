@@ -1,11 +1,11 @@
-"""Answering over HTTP while a reply is generated: shared by all dialects, knows none.
+"""Sends a reply over HTTP while it is generated. All dialects share this code; it knows none of them.
 
-- No status line before the first chunk or error, so that a refusal keeps its status and its Retry-After. A request that
-  waits in the line or for a model waits with its status line, too, but at most `STATUS_WITHIN`: then clients and proxies
-  would give up. One that is being worked on gets its headers after `HEADERS_AFTER`, whatever prefill takes.
+- The status line is sent with the first chunk or error, so that a refusal has its status and Retry-After. A request that
+  waits in the line or for a model gets its status line after `STATUS_WITHIN` at the latest, when clients and proxies
+  would give up. One whose work has begun gets it after `HEADERS_AFTER`, however long prefill takes.
 - After the headers a ping (a comment line, where the format has one) keeps the connection alive in every silence.
-- A client that leaves cancels the work, streaming or not: closing the events gives up the slot or the place.
-- An error after the headers is the dialect's in-stream error, and the stream ends there. Log and metrics give such a
+- A client that leaves cancels the work, streaming or not: closing the events frees the slot or the place in the line.
+- An error after the headers is sent as the dialect's in-stream error, and the stream ends. Log and metrics give such a
   request the status that its error would have had.
 """
 
@@ -31,7 +31,7 @@ STATUS_WITHIN = 15.0  # seconds
 HEADERS_AFTER = 2.0  # seconds from the first event
 PING_EVERY = 10.0  # seconds
 
-Events = AsyncGenerator[tuple[int, Event], None]  # with the index of the choice they belong to
+Events = AsyncGenerator[tuple[int, Event], None]  # (index of the choice, event)
 
 
 class WholeReply(Response):
@@ -51,7 +51,7 @@ T = TypeVar("T")
 
 
 class StreamReply(Response, Generic[T]):
-    """`headers` is asked for when the first chunk is there, or the time for it is over. Raises an error before that."""
+    """A response that streams. `headers` is called at the first chunk, or when the time for it is over. Raises an error before that."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class StreamReply(Response, Generic[T]):
             if not self._begun:
                 raise
             await self._fail(error, send)
-        except Exception:  # a defect of ours: the client must still learn that the reply is not complete
+        except Exception:  # an unexpected exception: the client must still learn that the reply is incomplete
             if not self._begun:
                 raise
             log.exception("a stream failed")
@@ -112,7 +112,7 @@ class StreamReply(Response, Generic[T]):
                 await self._send(send, chunk)
 
     async def _noted(self) -> AsyncGenerator[T, None]:
-        """The events. The first one says that the request waits for nobody any more."""
+        """Pass the events on, and note at the first one that the work has begun."""
         async with aclosing(self._events) as events:
             async for event in events:
                 self._is_worked_on.set()
@@ -151,9 +151,9 @@ async def begin_stream(send: Send, media_type: str, headers: Mapping[str, str]) 
 
 
 async def until_disconnect(work: Coroutine[Any, Any, T], receive: Receive) -> T | None:
-    """The result of `work`. When the client leaves, the work is cancelled and cleans up, and there is none.
+    """Run `work` and return its result. When the client leaves, cancel the work, let it clean up, and return None.
 
-    Raises ShuttingDown when the server, whose patience with running requests has ended, cancels this one.
+    Raises ShuttingDown when the server stops and cancels the request.
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(receive))
@@ -177,7 +177,7 @@ async def _disconnected(receive: Receive) -> None:
 
 
 async def merged(streams: Sequence[AsyncGenerator[Event, None]]) -> Events:
-    """Events of several replies as they come, each with the index of its stream. One failure ends all."""
+    """Merge the events of several replies as they come, each with the index of its reply. One failure ends all."""
     if len(streams) == 1:
         async with aclosing(streams[0]) as events:
             async for event in events:

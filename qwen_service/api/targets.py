@@ -1,4 +1,4 @@
-"""Reads what a request asks for with the tolerance that clients need: doubled slashes, HEAD, a wrong base URL."""
+"""Tolerates what clients get wrong in the request target: doubled slashes, HEAD, a wrong base URL."""
 
 import re
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ PREFIXES = ("/v1", "/api")  # of OpenAI's routes, and of Ollama's
 
 
 class PlainPath:
-    """Reads `//v1/models` as `/v1/models`: base URLs often end in a slash.
+    """Treats `//v1/models` as `/v1/models`: base URLs often end in a slash.
 
-    It is the outermost of the list, so that keys and administration are checked for the path that is routed.
+    It comes first in the list, so that keys and admin rights are checked for the path that is routed.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -28,7 +28,7 @@ class PlainPath:
 
 
 class HeadAsGet:
-    """Has HEAD answered by the route of GET. The server, which still sees HEAD, leaves the body out."""
+    """Routes HEAD to the route of GET. The server still sees HEAD and leaves the body out."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -40,17 +40,17 @@ class HeadAsGet:
         try:
             return await self.app(as_get, receive, send)
         finally:
-            scope["route"] = as_get.get("route")  # the record names it
+            scope["route"] = as_get.get("route")  # for the request's record
 
 
 def allowed_methods(routes: Sequence[BaseRoute], path: str) -> list[str]:
-    """All methods that `path` takes, over all routes: one route alone does not know of the others."""
+    """All methods that `path` allows, over all routes; a single route knows only its own."""
     methods = [method for method in METHODS if _is_taken(routes, method, path)]
     return sorted([*methods, "HEAD"] if "GET" in methods else methods)
 
 
 def base_url_hint(routes: Sequence[BaseRoute], method: str, path: str) -> str:
-    """What is wrong with the client's base URL, if a small change of `path` names a route; or nothing."""
+    """A hint about the client's base URL when a small change of `path` would match a route; else empty."""
     for prefix in PREFIXES:
         rest = path.removeprefix(prefix)
         if rest != path and rest.startswith(PREFIXES) and _is_taken(routes, method, rest):

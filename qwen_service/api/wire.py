@@ -1,4 +1,4 @@
-"""What the request bodies of all dialects have in common, and the bounds on what one body can hold.
+"""The types that request bodies of all dialects share, and the bounds on one body.
 
 Every list has a bound and stops at its first fault: without that, pydantic collects an error for each item and each
 member of a union, and 4 MB of wrong items cost a minute and gigabytes.
@@ -9,30 +9,30 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 MOST_MESSAGES = 20_000  # `max_messages` cannot be set higher
-MOST_PARTS = 20_000  # of all messages of a request together
+MOST_PARTS = 20_000  # in all messages of a request together
 MOST_TOOLS = 128
 MOST_IDS = 262_144
 MOST_TEXTS = 2048  # to embed or to complete, in one request; OpenAI's bound for embeddings
 MOST_STOPS = 64
 MOST_BIASES = 1024
-MOST_VALUES = 32  # of a small object, like chat_template_kwargs
+MOST_VALUES = 32  # entries of a small object, such as chat_template_kwargs
 
 T = TypeVar("T")
 
 
 class Wire(BaseModel):
-    """A part of a body. Fields that it does not name are accepted and ignored, as all three vendors do."""
+    """The base of all body models. Unknown fields are accepted and ignored, as all three vendors do."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
 
 
 def example(**body: Any) -> ConfigDict:
-    """What /docs offers to send."""
+    """The example body in /docs."""
     return ConfigDict(json_schema_extra={"examples": [body]})
 
 
 def _few_parts(messages: Any) -> Any:
-    """Counts the parts before a model is built of each: one takes 20 times the bytes that it had in the body."""
+    """Count the parts before models are built of them: a model takes 20 times the bytes of its part."""
     if isinstance(messages, list):
         lists = (value for message in messages if isinstance(message, dict) for value in message.values())
         parts = sum(len(value) for value in lists if isinstance(value, list))

@@ -1,4 +1,4 @@
-"""Ending a running request from outside, by its id: its client gets the error Cancelled, and its slot is free."""
+"""Ends a running request from outside, by its id: its client gets the error Cancelled, and its slot becomes free."""
 
 import asyncio
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ class Cancellations:
 
     @contextmanager
     def cancellable(self, request_id: str) -> Iterator[None]:
-        """Around the work of the current task. In a generator it may be closed because its reader was cancelled."""
+        """Make the work of the current task cancellable by the request's id. Works in generators, too."""
         task = asyncio.current_task()
         assert task is not None
         generation = _Generation(request_id, task)
@@ -40,7 +40,7 @@ class Cancellations:
             self._running.remove(generation)
 
     def cancel(self, request_id: str) -> int:
-        """How many generations of this request were running and are being ended."""
+        """Cancel all running generations of this request. Returns their number."""
         found = [g for g in self._running if g.request_id == request_id and not g.cancelled]
         for generation in found:
             generation.cancelled = True

@@ -1,4 +1,4 @@
-"""`context` of /api/generate: the ids of a conversation that the client got back and sends again."""
+"""`context` of /api/generate: the ids of a conversation, which the client was given and sends back."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from qwen_service.errors import Unsupported
 
 
 async def continued(text: ModelText, request: ChatRequest) -> ChatRequest:
-    """The request as a prompt of ids: those of the client, then what the template writes after a reply."""
+    """Turn the request into a prompt of ids: the client's ids, then the text that the template writes after a reply."""
     if not request.context:
         return request
     turn = (Message("user", "-"), Message("assistant", "-"), request.messages[-1])

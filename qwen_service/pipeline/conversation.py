@@ -1,7 +1,7 @@
-"""Fit a conversation into a context, and continue what a KV cache holds.
+"""Fits a conversation into the context so that it continues what the KV cache holds.
 
-A conversation that is too long loses its oldest turns (trimming). Replies of ours go back as the ids that the engine
-generated, an empty think block included, and not as a re-tokenization of their text: only then is a continued
+A conversation that is too long loses its oldest turns (trimming.py). Our own replies are sent back as the ids that the engine
+generated, including an empty think block, instead of tokenizing their text again: only then is a continued
 conversation an extension of what the KV cache holds.
 """
 
@@ -23,12 +23,12 @@ from qwen_service.pipeline.trimming import Cut, cuts, turns_of, without_oldest
 from qwen_service.runtime import Limits, Prompt, Spelled
 from qwen_service.text.fill_in_middle import infill_prompt
 
-REMEMBERED_REPLIES = 256  # per service; four bytes for each id of prompt and reply
+REMEMBERED_REPLIES = 256  # in the whole service; each takes four bytes per id of prompt and reply
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """`max_tokens` is what the reply may have; `trimmed` counts the messages that were dropped."""
+    """A conversation that fits. `max_tokens` bounds the reply; `trimmed` counts the dropped messages."""
 
     prompt: Prompt
     max_tokens: int
@@ -37,7 +37,7 @@ class Fitted:
 
 
 class _Room(NamedTuple):
-    """In tokens: what a prompt may have, and what leaves the reply the room it asked for."""
+    """Limits of a prompt in tokens: the most, and the most that leaves the reply the room that it asked for."""
 
     most: int
     comfortable: int
@@ -50,7 +50,7 @@ class SessionManager:
         self._replies: OrderedDict[bytes, array[int]] = OrderedDict()
 
     async def fit(self, model: ServedModel, text: ModelText, limits: Limits, request: ChatRequest) -> Fitted:
-        """Raises PromptTooLong with the numbers, InvalidRequest where the template refuses."""
+        """Fit a request. Raises PromptTooLong with the numbers, or InvalidRequest when the template refuses."""
         context = min(limits.context, request.context_size or limits.context)
         most = min(limits.prompt, context - 1)
         asked = request.sampling.max_tokens or self._default_max_tokens or context
@@ -77,11 +77,11 @@ class SessionManager:
         )
 
     async def count(self, model: ServedModel, text: ModelText, limits: Limits, request: ChatRequest) -> int:
-        """The tokens of the whole conversation, nothing trimmed; an estimate where it is many times the context."""
+        """Count the tokens of the untrimmed conversation; an estimate when it is many times the context."""
         return (await self._render(model, text, request, _Room(limits.context, sys.maxsize))).size
 
     def remember(self, model: ServedModel, prompt: Prompt, reply: Message, reply_ids: Sequence[int]) -> None:
-        """A finished reply, whose ids are all known: a later request may continue it."""
+        """Remember a finished reply whose ids are all known, so that a later request can continue it."""
         request = prompt.request
         if request.prompt is not None or request.continues or prompt.spelled:
             return
@@ -94,7 +94,7 @@ class SessionManager:
     async def _fit_messages(
         self, model: ServedModel, text: ModelText, request: ChatRequest, room: _Room
     ) -> tuple[ChatRequest, Rendered]:
-        """As it is if it fits, else from the first cut that makes it fit: found by halving, each try is tokenized."""
+        """Fit the messages: unchanged if they fit, else from the first cut that makes them fit, found by bisection."""
         turns = turns_of(request.messages)
         if not (self._may_trim and request.truncate):
             return request, await self._render(model, text, request, _Room(room.most, room.most))
@@ -128,7 +128,7 @@ class SessionManager:
                 text, text.template.render_open(request.messages, **_shown(request)), room.most
             )
         continued = await self._continue_reply(model, text, request, room.most)
-        if continued is not None and continued.size <= room.comfortable:  # held thoughts may make it longer
+        if continued is not None and continued.size <= room.comfortable:  # remembered thoughts may make it longer
             return continued
         return await count_or_encode(text, text.template.render(request.messages, **_shown(request)), room.most)
 
@@ -149,7 +149,7 @@ class SessionManager:
         if after.estimate:
             return None
         new = after.ids
-        if new[:1] == list(held[-1:]):  # the end-of-turn token, which some engines report with the reply
+        if new[:1] == list(held[-1:]):  # the end-of-turn token, which some engines report as part of the reply
             new = new[1:]
         return Rendered([*held, *new], after.ending)
 
@@ -159,12 +159,12 @@ def _from_client(request: ChatRequest) -> int:
 
 
 def _shown(request: ChatRequest) -> dict[str, Any]:
-    """What a template shows beside the messages."""
+    """The template's arguments beside the messages."""
     return {"tools": request.tools, "thinking": request.thinking, "kwargs": request.template_kwargs}
 
 
 async def _with_pictures(text: ModelText, request: ChatRequest, most: int) -> Rendered:
-    """Each picture has its place before the text of its message; the prompt is spelled out, too."""
+    """Render a conversation with pictures: each has a placeholder before the text of its message."""
     template = text.template
     messages = [
         replace(message, content=IMAGE_PLACE * len(message.images) + message.content.replace(IMAGE_PLACE, ""))
@@ -183,7 +183,9 @@ async def _raw(model: ServedModel, text: ModelText, request: ChatRequest, most: 
     if isinstance(request.prompt, tuple):
         if len(request.prompt) > most:
             return Rendered(list(request.prompt), "")
-        return Rendered(await text.tokenizer.encode(request.prompt), "")  # it refuses what is no token
+        return Rendered(
+            await text.tokenizer.encode(request.prompt), ""
+        )  # raises InvalidRequest for an id that is no token
     prompt = request.prompt or ""
     if request.suffix is not None:
         parts = infill_prompt(model.spec, text.template, prompt, request.suffix)
@@ -193,7 +195,7 @@ async def _raw(model: ServedModel, text: ModelText, request: ChatRequest, most: 
 
 
 def _key(model: ServedModel, request: ChatRequest, messages: Sequence[Message]) -> bytes:
-    """Digest of a conversation. What a client shows, not the reasoning, identifies a reply."""
+    """Digest of a conversation. A reply is identified by its visible text, without the reasoning."""
     tools = [[tool.name, tool.description, tool.parameters] for tool in request.tools]
     setting = [model.name, tools, request.template_kwargs]
     digest = hashlib.blake2b(json.dumps(setting, sort_keys=True, default=dict).encode(), digest_size=16)

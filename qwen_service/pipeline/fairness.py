@@ -1,9 +1,9 @@
-"""Who is next, and who must go when the line is full. First come, first served for each client, but not between them.
+"""Decides who is next, and who must leave a full line. First come, first served within one client, but not between clients.
 
 - Interactive requests before background ones.
-- Then clients take turns: who has been served, or has just come, goes behind the others that wait. One that asks a
-  lot cannot starve the others, and no row of new clients can starve one that has been served.
-- When the line is full, the client with most requests in it gives one up, background first; the newest of them.
+- Then clients take turns: a client that has been served, or is new, goes behind the other waiting ones. So a client with
+  many requests cannot starve the others, and a stream of new clients cannot starve an old one.
+- When the line is full, the client with the most requests in it loses its newest one, background requests first.
 """
 
 import re
@@ -25,15 +25,15 @@ W = TypeVar("W", bound=Waiting)
 
 class FairOrder:
     def __init__(self) -> None:
-        self._turns = 0  # that were given
-        self._since: dict[str, float] = {}  # of who waits, and who was served last: the turn that they wait since
+        self._turns = 0  # turns given so far
+        self._since: dict[str, float] = {}  # client -> the turn since which it waits
 
     def sorted(self, waiting: Sequence[W]) -> list[W]:
-        """In the order of their turns; `waiting` is all who wait, in the order of arrival."""
+        """Sort by turn. `waiting`: all waiting requests, in order of arrival."""
         present = {w.request.client for w in waiting}
         self._since = {c: turn for c, turn in self._since.items() if c in present or turn == self._turns}
         for client in present:
-            self._since.setdefault(client, self._turns - 0.5)  # before who has just been served
+            self._since.setdefault(client, self._turns - 0.5)  # just before the client that was served last
         return sorted(waiting, key=lambda w: (_is_background(w), self._since[w.request.client]))
 
     def note_turn(self, request: ChatRequest) -> None:
@@ -42,7 +42,7 @@ class FairOrder:
 
 
 def surplus(waiting: Sequence[W]) -> W:
-    """Of a line that is one too long, the one who must go; the last is who has just come."""
+    """The one that must leave a line which is one too long. The last of `waiting` has just come."""
     newest = waiting[-1]
     candidates = [w for w in waiting if _is_background(w)] or list(waiting)
     counts = Counter(w.request.client for w in candidates)
@@ -53,7 +53,7 @@ def surplus(waiting: Sequence[W]) -> W:
 
 
 class Priorities:
-    """Background is what says so in `X-Priority`, and what begins like the tasks that chat pages set by themselves."""
+    """Finds a request's priority: background by `X-Priority`, or because it begins like the automatic tasks of chat pages."""
 
     def __init__(self, markers: Iterable[str]) -> None:
         alternatives = "|".join(re.escape(marker) for marker in markers)

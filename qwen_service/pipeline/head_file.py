@@ -1,7 +1,7 @@
-"""What is remembered over restarts of how prompts begin: two files in state_dir, for its user only.
+"""Remembers over restarts how prompts begin: two files in state_dir, readable by its user only.
 
-Token ids of the system message and tools that most conversations with a model begin with, never of what a user has
-written; and digests of those lines of system messages that move (stable_prefix.py).
+One has the token ids of the system message and tools that most conversations with a model begin with, never of a user's
+text; the other has digests of the lines of system messages that move (stable_prefix.py).
 """
 
 import json
@@ -31,7 +31,7 @@ class HeadFile:
         self._path = folder / NAME
 
     def take(self, model: str) -> StoredHead | None:
-        """The head of this model. It is gone from the file until it is put back: an engine that dies of it comes up."""
+        """Take the head of this model out of the file. If it crashes the engine, the next start does without it."""
         heads = self._read()
         found = heads.pop(model, None)
         if found is not None:

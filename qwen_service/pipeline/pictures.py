@@ -1,4 +1,4 @@
-"""Whether a model sees, and how many and how large pictures it is given; looked at before any engine decodes one."""
+"""Checks pictures before an engine decodes them: whether the model sees, their number, their size."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ VISION = "vision"
 
 @dataclass(frozen=True, slots=True)
 class PictureBounds:
-    """Of one request; pixels and bytes of each picture."""
+    """The bounds: number of pictures in a request, pixels and bytes of each."""
 
     count: int = 16
     bytes: int = 4_194_304
@@ -23,7 +23,7 @@ class PictureBounds:
 def check_pictures(
     request: ChatRequest, model: ServedModel, bounds: PictureBounds, installed: Callable[[], Sequence[InstalledModel]]
 ) -> None:
-    """Raises Unsupported, which names models here that see, or RequestTooLarge."""
+    """Check the pictures. Raises Unsupported, which names installed models that see, or RequestTooLarge."""
     pictures = [image for message in request.messages for image in message.images]
     if not pictures:
         return

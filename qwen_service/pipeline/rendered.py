@@ -1,19 +1,19 @@
-"""A rendered prompt, tokenized; or estimated, where it is so long that counting its tokens would take seconds."""
+"""A rendered prompt: tokenized; or, when it is clearly too long, its estimated number of tokens."""
 
 from dataclasses import dataclass
 
 from qwen_service.engine import ModelText
 from qwen_service.runtime import PromptParts, Spelled
 
-HOPELESS_BYTES_PER_TOKEN = 16  # text this long is not tokenized to learn that it does not fit; usual are 2 to 5
-_CHEAP = 100_000  # characters; tokenized in about 0.1 s, whatever they are
+HOPELESS_BYTES_PER_TOKEN = 16  # a text with more bytes per token of room than this cannot fit; usual are 2 to 5
+_CHEAP = 100_000  # characters that are tokenized in about 0.1 s, whatever they are
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """`ending` is its last text; `estimate` the number of tokens of what was not counted, and has no ids.
+    """The prompt. `ending` is its last text; `estimate`: number of tokens of a prompt that was not tokenized.
 
-    `beside` is the room in tokens for what is no text: pictures.
+    `beside`: tokens reserved for pictures.
     """
 
     ids: list[int]
@@ -28,18 +28,18 @@ class Rendered:
 
 
 async def count_or_encode(text: ModelText, parts: PromptParts, most: int) -> Rendered:
-    """`most` is how many tokens fit. A core shall not work for seconds to learn how far beyond it 4 MB of text are."""
+    """Tokenize, or estimate a text that is clearly longer than `most` tokens: tokenizing 4 MB would take seconds."""
     size, enough = _characters(parts), HOPELESS_BYTES_PER_TOKEN * most
     if size > max(_CHEAP, 4 * enough):
         beginning = _beginning(parts, enough)
         tokens = len(await text.tokenizer.encode(beginning))
-        if tokens > 2 * most:  # so far beyond it that how the beginning is cut off cannot matter
+        if tokens > 2 * most:  # so much too long that the first cut does not matter
             return Rendered([], _ending(text, parts), estimate=round(tokens * size // _characters(beginning), -3))
     return Rendered(await text.tokenizer.encode(parts), _ending(text, parts))
 
 
 def _ending(text: ModelText, parts: PromptParts) -> str:
-    """The last text of a prompt, special tokens spelled out: it tells whether the reply starts inside <think>."""
+    """The last text of a prompt, with special tokens by name. It shows whether the reply starts inside <think>."""
     return text.template.spell(parts[-4:])[-64:]
 
 

@@ -1,4 +1,4 @@
-"""Whose turn it is: one bounded line in front of all slots, in the order that fairness.py tells."""
+"""Gives out turns: one bounded line for all slots, in the order of fairness.py."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ from qwen_service.runtime import Prompt
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """The right to generate once on `engine`, which is the one of `place`. `waited` is in seconds."""
+    """The right to generate once on `engine`, the engine of `place`. `waited` is in seconds."""
 
     engine: Engine
     waited: float
@@ -38,17 +38,19 @@ class _Waiter:
 
 
 class Scheduler:
-    """`paused_reason` tells why an engine gets no new work now (its card is hot), or "" when nothing speaks against it."""
+    """The scheduler. `paused_reason(engine)`: why it gets no new work now, such as a hot card; "" when it may."""
 
     def __init__(self, room: WaitingRoom, *, paused_reason: Callable[[Engine], str] = lambda _: "") -> None:
         self._room = room
         room.in_line = lambda: len(self._waiting)
         self._paused_reason = paused_reason
         self._order = FairOrder()
-        self._waiting: list[_Waiter] = []  # as they came
+        self._waiting: list[_Waiter] = []  # in order of arrival
         self._running: dict[Supervisor, int] = {}
         self._warming: set[Supervisor] = set()
-        self.on_late_release: Callable[[], None] = lambda: None  # a slot was held for longer than its turn
+        self.on_late_release: Callable[[], None] = lambda: (
+            None
+        )  # called when a slot becomes free later than its turn ended
 
     @property
     def waiting(self) -> int:
@@ -60,12 +62,12 @@ class Scheduler:
 
     @asynccontextmanager
     async def turn(self, model: ServedModel, prompt: Prompt, patience: Patience | None = None) -> AsyncIterator[Turn]:
-        """Wait for a slot and hold it. Raises QueueFull, QueueTimeout, or what became of the model."""
+        """Wait for a slot and hold it. Raises QueueFull, QueueTimeout, or the reason why the model is gone."""
         started = time.monotonic()
         supervisor = await self._acquire(model, prompt, patience or self._room.arrive())
         engine = supervisor.engine
         try:
-            if engine is None:  # it died between the grant and now
+            if engine is None:  # the engine died after the grant
                 raise Died(f"{model.name} stopped before the reply began: {supervisor.last_error}")
             try:
                 yield Turn(engine, time.monotonic() - started, supervisor)
@@ -82,9 +84,9 @@ class Scheduler:
 
     @contextmanager
     def idle_turn(self, place: Supervisor) -> Iterator[Engine | None]:
-        """For work that nobody waits for: the engine, or None where anybody runs or waits, or it is to have no work.
+        """Take an idle engine for work that nobody waits for; None when requests run or wait, or the engine is paused.
 
-        A request that arrives meanwhile waits for the end of it where the engine has one slot only.
+        A request that arrives meanwhile waits for the end of that work when the engine has only one slot.
         """
         if not self.is_idle(place):
             yield None
@@ -102,7 +104,7 @@ class Scheduler:
             pass
 
     def _settle(self, waiter: _Waiter) -> bool:
-        """Whether the line has changed: each turn given changes who is next."""
+        """Grant one turn, if possible. Returns whether the line has changed."""
         if waiter.granted.done():  # its client has just left
             return False
         if (reason := waiter.model.out_of_service()) is not None:
@@ -132,7 +134,7 @@ class Scheduler:
             raise
 
     def _bound(self) -> None:
-        present = [waiter for waiter in self._waiting if not waiter.granted.done()]  # the others have just left
+        present = [waiter for waiter in self._waiting if not waiter.granted.done()]  # granted ones are on their way out
         if len(present) > self._room.places_in_line:
             self._refuse(surplus(present), self._queue_full())
 
@@ -153,12 +155,12 @@ class Scheduler:
             ) from None
 
     def _held_back(self, model: ServedModel) -> str:
-        """The reasons, where engines are; the others were busy all the time."""
+        """The reasons why engines are paused; the other engines were busy all the time."""
         running = [supervisor.engine for supervisor in model.supervisors if supervisor.engine is not None]
         return " ".join(filter(None, map(self._paused_reason, running)))
 
     def _give_back(self, waiter: _Waiter) -> None:
-        """A client leaves the line; a slot granted in that very moment must not be lost."""
+        """Leave the line, and return a slot that was granted in that very moment."""
         if waiter in self._waiting:
             self._waiting.remove(waiter)
         granted = waiter.granted
@@ -166,7 +168,7 @@ class Scheduler:
             self._release(granted.result())
 
     def _release_at_rest(self, supervisor: Supervisor, engine: Engine | None) -> None:
-        """At once, or when what cannot be stopped has ended: nobody waits for that, but the slot is not free before."""
+        """Free the slot: at once, or when work that cannot be stopped has ended. The caller does not wait for that."""
         rest = engine.runtime.still_running() if engine is not None else None
         if rest is None:
             self._release(supervisor)
@@ -185,10 +187,10 @@ class Scheduler:
         self.dispatch()
 
     def _best_place(self, waiter: _Waiter) -> Supervisor | None:
-        """Of the engines with a free slot: the one whose KV cache holds most of the prompt, then the idlest.
+        """Choose an engine with a free slot: the one whose KV cache holds most of the prompt, then the one idle longest.
 
-        A card holds one conversation: where nothing can be reused, the one that rested longest is given up. One that
-        works holds what it works on; no other conversation gains by waiting for it.
+        A card holds one conversation: when nothing can be reused, the least recently used one is replaced. Waiting for a busy
+        card gains nothing: by the time it is free, its cache holds the other conversation.
         """
         free = [
             supervisor
@@ -206,6 +208,6 @@ class Scheduler:
         return max(free, key=merit, default=None)
 
     def _retry_after(self) -> float:
-        """Seconds: about what a place in the line has cost lately, within reason."""
+        """Seconds to wait, from the recent time per place in the line, within bounds."""
         oldest = self._waiting[0].since if self._waiting else time.monotonic()
         return min(60.0, max(1.0, time.monotonic() - oldest))

@@ -1,9 +1,9 @@
-"""Keeps the beginning of prompts the same where a clock stands in it: its line moves behind, next to the question.
+"""Keeps the beginning of prompts constant when it contains a clock: the clock's line moves next to the question.
 
-A KV cache can be continued only from the first id on. A system message that begins with the time of day is another one
-with each request, and nothing after it could be reused. A line of a leading system message moves when it holds a time or
-a date, and when it has been seen to change in nothing but digits. It is then shown directly before the last message
-of the user, and stays there in later turns, so that a continued conversation still goes on with what the cache holds.
+A KV cache can be reused only up to the first id that differs. A system message that begins with the time of day differs
+in each request, so nothing after it could be reused. A line of a leading system message moves when it contains a time or
+a date and was seen to change in digits only. It is then shown directly before the last message
+of the user, and stays there in later turns, so that a continued conversation still matches the cache.
 
 Text in, text out. Lines and questions are kept in memory only.
 """
@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 
 from qwen_service.chat import ChatRequest, Message
 
-LONGEST_LINE = 300  # characters; a whole prompt in one line stays where it is
+LONGEST_LINE = 300  # characters; longer lines never move
 REMEMBERED = 1024  # lines, and questions
 MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
 TIME_OR_DATE = re.compile(
@@ -33,22 +33,22 @@ V = TypeVar("V")
 
 
 class StablePrefix:
-    """One for the service: whoever sends a line, it is a clock for all.
+    """Moves the lines. One object serves all clients: a line that is a clock for one is a clock for all.
 
-    `moving`: digests of the lines that move, without their digits. `on_learned` is given all of them when one more is.
+    `moving`: digests of the lines that move, taken without their digits. `on_learned` is called with all when one is added.
     """
 
     def __init__(self, moving: Iterable[str] = (), on_learned: Callable[[list[str]], None] = lambda _: None) -> None:
         self._moving = list(moving)
         self._on_learned = on_learned
-        self._lines: _Recent[str] = _Recent()  # by digest: the last that was seen
-        self._shown: _Recent[str] = _Recent()  # by a conversation up to a question: what was shown before that
+        self._lines: _Recent[str] = _Recent()  # digest -> the line as last seen
+        self._shown: _Recent[str] = _Recent()  # digest of a conversation up to a question -> the lines shown before it
 
     def applied(self, request: ChatRequest, *, late_system: bool, only_count: bool = False) -> ChatRequest:
-        """The request as it is to be rendered; `moved_lines` of it says how many lines have moved.
+        """The request to render. Its `moved_lines` counts the lines that were moved.
 
-        `late_system`: the model's template takes a system message behind others; else the lines head the question.
-        `only_count`: nothing is remembered of this request.
+        `late_system`: the template shows a later system message; otherwise the lines are put at the head of the question.
+        `only_count`: remember nothing of this request.
         """
         questions = [place for place, message in enumerate(request.messages) if message.role == "user"]
         if request.prompt is not None or not questions:
@@ -62,7 +62,7 @@ class StablePrefix:
         return replace(request, messages=messages, moved_lines=len(moved))
 
     def _split(self, leading: Sequence[Message], *, remember: bool) -> tuple[list[Message], list[str]]:
-        """The leading system messages without the lines that move, and these."""
+        """Part the leading system messages: without the lines that move, and those lines."""
         stable: list[Message] = []
         moved: list[str] = []
         for message in leading:
@@ -101,7 +101,7 @@ class StablePrefix:
                 key = digest.digest().hex()
                 known = self._shown.get(key)
                 lines = known or ""
-                if place == last and (known is None or last == len(rest) - 1):  # else its reply has begun already
+                if place == last and (known is None or last == len(rest) - 1):  # otherwise its reply has begun already
                     lines = now
                     if remember and now:
                         self._shown.put(key, now)
@@ -110,7 +110,7 @@ class StablePrefix:
 
 
 class _Recent(Generic[V]):
-    """The entries that were used last."""
+    """A bounded mapping that keeps the entries used last."""
 
     def __init__(self) -> None:
         self._entries: OrderedDict[str, V] = OrderedDict()

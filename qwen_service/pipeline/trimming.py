@@ -1,8 +1,8 @@
-"""Where a conversation that is too long may be cut.
+"""Finds the places where a conversation that is too long may be cut.
 
-What is dropped: the oldest turns. What never is: system messages, and the last user message with all that follows
-it. A turn is a user message with everything up to the next one, so a tool result is never separated from its call. What
-the service has put before a user message (stable_prefix.py) goes with it.
+The oldest turns are dropped; system messages never are, nor the last user message with everything after
+it. A turn is a user message with everything up to the next one, so a tool result is never separated from its call. Lines
+that stable_prefix.py put before a user message belong to its turn.
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from qwen_service.chat import IMAGE_TOKENS, Message
 
 Turn = list[Message]
 _BYTES_PER_TOKEN = 4
-_BYTES_AROUND_A_MESSAGE = 20  # that a template adds: role, tags, newlines
+_BYTES_AROUND_A_MESSAGE = 20  # role, tags and newlines that a template adds
 
 
 class Cut(NamedTuple):
-    turns: int  # that are dropped, the oldest
+    turns: int  # number of oldest turns that are dropped
     bytes_left: int
 
 
@@ -32,10 +32,10 @@ def turns_of(messages: Sequence[Message]) -> list[Turn]:
 
 
 def cuts(turns: Sequence[Turn], budget: int) -> list[Cut]:
-    """From none to all turns but the last: where the dropped text passes a multiple of the step.
+    """All cuts, from none to all turns but the last, at the turns where the dropped text passes a multiple of the step.
 
-    These places do not move while a conversation grows, so a cut stays where it is for several turns and the KV
-    cache still matches. The step is a quarter of the budget of tokens, a token being four bytes.
+    These places stay the same while a conversation grows, so one cut serves several turns and the KV
+    cache keeps matching. The step is a quarter of the budget of tokens, with four bytes per token.
     """
     step = max(1, budget)
     sizes = [_size(turn) for turn in turns]
@@ -54,7 +54,7 @@ def without_oldest(turns: Sequence[Turn], number: int) -> tuple[Message, ...]:
 
 
 def _size(turn: Turn) -> int:
-    """Bytes that dropping it saves: needs no tokenizer, and never changes."""
+    """The size of a message in bytes, which needs no tokenizer."""
     return sum(
         len(message.content.encode(errors="replace"))
         + sum(len(call.arguments) for call in message.tool_calls)

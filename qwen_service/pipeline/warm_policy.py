@@ -1,8 +1,8 @@
-"""What the KV cache of an idle engine should hold, judged by what has been asked so far. IO-free.
+"""Decides what the KV cache of an idle engine should hold, from the requests seen so far. IO-free.
 
-One policy per engine. It is told of each request that gets a turn and of each end of a reply, and weighs two guesses
-about the next request: it goes on with the last conversation, or it begins another one with a head that it knows. A
-head is what stands before the first message of a user: system messages and tools.
+There is one policy per engine. It is told of each request that gets a turn and of each end of a reply, and weighs two guesses
+about the next request: it continues the last conversation, or it begins another one with a known head. A
+head is everything before the first message of a user: system messages and tools.
 """
 
 from collections import OrderedDict, deque
@@ -14,17 +14,17 @@ from typing import Literal
 Ids = tuple[int, ...]
 Head = bytes  # digest of system messages, tools and what else a template shows with them
 
-REMEMBERED = 8  # requests; what was longer ago says little about the next one
+REMEMBERED = 8  # recent requests; older ones say little about the next
 HEADS = 16
-ENOUGH = 2  # requests that must have begun with a head before it is worth something
-UNKNOWN_RHYTHM = 60.0  # seconds without a word after which a conversation is taken to be over
+ENOUGH = 2  # conversations that must have begun with a head before it counts
+UNKNOWN_RHYTHM = 60.0  # seconds of silence after which a conversation counts as over
 SHORTEST_RHYTHM = 20.0  # seconds
-ALMOST_NEVER = 0.02  # the chance that a conversation goes on that is taken to be over
+ALMOST_NEVER = 0.02  # the chance that a conversation which counts as over goes on
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """Something that the cache could hold. `held`: it does."""
+    """A prefix that the cache could hold. `held`: it already does."""
 
     kind: Literal["conversation", "head"]
     size: int  # ids
@@ -34,19 +34,25 @@ class Option:
 
 @dataclass(slots=True)
 class WarmPolicy:
-    """Times are seconds of one clock, whichever it is."""
+    """The policy of one engine. All times are seconds of one monotonic clock."""
 
-    _outcomes: deque[Head | None] = field(default_factory=lambda: deque(maxlen=REMEMBERED))  # None: it went on
-    _gaps: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))  # from a reply to the next request
-    _rhythm: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))  # those within a conversation
-    _heads: OrderedDict[Head, int] = field(default_factory=OrderedDict)  # with the number of their conversations
+    _outcomes: deque[Head | None] = field(
+        default_factory=lambda: deque(maxlen=REMEMBERED)
+    )  # None: the request continued the conversation
+    _gaps: deque[float] = field(
+        default_factory=lambda: deque(maxlen=REMEMBERED)
+    )  # seconds from a reply to the next request
+    _rhythm: deque[float] = field(
+        default_factory=lambda: deque(maxlen=REMEMBERED)
+    )  # seconds between turns of one conversation
+    _heads: OrderedDict[Head, int] = field(default_factory=OrderedDict)  # head -> number of its conversations
     _asked: bool = False
     _ended: float | None = None
 
     def arrived(self, head: Head, now: float, *, goes_on: bool, varies: bool = False) -> None:
-        """A request has got its turn. `goes_on`: with the conversation of the request before.
+        """Note that a request has got its turn. `goes_on`: it continues the conversation of the request before.
 
-        `varies`: the head was made the same as others, of which at least one has come before.
+        `varies`: stable_prefix.py made this head equal to an earlier one.
         """
         if self._asked:
             self._outcomes.append(None if goes_on else head)
@@ -65,26 +71,26 @@ class WarmPolicy:
         self._ended = now
 
     def expect(self, head: Head) -> None:
-        """It was used most before the service stopped."""
+        """Expect this head, which was used most before the service stopped."""
         self._heads.setdefault(head, ENOUGH)
 
     @property
     def common_heads(self) -> list[Head]:
-        """Those that enough conversations have begun with; the most used first."""
+        """The heads that enough conversations have begun with, the most used first."""
         return sorted((h for h, count in self._heads.items() if count >= ENOUGH), key=lambda h: -self._heads[h])
 
     def is_over(self, now: float) -> bool:
-        """The last conversation has been quiet for longer than its rhythm."""
+        """Whether the last conversation has been quiet for longer than its rhythm."""
         return self._ended is not None and now - self._ended >= self._patience
 
     def next_look(self, now: float) -> float | None:
-        """Seconds until it may judge otherwise although nothing has happened; None: never."""
+        """Seconds until the choice may change although nothing happens; None: never."""
         if self._ended is None or self.is_over(now):
             return None
         return self._ended + self._patience - now
 
     def choose(self, options: Sequence[Option], now: float, *, seconds_per_id: float) -> Option | None:
-        """The option to prefill now; None where the cache is best left as it is."""
+        """Choose the option to prefill now; None: leave the cache as it is."""
         chances = {option: self._chance(option, now) for option in options}
         best = max(options, key=lambda option: chances[option] * option.size, default=None)
         if best is None or best.held or not best.size:
@@ -96,7 +102,7 @@ class WarmPolicy:
         return max(SHORTEST_RHYTHM, 3 * max(self._rhythm)) if self._rhythm else UNKNOWN_RHYTHM
 
     def _chance(self, option: Option, now: float) -> float:
-        """That the next request begins so; with little seen it is about one half."""
+        """The chance that the next request begins with this; about one half when little was seen."""
         if option.kind == "conversation":
             if self.is_over(now):
                 return ALMOST_NEVER
@@ -107,7 +113,8 @@ class WarmPolicy:
         return (counted.count(option.head) + 1) / (len(counted) + 2)
 
     def _pays(self, chance: float, seconds: float) -> bool:
-        """A request that needs just this loses nothing by waiting for the rest of it; any other waits for nothing."""
+        """Whether prefilling saves more than it costs: a request that needs just this loses nothing by waiting for its end; any
+        other request waits in vain."""
         disturbed = min(1.0, seconds / max(median(self._gaps), 0.1)) if self._gaps else 0.5
         return chance * seconds > (1 - chance) * disturbed * seconds / 2
 

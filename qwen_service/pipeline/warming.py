@@ -1,8 +1,8 @@
-"""Prefills what the next request will most probably begin with, while nobody waits.
+"""Prefills the most probable beginning of the next request while the engine is idle.
 
 After each reply, and when an engine comes up, the policy of that engine (warm_policy.py) is asked what its KV cache
-should hold. The ids are those that a next request would really begin with: two requests that differ only in the text of
-their next message are rendered, and what their prompts have in common is prefilled.
+should hold. The ids are found by rendering: two possible next requests that differ only in the text of
+their last message are rendered, and the common beginning of their prompts is prefilled.
 """
 
 import asyncio
@@ -28,15 +28,15 @@ from qwen_service.runtime import Prompt
 
 log = logging.getLogger(__name__)
 
-PROBES = ("a", "1")  # texts of a next message that have no token in common
-LITTLE = 64  # ids: what lacks so much of being held is as good as held
+PROBES = ("a", "1")  # texts of the next message, with no token in common
+LITTLE = 64  # ids; a prefix that lacks fewer counts as held
 SHORTEST_HEAD = 32  # ids; one step of a card computes 128
-SECONDS_PER_ID = 0.01  # of a prefill, until one was measured: a card's
+SECONDS_PER_ID = 0.01  # prefill time of a card, until one was measured
 
 
 @dataclass(slots=True)
 class Exchange:
-    """A request and what its client has seen of the reply. `remembered`: as the ids that were generated."""
+    """A request, and the reply as far as its client has seen it. `remembered`: its generated ids are known."""
 
     model: ServedModel
     prompt: Prompt
@@ -48,7 +48,7 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Warm:
-    """What an engine's cache was last made to hold."""
+    """The prefix that an engine's cache was last made to hold."""
 
     kind: str
     tokens: int
@@ -56,7 +56,7 @@ class Warm:
 
 @dataclass(frozen=True, slots=True)
 class WarmCounts:
-    """Since the service has started. `hits`: requests that began with what had been prefilled for them."""
+    """Counts since the start of the service. `hits`: requests that began with a prefix that had been prefilled."""
 
     conversations: int = 0
     heads: int = 0
@@ -67,13 +67,13 @@ class WarmCounts:
 @dataclass(eq=False, slots=True)
 class _Place:
     policy: WarmPolicy = field(default_factory=WarmPolicy)
-    engine: Engine | None = None  # the one that was looked at
-    exchange: Exchange | None = None  # the last one
+    engine: Engine | None = None  # the engine that was examined last
+    exchange: Exchange | None = None  # the last exchange
     warm: Warm | None = None
-    tried: set[Ids] = field(default_factory=set)  # since the last request
-    samples: dict[Head, ChatRequest] = field(default_factory=dict)  # one request for each head
-    heads: dict[Head, Ids] = field(default_factory=dict)  # empty: too short, or not to be had
-    stored: Head = b""  # that stands in the file
+    tried: set[Ids] = field(default_factory=set)  # prefixes tried since the last request
+    samples: dict[Head, ChatRequest] = field(default_factory=dict)  # head -> one request that began with it
+    heads: dict[Head, Ids] = field(default_factory=dict)  # head -> its ids; empty: too short, or it failed
+    stored: Head = b""  # the head in the file
     seconds_per_id: float = SECONDS_PER_ID
 
 
@@ -98,7 +98,7 @@ class Warmer:
             await asyncio.wait({self._task})
 
     def nudge(self) -> None:
-        """Something has changed: a reply has ended, an engine has come up."""
+        """Look at the engines soon: a reply has ended, or an engine has come up."""
         self._changed.set()
 
     def warm(self, supervisor: Supervisor) -> Warm | None:
@@ -109,7 +109,9 @@ class Warmer:
         place = self._place(supervisor)
         place.tried = set()
         request = exchange.prompt.request
-        if request.priority == "background":  # a title for the conversation, say: what comes next is that one again
+        if (
+            request.priority == "background"
+        ):  # such as a title for the conversation: the next request continues that conversation
             return
         before = place.exchange.prompt.request if place.exchange is not None else None
         goes_on = before is not None and request.messages[: len(before.messages)] == before.messages
@@ -140,7 +142,7 @@ class Warmer:
             self._changed.clear()
             try:
                 pause = await self._look_at_all()
-            except Exception:  # a fault here must cost nobody a reply, and no later warming
+            except Exception:  # a fault here must not disturb replies or later warmings
                 log.exception("warming failed")
                 pause = None
             with suppress(TimeoutError):
@@ -148,7 +150,7 @@ class Warmer:
                     await self._changed.wait()
 
     async def _look_at_all(self) -> float | None:
-        """Seconds until the next look that is due although nothing happens."""
+        """Look at all engines. Returns the seconds until the next look that is due although nothing happens."""
         model = self._models.current
         supervisors = model.supervisors if model is not None else ()
         self._places = {place: state for place, state in self._places.items() if place in supervisors}
@@ -205,7 +207,7 @@ class Warmer:
         return found
 
     async def _conversation(self, model: ServedModel, engine: Engine, exchange: Exchange) -> tuple[Ids, bool]:
-        """How the client's next request will begin, if it goes on, and whether that is held."""
+        """The beginning of the client's next request, if it continues, and whether the cache holds it."""
         request, reply = exchange.prompt.request, exchange.reply
         known = (*exchange.prompt.token_ids, *exchange.reply_ids)
         if exchange.remembered and _holds(engine, known, lacking=LITTLE):
@@ -218,7 +220,7 @@ class Warmer:
     async def _beginning(
         self, model: ServedModel, engine: Engine, request: ChatRequest, messages: Sequence[Message]
     ) -> Ids:
-        """The ids that every prompt begins with which goes on from these messages with one of the user."""
+        """The ids with which every prompt begins that continues these messages with a message of the user."""
         moved = any(message.moved for message in request.messages)
         probes = [replace(request, messages=(*messages, *_question(text, moved=moved))) for text in PROBES]
         try:
@@ -226,9 +228,9 @@ class Warmer:
                 (await self._sessions.fit(model, engine.text, engine.limits, probe)).prompt.token_ids
                 for probe in probes
             ]
-        except ServiceError:  # too long, or nothing that the template takes
+        except ServiceError:  # too long, or refused by the template
             return ()
-        return common_beginning(one, other)[:-1]  # its last one may melt into the text that follows
+        return common_beginning(one, other)[:-1]  # the last id may merge with the text that follows
 
     async def _prefill(
         self, model: ServedModel, supervisor: Supervisor, place: _Place, choice: Option, ids: Ids
@@ -243,7 +245,7 @@ class Warmer:
                     return
             except RuntimeFailure as failure:
                 log.warning("warming %s failed: %s", supervisor.name, failure.message)
-                place.heads[choice.head] = ()  # an engine that dies of it must not be given it again
+                place.heads[choice.head] = ()  # set first: a head that crashes the engine must not be tried again
                 return
             seconds = time.monotonic() - started
         place.warm = Warm(choice.kind, len(ids))
@@ -270,7 +272,7 @@ class Warmer:
 
 
 def _is_conversation(request: ChatRequest) -> bool:
-    """Not what is rendered in a way of its own: raw prompts, continued replies, promised forms, pictures."""
+    """Whether it is an ordinary conversation: no raw prompt, continued reply, promised form or picture."""
     in_words = not any(message.images for message in request.messages)
     return in_words and request.prompt is None and not request.continues and request.response_format is None
 
@@ -281,13 +283,13 @@ def _holds(engine: Engine, ids: Ids, *, lacking: int) -> bool:
 
 
 def _leading(request: ChatRequest) -> tuple[Message, ...]:
-    """The system messages that it begins with."""
+    """The leading system messages."""
     ends = (at for at, message in enumerate(request.messages) if message.role != "system" or message.moved)
     return request.messages[: next(ends, len(request.messages))]
 
 
 def _question(text: str, *, moved: bool) -> tuple[Message, ...]:
-    """`moved`: with lines before it that have moved there."""
+    """Make the next question. `moved`: put moved lines before it."""
     asked = Message("user", text)
     return (Message("system", text, moved=True), asked) if moved else (asked,)
 
@@ -298,7 +300,7 @@ def _without_question(messages: Sequence[Message]) -> tuple[Message, ...]:
 
 
 def _head(model: ServedModel, request: ChatRequest) -> Head:
-    """Equal for requests that are rendered alike up to their first message of a user."""
+    """Digest that is equal for requests with the same rendering up to the first message of a user."""
     tools = [[tool.name, tool.description, tool.parameters] for tool in request.tools]
     shown = [model.name, tools, request.template_kwargs, request.thinking, request.prompt is None]
     said = [[message.role, message.content] for message in _leading(request)]

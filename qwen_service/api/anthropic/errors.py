@@ -62,7 +62,7 @@ def error_body(error: errors.ServiceError) -> dict[str, Any]:
 
 
 def _message(error: errors.ServiceError) -> str:
-    """Claude Code reads both numbers out of this sentence and tells them to its user."""
+    """The message. Claude Code reads both numbers out of this sentence and shows them."""
     if isinstance(error, errors.PromptTooLong) and error.tokens and error.maximum:
         return f"prompt is too long: {error.tokens} tokens > {error.maximum} maximum"
     return error.message

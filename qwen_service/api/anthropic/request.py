@@ -10,7 +10,7 @@ from qwen_service.chat import ChatRequest, Image, JsonFormat, Message, NamedTool
 from qwen_service.errors import InvalidRequest, RequestTooLarge, Unsupported
 from qwen_service.text.json_schema import SchemaBudget
 
-# Claude Code's first system block. It differs in each request, so nothing after it could be reused from the KV cache.
+# Claude Code's first system block. It differs in each request, which would make the KV cache useless after it.
 BILLING_HEADER = "x-anthropic-billing-header:"
 THINKING = {"enabled": True, "disabled": False, "adaptive": None}
 
@@ -49,7 +49,7 @@ def message_request(body: MessagesBody, request_id: str, *, max_messages: int) -
 
 
 def skipped_tools(body: CountTokensBody) -> tuple[str, ...]:
-    """Anthropic's own tools, which only its servers or the client's code can describe."""
+    """The names of Anthropic's own tools, which are skipped: only its servers or the client's code can describe them."""
     return tuple(f"tools.{tool.name}" for tool in body.tools or () if not _is_function(tool))
 
 
@@ -58,7 +58,7 @@ def _is_function(tool: ToolSpec) -> bool:
 
 
 def _is_open(last: Message) -> bool:
-    """A conversation that ends with text of the assistant: the reply goes on with it."""
+    """Whether the conversation ends with text of the assistant, which the reply then continues."""
     return last.role == "assistant" and bool(last.content) and not last.tool_calls
 
 
@@ -87,7 +87,7 @@ def _assistant(blocks: Sequence[Block], where: str) -> Message:
             case "thinking":
                 reasoning.append(block.thinking or "")
             case "redacted_thinking":
-                pass  # encrypted by Anthropic: nobody else can read it
+                pass  # encrypted by Anthropic, unreadable for others
             case "tool_use":
                 calls.append(_call(block, place))
             case _:
@@ -102,7 +102,7 @@ def _call(block: Block, where: str) -> ToolCall:
 
 
 def _user_or_system(message: InputMessage, blocks: Sequence[Block], where: str) -> Iterator[Message]:
-    """Texts and pictures in a row are one message; each tool result is one of its own, in the order of the blocks."""
+    """Convert the blocks in their order: adjacent texts and pictures become one message, each tool result its own message."""
     texts: list[str] = []
     images: list[Image] = []
     for index, block in enumerate(blocks):
@@ -126,7 +126,7 @@ def _image(block: Block, where: str) -> Image:
     if source is None or source.type not in ("base64", "url"):
         raise Unsupported(f"{where}: a picture is taken as base64 only", param=f"{where}.source")
     if source.type == "url":
-        return from_url(source.url or "", f"{where}.source")  # which says why not, unless it is a data: URI
+        return from_url(source.url or "", f"{where}.source")  # raises, with the reason, unless it is a data: URI
     return from_base64(source.data or "", f"{where}.source")
 
 
@@ -137,7 +137,7 @@ def _tool_result(block: Block, where: str) -> Message:
     if not isinstance(content, str):
         content = "".join(_text(part, f"{where}.content[{index}]") for index, part in enumerate(content))
     if block.is_error:
-        content = f"Error: {content}"  # templates have no other place for it
+        content = f"Error: {content}"  # templates have no other place for the flag
     return Message("tool", content, tool_call_id=block.tool_use_id)
 
 

@@ -13,7 +13,7 @@ from qwen_service.engines.manager import ModelManager
 
 
 async def message(request_id: str, events: Events, headers: ReplyHeaders) -> dict[str, Any]:
-    """The whole reply as one object."""
+    """Make the message object of a whole reply."""
     blocks: list[dict[str, Any]] = []
     reply = _empty(request_id, "", Usage())
     async for _, event in events:
@@ -45,7 +45,7 @@ class MessageEvents:
         self._id = request_id
         self._headers = headers
         self._index = -1
-        self._open = ""  # type of the open block
+        self._open = ""  # type of the open content block; empty: none is open
 
     async def encode(self, events: Events) -> AsyncGenerator[bytes, None]:
         started = False
@@ -90,7 +90,7 @@ class MessageEvents:
 
 
 def usage_object(usage: Usage) -> dict[str, int]:
-    """`input_tokens` leaves out what the KV cache held, as Anthropic counts it."""
+    """The usage object. As Anthropic counts, `input_tokens` leaves out the tokens that the KV cache held."""
     return {
         "input_tokens": usage.prompt_tokens - usage.cached_tokens,
         "cache_creation_input_tokens": 0,

@@ -19,7 +19,7 @@ from qwen_service.service import Service
 
 
 class AnthropicsOnly(JsonRoute):
-    """A route for requests of Anthropic's clients; those of others go on to the next route with this path."""
+    """A route that matches requests of Anthropic's clients only; others fall through to the next route with this path."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         if scope["type"] == "http" and dialect_of(scope) != "anthropic":

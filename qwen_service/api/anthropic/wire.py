@@ -1,6 +1,6 @@
 """The request bodies of Anthropic's Messages API that the service reads, as pydantic models.
 
-Fields that are not here are accepted and ignored. docs/api.md lists what becomes of each field, and a test compares
+Fields that are not here are accepted and ignored. docs/api.md says how each field is treated, and a test compares
 that list with these models.
 """
 
@@ -23,7 +23,7 @@ class ErrorReply(Wire):
 
 
 class Source(Wire):
-    """Of an image block."""
+    """The source of an image block."""
 
     type: str = Field("", max_length=64)
     media_type: str | None = Field(None, max_length=64, description="Ignored: the picture's own bytes tell.")
@@ -56,7 +56,7 @@ class InputMessage(Wire):
 
 
 class ToolSpec(Wire):
-    """A tool with a `type` other than custom is one of Anthropic's own, has no schema, and is skipped."""
+    """A tool. One with a `type` other than custom is Anthropic's own: it has no schema and is skipped."""
 
     type: str | None = Field(None, pattern=r"^[a-zA-Z0-9_.:-]{1,128}$")
     name: str = Field(pattern=r"^[a-zA-Z0-9_.:-]{1,128}$")
@@ -84,7 +84,7 @@ class OutputConfig(Wire):
 
 
 class CountTokensBody(Wire):
-    """What the prompt is made of."""
+    """The fields that make the prompt."""
 
     model: Name | None = None
     messages: Messages[InputMessage] = Field(min_length=1)
@@ -105,7 +105,7 @@ class MessagesBody(CountTokensBody):
     top_k: Annotated[int, Field(ge=-1, le=1_000_000)] | None = None
 
 
-# For /docs: what the routes answer beside their replies.
+# For /docs: further answers of the routes.
 ERRORS: dict[int | str, dict[str, Any]] = {"default": {"model": ErrorReply, "description": "Why not; docs/api.md"}}
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {

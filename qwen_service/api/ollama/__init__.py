@@ -1,1 +1,1 @@
-"""The Ollama API: what its clients send and get, over the same pipeline as every other dialect."""
+"""The Ollama API, over the same pipeline as the other dialects."""

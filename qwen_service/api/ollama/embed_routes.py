@@ -29,7 +29,9 @@ def add_embed_routes(router: APIRouter, service: Service) -> None:
     @router.post("/api/embeddings", summary="The vector of one text (older form)")
     async def embeddings(body: EmbeddingsBody) -> Response:
         async def whole() -> Response:
-            texts = [body.prompt] if body.prompt else []  # no text, no vector: clients load the model so
+            texts = (
+                [body.prompt] if body.prompt else []
+            )  # without a text there is no vector: clients load the model that way
             embedded = await service.embeddings.embed(body.model, texts, truncate=True)
             return json_response({"embedding": embedded.vectors[0] if embedded.vectors else []})
 

@@ -7,7 +7,7 @@ from qwen_service import errors
 from qwen_service.api.reply import Dialect, entry_of, error_answer
 
 # class -> status. A test demands an entry for every class of the tree. Home Assistant takes 401 and 403 as a wrong
-# key, 429 and 5xx as "try later", and any other 4xx as a mistake in its set-up.
+# key, 429 and 5xx as "try later", and any other 4xx as a faulty configuration.
 TABLE: dict[type[errors.ServiceError], int] = {
     errors.ServiceError: 500,
     errors.RequestError: 400,

@@ -1,4 +1,4 @@
-"""How long a model shall stay loaded: a number of seconds, or Go's notation for durations ("1h30m")."""
+"""Parses keep_alive, the time that a model stays loaded: seconds, or a duration in Go's notation ("1h30m")."""
 
 import re
 
@@ -11,7 +11,7 @@ _WHOLE = re.compile(rf"([+-]?)((?:{_PART.pattern})+|0)")
 
 
 def seconds_of(keep_alive: float | str) -> float:
-    """Anything negative means for ever."""
+    """Convert keep_alive to seconds. Any negative value means for ever."""
     if isinstance(keep_alive, str):
         match = _WHOLE.fullmatch(keep_alive.strip())
         if match is None:

@@ -1,4 +1,4 @@
-"""Ollama's routes about models, and what we do not offer of its API."""
+"""Ollama's routes about models, and the routes that we answer with 501."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -22,7 +22,7 @@ from qwen_service.models.catalog import Catalog, unaliased
 from qwen_service.models.spec import ModelSpec
 from qwen_service.service import Service
 
-API_VERSION = "0.12.11"  # of the Ollama API that this dialect follows; clients refuse servers that are too old
+API_VERSION = "0.12.11"  # version of the Ollama API that we follow; clients refuse servers that are too old
 
 _NOT_OFFERED = {
     "/api/push": "This service uploads nothing.",

@@ -15,7 +15,7 @@ from qwen_service.models.installed import InstalledModel
 from qwen_service.models.personas import Persona
 from qwen_service.models.spec import ModelSpec
 
-# A model stays loaded; clients want a date all the same, and Ollama gives one of this kind for keep_alive -1.
+# A model stays loaded, but clients need a date: Ollama gives one like this for keep_alive -1.
 FOR_EVER = timedelta(days=365 * 100)
 
 
@@ -26,7 +26,7 @@ def tags(models: ModelManager) -> dict[str, Any]:
 
 
 def personas(models: ModelManager, installed: Sequence[InstalledModel]) -> list[tuple[Persona, InstalledModel]]:
-    """Those whose model is installed, with that."""
+    """The personas whose model is installed, each with its model."""
     by_name = {plain_name(name): model for model in installed for name in model.spec.names}
     return [
         (persona, by_name[base]) for persona in models.personas.all() if (base := plain_name(persona.base)) in by_name
@@ -62,7 +62,7 @@ def show(models: ModelManager, name: str) -> dict[str, Any]:
 
 
 def _of_persona(persona: Persona, base: dict[str, Any]) -> dict[str, Any]:
-    """What differs from the model that it stands on."""
+    """The fields of a persona that differ from those of its model."""
     own = [
         (name, one)
         for name, value in persona.parameters.items()
@@ -91,12 +91,12 @@ def find(models: ModelManager, name: str) -> InstalledModel:
 
 
 def not_found(name: str, there_is: str) -> UnknownModel:
-    """With the words that clients look for."""
+    """The error, with the words that clients look for."""
     return UnknownModel(f"model '{name}' not found; installed: {there_is or 'none'}", param="model")
 
 
 def tagged(name: str) -> str:
-    """Ollama's names always have a tag."""
+    """Add `:latest` to a name without a tag: Ollama's names always have one."""
     return name if ":" in name else f"{name}:latest"
 
 

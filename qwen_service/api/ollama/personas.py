@@ -1,4 +1,4 @@
-"""/api/create and /api/copy: what they ask for, as a persona, or why it cannot be."""
+"""Turns the bodies of /api/create and /api/copy into personas, or refuses them with the reason."""
 
 import dataclasses
 from typing import Any
@@ -21,7 +21,7 @@ _REFUSED = {
 
 
 def created(models: ModelManager, catalog: Catalog, body: CreateBody) -> Persona:
-    """Raises InvalidRequest, Unsupported, or UnknownModel."""
+    """Make the persona that /api/create asks for. Make the persona that /api/create asks for. Raises InvalidRequest, Unsupported, or UnknownModel."""
     for name, reason in _REFUSED.items():
         if getattr(body, name):
             raise Unsupported(f"{name} is not supported: {reason}", param=name)
@@ -40,13 +40,13 @@ def created(models: ModelManager, catalog: Catalog, body: CreateBody) -> Persona
 
 
 def copied(models: ModelManager, catalog: Catalog, body: CopyBody) -> Persona:
-    """Raises InvalidRequest or UnknownModel."""
+    """Make the persona that /api/copy asks for. Make the persona that /api/copy asks for. Raises InvalidRequest or UnknownModel."""
     _refuse_model_name(models, catalog, body.destination)
     return dataclasses.replace(_persona(models, body.source, body.destination), name=body.destination)
 
 
 def _persona(models: ModelManager, source: str, name: str) -> Persona:
-    """Of the source: itself where it is one, so that no persona stands on another one."""
+    """The source as a persona. A copy of a persona stands on that persona's model, so personas are never chained."""
     return models.persona(source) or Persona(name, find(models, source).name)
 
 
@@ -60,12 +60,12 @@ def _refuse_model_name(models: ModelManager, catalog: Catalog, name: str) -> Non
         try:
             known = catalog.find(name).name
         except UnknownModel:
-            return  # as it should be
+            return  # the name is free, as it should be
     raise InvalidRequest(f"{name!r} is the name of the model {known}; take another one", param="model")
 
 
 def _parameters(options: Options | None) -> dict[str, Any]:
-    """What a model can be given; the rest of Ollama's options say how it is loaded."""
+    """The parameters that apply to a request; the rest of Ollama's options are about loading."""
     if options is None:
         return {}
     values: dict[str, Any] = {name: getattr(options, name) for name in (*SAMPLING, "num_ctx")}

@@ -32,7 +32,9 @@ def chat_request(body: ChatBody, request_id: str, *, max_messages: int) -> ChatR
         request_id,
         schemas,
         messages=tuple(_message(message, index) for index, message in enumerate(messages)),
-        continues=bool(messages) and _is_open(messages[-1]) and not body.format,  # a format begins with the reply
+        continues=bool(messages)
+        and _is_open(messages[-1])
+        and not body.format,  # a promised format cannot begin in the middle
         tools=tuple(_tool(tool, index, schemas) for index, tool in enumerate(body.tools or ())),
     )
 
@@ -86,7 +88,7 @@ def _sampling(options: Options, top_logprobs: int | None) -> Sampling:
         top_p=options.top_p,
         top_k=options.top_k,
         min_p=options.min_p,
-        seed=seed if seed is not None and seed >= 0 else None,  # negative: a random one
+        seed=seed if seed is not None and seed >= 0 else None,  # negative: random
         presence_penalty=options.presence_penalty,
         frequency_penalty=options.frequency_penalty,
         repeat_penalty=options.repeat_penalty,
@@ -126,12 +128,13 @@ def _message(message: ChatMessage, index: int) -> Message:
 
 
 def _is_open(last: ChatMessage) -> bool:
-    """Ollama's templates write no end after a last message of the assistant: the model goes on with it."""
+    """Whether the last message is the assistant's, which the model then continues, as with Ollama's templates."""
     return last.role == "assistant" and not last.tool_calls
 
 
 def _tool_call(call: CallPart, default_id: str) -> ToolCall:
-    """Arguments that are no JSON, of a reply that was cut, are passed on as text: they must not end the conversation."""
+    """Convert a tool call. Arguments that are not JSON, from a reply that was cut, are kept as text: refusing them
+    would end the conversation."""
     arguments = call.function.arguments
     if isinstance(arguments, str):
         try:

@@ -1,4 +1,4 @@
-"""Events -> Ollama's objects: one JSON line each, or one object at the end. Durations are in nanoseconds."""
+"""Turns events into Ollama's objects: one JSON line for each, or one object at the end. Durations are in nanoseconds."""
 
 import time
 from abc import ABC, abstractmethod
@@ -15,7 +15,7 @@ from qwen_service.install.progress import Progress
 
 
 class Reply(ABC):
-    """Of one request. `model` is the name that the client used."""
+    """The reply to one request. `model` is the name that the client used."""
 
     def __init__(self, model: str, headers: ReplyHeaders, *, logprobs: bool = False) -> None:
         self._model = model
@@ -26,10 +26,10 @@ class Reply(ABC):
 
     @abstractmethod
     def part(self, text: str = "", thinking: str = "", calls: list[dict[str, Any]] | None = None) -> dict[str, Any]:
-        """The fields in which this route puts a piece of a reply."""
+        """The fields for one piece of the reply."""
 
     def end(self, finished: Finished) -> dict[str, Any]:
-        """Further fields of the last object."""
+        """Further fields for the last object."""
         return timings(finished, time.monotonic() - self._began)
 
     async def lines(self, events: Events) -> AsyncGenerator[bytes, None]:
@@ -94,14 +94,14 @@ class ChatReply(Reply):
 
 
 class GenerateReply(Reply):
-    """`context`: whether the ids of the conversation are given, for the client to send back; not in raw mode."""
+    """The reply of /api/generate. `context`: whether to give the client the conversation's ids to send back; not in raw mode."""
 
     def __init__(self, model: str, headers: ReplyHeaders, *, logprobs: bool = False, context: bool = True) -> None:
         super().__init__(model, headers, logprobs=logprobs)
         self._context = context
 
     def part(self, text: str = "", thinking: str = "", calls: list[dict[str, Any]] | None = None) -> dict[str, Any]:
-        del calls  # this route takes no tools
+        del calls  # /api/generate takes no tools
         return {"response": text} | ({"thinking": thinking} if thinking else {})
 
     def end(self, finished: Finished) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from qwen_service.api.json_body import Handler, JsonRoute
 
 
 class OllamaRoute(JsonRoute):
-    """Ollama never looks at the content type, and `curl -d` sends a form's."""
+    """Reads the body as JSON whatever its content type is, as Ollama does: `curl -d` sends a form's content type."""
 
     def get_route_handler(self) -> Handler:
         handler = super().get_route_handler()

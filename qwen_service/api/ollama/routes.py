@@ -27,7 +27,7 @@ from qwen_service.models.catalog import unaliased
 from qwen_service.service import Service
 
 REFUSAL: dict[int | str, dict[str, Any]] = {"default": {"description": 'An error: {"error": "text"}'}}
-# Beside the JSON of an answer in one piece.
+# For /docs: the streamed form of the answer.
 STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}}
 
 
@@ -83,7 +83,7 @@ class Generation:
         return WholeReply(compute)
 
     async def _is_unloaded(self, body: GenerationFields) -> bool:
-        """On a card a loaded model stays loaded, unless unload_when_idle allows it: loading takes minutes."""
+        """Whether keep_alive 0 unloads the model. A card's model stays loaded unless unload_when_idle is set: loading takes minutes."""
         keep_alive = None if body.keep_alive is None else seconds_of(body.keep_alive)
         if keep_alive == 0:
             name = unaliased(body.model, self._settings.model_aliases)

@@ -38,7 +38,7 @@ class Options(Wire):
     presence_penalty: Finite | None = None
     frequency_penalty: Finite | None = None
     stop: Stop | None = None
-    # Sampling that no engine here offers: named in X-Ignored-Parameters. How a model is loaded is ignored in silence.
+    # Sampling options that no engine here offers: named in X-Ignored-Parameters. Options about loading are ignored silently.
     typical_p: Finite | None = Field(None, description="Ignored.")
     tfs_z: Finite | None = Field(None, description="Ignored.")
     repeat_last_n: int | None = Field(None, description="Ignored.")
@@ -91,7 +91,7 @@ class ToolSpec(Wire):
 
 
 class GenerationFields(Wire):
-    """What chats and plain generations have in common."""
+    """The fields that /api/chat and /api/generate share."""
 
     model: ModelName
     stream: bool | None = Field(None, description="Ollama streams unless told not to.")

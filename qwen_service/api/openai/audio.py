@@ -1,4 +1,4 @@
-"""OpenAI's audio routes: a recording becomes text, a text becomes sound."""
+"""OpenAI's audio routes: transcriptions, translations, speech."""
 
 import logging
 from collections.abc import AsyncGenerator
@@ -111,7 +111,7 @@ def _spoken(voice: TextToSpeech, body: SpeechBody) -> Response:
         raise Unsupported(
             "stream_format can be audio here: the sound is streamed as it is made.", param="stream_format"
         )
-    # Without a wish OpenAI answers in mp3, which takes ffmpeg.
+    # OpenAI's default is mp3, which needs ffmpeg.
     kind = body.response_format or ("mp3" if ffmpeg.is_installed() else "wav")
     if kind in ENCODERS and not ffmpeg.is_installed():
         raise Unsupported(
@@ -147,7 +147,7 @@ async def _encoded(sounds: AsyncGenerator[Sound, None], kind: str, *, whole: boo
 
 
 class AudioReply(Response):
-    """No status before the first sound, so that an error keeps its own. An error after it cuts the connection."""
+    """Sends the status with the first sound, so that an earlier error has its own status. A later one cuts the connection."""
 
     def __init__(self, chunks: AsyncGenerator[bytes, None], media_type: str, headers: dict[str, str]) -> None:
         self._chunks, self._media_type, self._fields = chunks, media_type, headers

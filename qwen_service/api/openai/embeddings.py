@@ -1,4 +1,4 @@
-"""POST /v1/embeddings: the answer in numbers or base64 (what the official client asks for)."""
+"""POST /v1/embeddings: answers with numbers or base64 (which the official client asks for)."""
 
 import base64
 import struct

@@ -1,4 +1,4 @@
-"""GET /v1/models: OpenAI's model objects, with what an owner wants to know beside them."""
+"""GET /v1/models: OpenAI's model objects, with further fields for owners."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def model_list(models: ModelManager) -> dict[str, Any]:
 
 
 def one_model(models: ModelManager, name: str) -> dict[str, Any]:
-    """Raises UnknownModel."""
+    """The object of one model. Raises UnknownModel."""
     persona = models.persona(name)
     wanted = persona.base if persona is not None else name
     for model in models.installed():
@@ -40,7 +40,7 @@ def one_model(models: ModelManager, name: str) -> dict[str, Any]:
 
 
 def _of_persona(persona: Persona) -> dict[str, Any]:
-    """What differs from the model that it stands on."""
+    """The fields of a persona that differ from those of its model."""
     return {
         "id": persona.name,
         "created": int(persona.modified),
@@ -51,7 +51,7 @@ def _of_persona(persona: Persona) -> dict[str, Any]:
 
 
 def _entry(model: InstalledModel, models: ModelManager) -> dict[str, Any]:
-    """`sampling` names what the running engine honours per request; empty while it does not run."""
+    """The object. `sampling` names the fields that the running engine honours per request; empty while none runs."""
     served = models.served(model)
     engine = served.engine if served is not None else None
     return {

@@ -35,7 +35,7 @@ def chat_request(body: ChatCompletionBody, request_id: str, *, max_messages: int
 
 
 def chat_request_of_completion(body: CompletionBody, request_id: str, *, max_messages: int) -> ChatRequest:
-    """A plain completion with `messages` is answered like a chat."""
+    """Convert a plain completion that has `messages`: it is answered like a chat."""
     if body.prompt is not None:
         raise InvalidRequest("prompt and messages exclude each other", param="prompt")
     top_logprobs = (body.top_logprobs or 0) if body.logprobs else None
@@ -43,7 +43,7 @@ def chat_request_of_completion(body: CompletionBody, request_id: str, *, max_mes
 
 
 def prompt_requests(body: CompletionBody, request_id: str, *, max_choices: int) -> list[ChatRequest]:
-    """One request per choice: n for each prompt."""
+    """Make one request for each choice: n for each prompt."""
     prompts = _prompts(body.prompt or [])
     if not all(prompts) or not prompts:
         raise InvalidRequest("prompt is missing or empty: a string, token ids, or a list of either", param="prompt")
@@ -65,7 +65,7 @@ def prompt_requests(body: CompletionBody, request_id: str, *, max_choices: int) 
 
 
 def choices(request: ChatRequest, n: int, max_choices: int) -> list[ChatRequest]:
-    """The same request n times; with a seed, each has its own."""
+    """Repeat a request n times; when it has a seed, each copy gets its own."""
     if n > max_choices:
         raise InvalidRequest(f"n is {n}, at most {max_choices} is allowed (max_choices)", param="n")
     seed = request.sampling.seed
@@ -132,7 +132,7 @@ def _sampling(body: SamplingFields, top_logprobs: int | None) -> Sampling:
 
 
 def _limit(*limits: int | None) -> int | None:
-    """The smallest; -1 is none."""
+    """The smallest of several limits; -1 means no limit."""
     return min((limit for limit in limits if limit is not None and limit > 0), default=None)
 
 
@@ -144,7 +144,7 @@ def _logit_bias(bias: dict[str, float] | None) -> dict[int, float]:
 
 
 def _messages(given: Sequence[ChatMessage]) -> Iterator[Message]:
-    """A tool message without an id is the result of the one call that is open before it."""
+    """Convert messages. A tool message without an id is the result of the one open call before it."""
     open_calls: list[str] = []
     for index, message in enumerate(given):
         call_id = message.tool_call_id
@@ -203,7 +203,7 @@ def _images(message: ChatMessage, where: str) -> tuple[Image, ...]:
 def _part(part: ContentPart, where: str) -> str:
     match part.type:
         case "image_url" | "input_image":
-            return ""  # _images has it
+            return ""  # _images reads it
         case "text" | "input_text" | "output_text" if part.text is not None:
             return part.text
         case "refusal":
@@ -222,7 +222,8 @@ def _tool_call(call: ToolCallPart, where: str) -> ToolCall:
 
 
 def call_arguments(arguments: str | None, where: str) -> str:
-    """JSON text. What is no JSON, of a reply that was cut, is passed on: it must not end the conversation."""
+    """The arguments as JSON text. Text that is not JSON, from a reply that was cut, is kept: refusing it would end
+    the conversation."""
     with suppress(ValueError):
         try:
             json.loads(arguments or "{}")

@@ -1,4 +1,4 @@
-"""Events -> OpenAI's chat.completion objects and chunks."""
+"""Turns events into OpenAI's chat.completion objects and chunks."""
 
 import time
 from collections.abc import AsyncGenerator
@@ -25,7 +25,7 @@ DONE = b"data: [DONE]\n\n"
 
 @dataclass(slots=True)
 class _Choice:
-    """One reply as it is collected for a response that does not stream."""
+    """Collects one reply for a response that does not stream."""
 
     text: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
@@ -102,7 +102,7 @@ class ChatChunks:
         self._include_usage = include_usage
         self._logprobs = logprobs
         self._headers = headers
-        self._greeted = [False] * count  # whether a choice's role has been sent
+        self._greeted = [False] * count  # per choice: whether its role has been sent
         self._calls = [0] * count
         self._usages: list[Usage] = []
         self._model = ""
@@ -136,7 +136,7 @@ class ChatChunks:
         if self._logprobs:
             entries = {"content": [logprob_object(entry) for entry in event.logprobs], "refusal": None}
             return self._greeting(index) + self._delta(index, {"content": event.text}, logprobs=entries)
-        # The way of nearly every token: only the text is encoded, the rest is at hand.
+        # The path of nearly every token: only the text is encoded, the rest is prepared.
         chunk = b'%b,"choices":[{"index":%d,"delta":{"content":%b},"logprobs":null,"finish_reason":null}]%b}\n\n' % (
             self._head,
             index,
@@ -185,7 +185,7 @@ def usage_object(usage: Usage) -> dict[str, Any]:
 
 
 def _total(usages: list[Usage]) -> Usage:
-    """Of n choices for one prompt: the prompt counts once, as OpenAI counts it."""
+    """Add up the usage of n choices. The prompt counts once, as OpenAI counts it."""
     first = usages[0] if usages else Usage()
     return Usage(
         first.prompt_tokens,

@@ -1,4 +1,4 @@
-"""Events -> OpenAI's text_completion objects and chunks (POST /v1/completions with a plain prompt)."""
+"""Turns events into OpenAI's text_completion objects and chunks (POST /v1/completions with a plain prompt)."""
 
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -14,7 +14,7 @@ from qwen_service.chat import Event, Finished, ReasoningDelta, Started, TextDelt
 
 
 class TextCompletion:
-    """One answer, whole or in chunks. `echoes` is what each choice repeats of its prompt."""
+    """One answer, whole or in chunks. `echoes`: for each choice, the text of its prompt that is repeated."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class TextCompletion:
         self._include_usage = include_usage
         self._headers = headers
         self._usages: dict[int, Usage] = {}
-        self._offsets = [len(echo) for echo in echoes]  # where the next token of a choice begins in its text
+        self._offsets = [len(echo) for echo in echoes]  # per choice: position of the next token in its text
 
     async def whole(self, events: Events) -> dict[str, Any]:
         texts = [[echo] for echo in self._echoes]
@@ -92,7 +92,7 @@ class TextCompletion:
         return {"index": index, "text": text, "logprobs": entries, "finish_reason": reason}
 
     def _total(self) -> Usage:
-        """Each prompt counts once, however many choices it has."""
+        """Add up the usage. Add up the usage. Each prompt counts once, however many choices it has."""
         first = [usage for index, usage in self._usages.items() if index % self._per_prompt == 0]
         return Usage(
             sum(usage.prompt_tokens for usage in first),

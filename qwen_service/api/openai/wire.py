@@ -26,7 +26,7 @@ from qwen_service.api.wire import (
 )
 
 Penalty = Annotated[Finite, Field(ge=-2, le=2)]
-Limit = Count | Literal[-1]  # -1, no limit, is not OpenAI's, but many local servers' and therefore apps'
+Limit = Count | Literal[-1]  # -1 (no limit) is not OpenAI's, but other local servers accept it, so apps send it
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
@@ -105,7 +105,7 @@ class Reasoning(Wire):
 
 
 class SamplingFields(Wire):
-    """What chat and plain completions have in common."""
+    """The fields that chat and plain completions share."""
 
     model: Name | None = None
     max_tokens: Limit | None = None
@@ -126,7 +126,7 @@ class SamplingFields(Wire):
 
 
 class ChatFields(Wire):
-    """What only chats have; optional in a plain completion that carries `messages`."""
+    """The fields of chats; optional in a plain completion that has `messages`."""
 
     max_completion_tokens: Limit | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None

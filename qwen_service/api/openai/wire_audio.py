@@ -41,7 +41,7 @@ class TranscriptionFields(BaseModel):
 
 
 def form_fields(texts: Mapping[str, str]) -> TranscriptionFields:
-    """Raises RequestValidationError, as FastAPI does for a body that it reads itself."""
+    """Read the fields of a form. Raises RequestValidationError, as FastAPI does for a JSON body."""
     try:
         return TranscriptionFields.model_validate(texts)
     except ValidationError as error:

@@ -1,6 +1,6 @@
-"""Input items -> messages. What the assistant said and called in a row is one message, as it was one reply.
+"""Converts input items to messages. Adjacent text and calls of the assistant become one message: they were one reply.
 
-Only then does the model's template write the conversation as the model itself wrote it, so that the KV cache holds it.
+Only then does the template write the conversation exactly as the model wrote it, so that the KV cache matches.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from qwen_service.errors import InvalidRequest, Unsupported
 
 @dataclass(slots=True)
 class _Reply:
-    """One reply of the assistant, as its items are read."""
+    """Collects the items of one reply of the assistant."""
 
     text: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
@@ -53,14 +53,14 @@ class _Conversation:
 
     def _say(self, text: str) -> None:
         if self._reply is not None and self._reply.text and not self._reply.calls:
-            self._close()  # two messages in a row; text after a call belongs to the reply that called
+            self._close()  # a second message begins a new reply; text after a call belongs to the same reply
         self._open_reply().text.append(text)
 
     def _think(self, item: Item, where: str) -> None:
         if self._reply is not None and (self._reply.text or self._reply.calls):
             self._close()  # a reply begins with its thoughts
         thoughts = _content(item.content, f"{where}.content") or _content(item.summary, f"{where}.summary")
-        if thoughts:  # those of other servers may be encrypted, and empty here
+        if thoughts:  # thoughts from other servers may be encrypted, and then empty
             self._open_reply().reasoning.append(thoughts)
 
     def _open_reply(self) -> _Reply:
@@ -75,7 +75,7 @@ class _Conversation:
 
 
 def messages_of(items: str | Sequence[Item]) -> list[Message]:
-    """Raises a RequestError that names the item."""
+    """Convert all items. Raises a RequestError that names the faulty item."""
     if isinstance(items, str):
         return [Message("user", items)]
     conversation = _Conversation()
@@ -135,7 +135,7 @@ def _part(part: Part, where: str, pictures: bool) -> str:
         case "refusal":
             return part.refusal or ""
         case "input_image" if pictures:
-            return ""  # _images has it
+            return ""  # _images reads it
         case "input_image":
             raise Unsupported(f"{where}: only messages of the user can have pictures.", param=f"{where}.type")
         case other:

@@ -1,4 +1,4 @@
-"""Events -> output items of a response, and the stream's events about them. At most one item is open at a time."""
+"""Turns events into output items, and into the stream's events about them. At most one item is open at a time."""
 
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -12,7 +12,7 @@ Status = Literal["completed", "incomplete"]
 
 
 class _Message:
-    """Text of the reply."""
+    """An item with text of the reply."""
 
     def __init__(self, item_id: str, index: int) -> None:
         self.item: Fields = {
@@ -44,7 +44,7 @@ class _Message:
 
 
 class _Reasoning:
-    """Thoughts of the model, shown as the summary: clients show it, and not the other place for thoughts."""
+    """An item with the model's thoughts, sent as the summary, because clients show the summary only."""
 
     def __init__(self, item_id: str, index: int) -> None:
         self.item: Fields = {
@@ -73,7 +73,7 @@ class _Reasoning:
 
 
 class OutputItems:
-    """`done` has the items that are complete, in order."""
+    """The items of one response. `done` has the complete ones, in order."""
 
     def __init__(self, request_id: str) -> None:
         self._id = request_id
@@ -82,7 +82,7 @@ class OutputItems:
 
     @property
     def text(self) -> str:
-        """Of all messages."""
+        """The text of all messages."""
         return "".join(part["text"] for item in self.done if item["type"] == "message" for part in item["content"])
 
     def add(self, event: TextDelta | ReasoningDelta | ToolCall) -> Iterator[Told]:
@@ -104,7 +104,7 @@ class OutputItems:
                 yield from self._open.add(event)
 
     def close(self, status: Status) -> Iterator[Told]:
-        """End the item that is open, if one is."""
+        """Close the open item, if there is one."""
         if self._open is None:
             return
         opened, self._open = self._open, None

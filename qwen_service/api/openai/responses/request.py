@@ -44,7 +44,7 @@ def chat_request(body: ResponsesBody, request_id: str, *, max_messages: int) -> 
 
 
 def skipped_tools(body: ResponsesBody) -> tuple[str, ...]:
-    """Tools that only OpenAI's servers, or grammars of its own, can offer."""
+    """The names of tools that are skipped: they need OpenAI's servers or grammars."""
     return tuple(f"tools.{_shown(tool)}" for tool in body.tools or () if tool.type != "function")
 
 
@@ -76,7 +76,7 @@ def _messages(body: ResponsesBody) -> list[Message]:
 def _sampling(body: ResponsesBody) -> Sampling:
     limit = body.max_output_tokens
     return Sampling(
-        max_tokens=limit if limit is not None and limit > 0 else None,  # -1 is no limit
+        max_tokens=limit if limit is not None and limit > 0 else None,  # -1: no limit
         temperature=body.temperature,
         top_p=body.top_p,
         top_logprobs=(body.top_logprobs or 0) if wants_logprobs(body) else None,
@@ -84,7 +84,7 @@ def _sampling(body: ResponsesBody) -> Sampling:
 
 
 def _shown(tool: ToolSpec) -> str:
-    """Its name, or its type, or neither where a header cannot have them."""
+    """The name of a tool, else its type; empty when a header cannot carry it."""
     return next((text for text in (tool.name, tool.type) if text and FUNCTION_NAME.fullmatch(text)), "unnamed")
 
 
@@ -98,7 +98,7 @@ def _tool(tool: ToolSpec, index: int, schemas: SchemaBudget) -> Tool:
 
 
 def _choice(choice: str | ToolChoiceSpec | None, tools: tuple[Tool, ...]) -> tuple[tuple[Tool, ...], ToolChoice]:
-    """The tools that may be called, and whether one must be."""
+    """The tools that the model may call, and whether it must call one."""
     match choice:
         case None | "auto":
             return tools, "auto"

@@ -1,4 +1,4 @@
-"""Events -> a response object, and the stream of its events, numbered from 0."""
+"""Turns events into a response object, and into the stream of its events, numbered from 0."""
 
 import math
 import time
@@ -14,8 +14,8 @@ from qwen_service.api.reply import ReplyHeaders
 from qwen_service.api.streaming import Events
 from qwen_service.chat import Event, Finished, Started, Usage
 
-# class -> code of response.failed, where it is not server_error. Codex ends the turn at the first two, and waits for
-# as long as the message says at the third.
+# class -> code of response.failed; others are server_error. Codex ends the turn at the first two, and waits for
+# the time in the message at the third.
 CODES: dict[type[errors.ServiceError], str] = {
     errors.PromptTooLong: "context_length_exceeded",
     errors.RequestError: "invalid_prompt",
@@ -24,7 +24,7 @@ CODES: dict[type[errors.ServiceError], str] = {
 
 
 class ResponseEvents:
-    """One reply, whole or streamed: both are made of the same events."""
+    """Builds one reply; the whole object and the stream are made from the same events."""
 
     def __init__(self, request_id: str, body: ResponsesBody, headers: ReplyHeaders) -> None:
         self._headers = headers
@@ -44,7 +44,7 @@ class ResponseEvents:
                 yield self._event(told)
 
     def failed(self, error: errors.ServiceError) -> bytes:
-        """The end of a stream that broke. Typed clients expect its beginning even if nothing else came."""
+        """End a stream with an error. Typed clients need the first events of a stream, so those are sent if they were not yet."""
         begin = b"" if self._number else self._event(("created", {"response": dict(self._response)}))
         self._response |= {"status": "failed", "error": _error(error), "output": self._items.done}
         return begin + self._event(("failed", {"response": self._response}))
@@ -92,7 +92,7 @@ def usage_object(usage: Usage) -> dict[str, Any]:
 
 
 def _beginning(request_id: str, body: ResponsesBody) -> Fields:
-    """What is known before anything is generated: mostly what the client sent."""
+    """The fields that are known before generation: mostly those of the request."""
     tools = [tool.model_dump() for tool in body.tools or () if tool.type == "function"]
     reasoning = body.reasoning.model_dump() if body.reasoning is not None else {"effort": None, "summary": None}
     return {

@@ -1,6 +1,6 @@
 """The request body of OpenAI's Responses API that the service reads, as pydantic models.
 
-Fields that are not here are accepted and ignored. docs/api.md lists what becomes of each field, and a test compares
+Fields that are not here are accepted and ignored. docs/api.md says how each field is treated, and a test compares
 that list with these models.
 """
 
@@ -37,7 +37,7 @@ class Item(Wire):
 
 
 class ToolSpec(Wire):
-    """A tool that is not a function is skipped, so nothing is asked of its fields."""
+    """A tool. One that is not a function is skipped, so its fields are not checked."""
 
     type: str = Field(max_length=64)
     name: Name | None = None
@@ -101,7 +101,7 @@ class ResponsesBody(Wire):
     user: str | None = Field(None, description="Ignored.")
 
 
-# For /docs: what the route answers beside errors.
+# For /docs: the answers of the route, without errors.
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "A response; with `stream`, its events",
