@@ -1,6 +1,6 @@
 """The coding agents that `qwen-service launch` starts: their programs, and the settings that make their prompts small.
 
-As they come, their prompts have 7 000 to 12 000 tokens, most of it instructions and tools that a small model has no use
+By default their prompts have 7 000 to 12 000 tokens, mostly instructions and tools that a small model has no use
 for. The sizes below were counted with Qwen3's tokenizer and template: Codex 0.171, Claude Code 2.1, opencode 1.18.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 INSTRUCTIONS = Path(__file__).with_name("agent_instructions.md")
 PROVIDER = "qwen-service"
 KEY_VARIABLE = "QWEN_SERVICE_API_KEY"
-# Below this many tokens of context, Claude Code and opencode must not be told to make room themselves: what they keep
+# Below this many tokens of context, Claude Code and opencode must not make room themselves: the tokens that they keep
 # free (13 000 tokens and more) leaves them nothing, and they refuse each second turn or summarize for ever. The service
 # then drops the oldest turns (context_overflow).
 ROOM_TO_COMPACT = 32_768
@@ -21,9 +21,9 @@ PATIENCE = 3_600_000  # milliseconds: a long prompt is read at 15 tokens a secon
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The service, without /v1, and the model; `home` is a folder of the agent's own.
+    """The service's URL without /v1, and the model. `home` is a folder for the agent.
 
-    In tokens: `context` takes prompt and reply together, and `prompt_limit` is what a prompt may have of it.
+    In tokens: `context` bounds prompt and reply together, `prompt_limit` bounds the prompt.
     """
 
     url: str
@@ -52,7 +52,7 @@ class Agent:
     install: str
     prompt_tokens: int
     turned_off: str
-    settings: str  # where the agent keeps them, and what becomes of the user's own
+    settings: str  # where the agent keeps its settings, and what happens to the user's own
     start: Callable[[Target], Start]
 
 
@@ -136,7 +136,7 @@ def _opencode(target: Target) -> Start:
 
 
 def _tool_output(target: Target) -> int:
-    """Tokens of one tool result that the model gets to see: several of them must fit."""
+    """Tokens of one tool result that the model is shown: several results must fit."""
     return max(256, target.context // 8)
 
 

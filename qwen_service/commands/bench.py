@@ -1,6 +1,6 @@
-"""qwen-service bench: how fast a running service answers an owner: first token, tokens per second, errors.
+"""qwen-service bench: measures a running service: time to the first token, tokens per second, errors.
 
-Each client asks new questions one after the other, through OpenAI's API; a failed request is counted and named.
+Each client sends new questions one after the other, through OpenAI's API; failed requests are counted and named.
 """
 
 import argparse
@@ -45,7 +45,7 @@ class Reply:
 
 @dataclass
 class Row:
-    """What so many clients at once got. Times in seconds."""
+    """The result for one number of clients. Times in seconds."""
 
     clients: int
     seconds: float = 0.0
@@ -79,7 +79,7 @@ def add_bench_command(subparsers: Any) -> None:
 
 
 def bench(options: argparse.Namespace) -> int:
-    """Exit status 1 where nothing was answered. Raises BenchError."""
+    """Measure and print. Returns exit status 1 when nothing was answered. Raises BenchError."""
     rows = asyncio.run(_measure(options))
     if options.json:
         print(json.dumps({"url": options.url, "rows": [row.figures() for row in rows]}, indent=1))
@@ -105,7 +105,7 @@ async def _measure(options: argparse.Namespace) -> list[Row]:
 
 
 async def _warm_up(http: httpx.AsyncClient, options: argparse.Namespace) -> None:
-    """One question that is not counted, so that a service that is not there is one line, and not many errors."""
+    """Send one question that does not count, so that a missing service gives one line instead of many errors."""
     try:
         await _ask(http, options, "Hello!")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -118,7 +118,7 @@ async def _client(http: httpx.AsyncClient, options: argparse.Namespace, numbers:
     for _ in range(options.rounds):
         number = next(numbers)
         try:
-            # The number makes each prompt a new one from its first tokens on: no cache helps by chance.
+            # The number makes each prompt differ from its first tokens on, so no cache helps.
             row.replies.append(await _ask(http, options, f"Question {number}. {QUESTIONS[number % len(QUESTIONS)]}"))
         except (httpx.HTTPError, _Refused) as error:
             row.errors[str(error) or type(error).__name__] += 1

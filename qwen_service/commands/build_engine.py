@@ -1,6 +1,6 @@
-"""qwen-service build-engine: llama.cpp for exactly this processor, in the place of the built-in one.
+"""qwen-service build-engine: builds llama.cpp for exactly this processor, to replace the built-in engine.
 
-The built-in engine runs on every processor of its kind and leaves the newer instructions of yours unused. This builds
+The built-in engine runs on every processor of a kind, so it does not use the newer instructions of yours. This builds
 llama-server from the same pinned sources, measures both, and sets `llama_server` if the new one is faster.
 """
 
@@ -36,7 +36,7 @@ FLAGS = (
     "-DLLAMA_BUILD_TESTS=OFF",
     "-DLLAMA_BUILD_EXAMPLES=OFF",
     "-DLLAMA_BUILD_UI=OFF",
-    "-DLLAMA_USE_PREBUILT_UI=OFF",  # nothing is fetched but the archive
+    "-DLLAMA_USE_PREBUILT_UI=OFF",  # nothing but the archive is fetched
 )
 MEMORY_PER_JOB = 1 << 30  # bytes that a compiler takes at most
 PERCENT = re.compile(rb"\[ *(\d+)%\]")
@@ -66,7 +66,7 @@ def run_build_engine(options: argparse.Namespace) -> int:
 
 
 def build(source: EngineSource, folder: Path, sink: ProgressSink, *, local: Path | None, jobs: int) -> Path:
-    """The program, installed at once or not at all. Raises an InstallError."""
+    """Build and install the program, at once or not at all. Raises an InstallError."""
     cmake = _tool("cmake")
     _tool("c++")
     work = folder / "build"
@@ -162,7 +162,7 @@ def _is_faster(settings: Settings, program: Path) -> bool:
 
 
 def _measured(settings: Settings, model: str, name: str, engine: Path | None) -> EngineSpeed:
-    with TemporaryDirectory(prefix="qwen-engine-") as folder:  # root's logs are not the service's
+    with TemporaryDirectory(prefix="qwen-engine-") as folder:  # root must not write into the service's log folder
         own = {"state_dir": Path(folder), "log_dir": Path(folder), "model": model, "llama_server": engine}
         speed = asyncio.run(measure(settings.model_copy(update=own)))
     print(f"{model}, {name}: {speed}", flush=True)

@@ -1,7 +1,7 @@
 """qwen-service chat: talk in the terminal.
 
-With a service that runs, or by starting the engine itself. Ctrl-C stops the reply, Ctrl-D leaves. With a question as
-argument, or lines on stdin that is no terminal, it answers and exits.
+It uses a running service, or starts the engine itself. Ctrl-C stops the reply, Ctrl-D leaves. With a question as
+argument, or with lines on a stdin that is no terminal, it answers and exits.
 """
 
 import argparse
@@ -86,7 +86,7 @@ class Conversation:
                 status = self.ask(line)
 
     def ask(self, question: str) -> int:
-        """Answer on stdout; 0, or 1 after an error. A reply that was stopped stays in the conversation as it is."""
+        """Print the answer; returns 0, or 1 after an error. A reply that was stopped stays in the conversation as it is."""
         assert self._talk is not None
         self._messages.append(Message("user", question))
         answer: list[str] = []

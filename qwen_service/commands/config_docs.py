@@ -1,4 +1,4 @@
-"""docs/configuration.md from the settings' own help texts: python -m qwen_service.commands.config_docs > docs/configuration.md"""
+"""Makes docs/configuration.md of the settings' help: python -m qwen_service.commands.config_docs > docs/configuration.md"""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from qwen_service.config import DEFAULT_FILES
 from qwen_service.settings import ENV_PREFIX, Settings
 
-A_YEAR = 86_400 * 365  # seconds: a bound that nobody needs to be told
+A_YEAR = 86_400 * 365  # seconds; upper bounds from here on are left out of the page
 # The setting that begins a section.
 SECTIONS = {
     "host": "Where it listens",

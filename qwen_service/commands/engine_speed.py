@@ -1,4 +1,4 @@
-"""How fast llama.cpp reads and writes here: one prompt of about 600 tokens, 64 tokens of reply, greedy."""
+"""Measures llama.cpp on this machine: one prompt of about 600 tokens and a greedy reply of 64."""
 
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class EngineSpeed:
 
 
 async def measure(settings: Settings) -> EngineSpeed:
-    """Of the model and the engine that the settings name. Raises a ServiceError."""
+    """Measure the model and the engine of the settings. Raises a ServiceError."""
     service = Service(settings)
     try:
         await service.start()

@@ -1,4 +1,4 @@
-"""`serve` at a terminal, and what it is to serve is not installed: ask whether to install it now."""
+"""When `serve` runs at a terminal without its model: asks whether to install it now."""
 
 from importlib import import_module
 
@@ -20,5 +20,5 @@ def offer_model(settings: Settings) -> None:
         name = next(known, None)
         missing, question = name is not None and name not in installed, f"{name} is not installed. Download it now?"
     if missing and Questions().confirm(question):
-        # What downloads takes 20 MB of memory, which a service that has its model keeps free.
+        # Imported when needed: the download code takes 20 MB of memory.
         import_module("qwen_service.commands.setup").install_first(settings, name)

@@ -1,4 +1,4 @@
-"""qwen-service key NAME: make an API key. The service keeps its hash only."""
+"""qwen-service key NAME: makes an API key. The service keeps only its hash."""
 
 import argparse
 import os

@@ -1,6 +1,6 @@
 """qwen-service launch AGENT: start a coding agent with the model that is loaded and a prompt that fits its context.
 
-What follows `--` goes to the agent. Nothing is written into the agent's own configuration.
+Arguments after `--` are passed to the agent. The agent's own configuration is not changed.
 """
 
 import argparse
@@ -20,12 +20,12 @@ from qwen_service.commands.agents import AGENTS, Agent, Start, Target
 from qwen_service.config import load_settings
 from qwen_service.errors import ServiceError
 
-REPLY_ROOM = 512  # tokens that a reply needs to be of use
+REPLY_ROOM = 512  # tokens that a useful reply needs
 LOADING = 900.0  # seconds that a model may take to be loaded
 
 
 class LaunchFailed(ServiceError):
-    """The agent cannot be started, or not usefully."""
+    """The agent cannot be started, or would not work."""
 
 
 def add_launch_command(subparsers: Any) -> None:
@@ -46,7 +46,7 @@ def add_launch_command(subparsers: Any) -> None:
 
 
 def launch(options: argparse.Namespace) -> int:
-    """Becomes the agent; returns only where it is printed. Raises LaunchFailed."""
+    """Replace this process by the agent; returns only when the command is just printed. Raises LaunchFailed."""
     agent = AGENTS[options.agent]
     program = shutil.which(agent.program)
     if program is None and not options.print:
@@ -63,7 +63,7 @@ def launch(options: argparse.Namespace) -> int:
 
 
 def as_shell(agent: Agent, start: Start, rest: list[str]) -> str:
-    """One line for a shell, which does the same."""
+    """The same start as one line for a shell."""
     without = [part for name in start.unset for part in ("-u", name)]
     assignments = [f"{name}={value}" for name, value in start.environment.items()]
     return shlex.join(["env", *without, *assignments, agent.program, *start.flags, *rest])
@@ -84,7 +84,7 @@ def _target(options: argparse.Namespace, agent: Agent) -> Target:
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """What GET /v1/models tells of a model that is loaded."""
+    """A loaded model, as GET /v1/models describes it."""
 
     id: str
     context: int
@@ -93,12 +93,12 @@ class _Model:
 
 
 def _loaded(url: str, api_key: str, name: str | None) -> _Model:
-    """The model of that name, or the one that is loaded; it is loaded if it is not."""
+    """The model of that name, which is loaded if necessary; without a name, the loaded one."""
     headers = {"Authorization": f"Bearer {api_key}"}
     question = {"messages": [{"role": "user", "content": "Hi"}]} | ({"model": name} if name else {})
     try:
         with httpx.Client(base_url=url, headers=headers, timeout=httpx.Timeout(10, read=LOADING)) as client:
-            counted = client.post("/v1/messages/count_tokens", json=question)  # answers when the model is loaded
+            counted = client.post("/v1/messages/count_tokens", json=question)  # answered once the model is loaded
             if counted.is_error:
                 raise LaunchFailed(f"{url}: {_message(counted)}")
             path = f"/v1/models/{name}" if name else "/v1/models"

@@ -36,7 +36,7 @@ def print_table(models: Sequence[tuple[ModelSpec, InstalledModel | None]], machi
 
 
 def speed(spec: ModelSpec) -> str:
-    """Never without its machine: the same card is three times as slow behind the PCIe of a Raspberry Pi 5."""
+    """The speed, always with its machine: the same card is three times slower behind the PCIe of a Raspberry Pi 5."""
     parts = [f"{spec.decode_rate:g} tokens/s"] if spec.decode_rate else []
     parts += [f"prompt {spec.prefill_rate:g} tokens/s"] if spec.prefill_rate else []
     return f"{', '.join(parts)} ({spec.measured_on})" if parts and spec.measured_on else ", ".join(parts)

@@ -1,4 +1,4 @@
-"""Which models of the catalog this machine could run, and which of them to recommend."""
+"""Finds the models of the catalog that this machine can run, and the one to recommend."""
 
 import shutil
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from qwen_service.models.catalog import Catalog
 from qwen_service.models.machine import Machine
 from qwen_service.models.spec import AXLLM, ModelSpec
 
-CACHE_BYTES = 400_000_000  # memory of a CPU model beside its weights: KV cache, buffers, the service
-BIG = 8_000_000_000  # bytes of memory of a PC on which a larger model is no trouble
-LARGER = 1_500_000_000  # bytes of weights that a PC's processor answers with at a reader's pace
+CACHE_BYTES = 400_000_000  # bytes that a CPU model needs beside its weights: KV cache, buffers, the service
+BIG = 8_000_000_000  # bytes of memory from which on a PC gets a larger model
+LARGER = 1_500_000_000  # bytes of weights with which a PC's processor still generates at reading speed
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +39,14 @@ class Offer:
 
     @property
     def speed(self) -> str:
-        """As it was seen, and on which machine."""
+        """The measured speed, and the machine it was measured on."""
         if not self.spec.decode_rate:
             return "not measured"
         return f"{self.spec.decode_rate:g} tokens/s on a {self.spec.measured_on or 'card'}"
 
 
 def offers(catalog: Catalog, machine: Machine, space: Space) -> list[Offer]:
-    """Those that the machine can run first, the card's before the CPU's, a stopgap last."""
+    """All models: those that the machine can run first, the card's before the CPU's, stopgaps last."""
     installed = {model.name for model in catalog.installed()}
     known = [spec for spec in catalog.specs if spec.chats and (spec.source is not None or spec.name in installed)]
     found = [
@@ -56,7 +56,7 @@ def offers(catalog: Catalog, machine: Machine, space: Space) -> list[Offer]:
 
 
 def recommended(found: Sequence[Offer], machine: Machine, space: Space) -> Offer | None:
-    """The card's first; on a CPU the smallest that talks, on a larger PC the largest that is still quick."""
+    """The recommended one: for a card its first; on a CPU the smallest that can chat; on a large PC the largest that is quick."""
     possible = [offer for offer in found if not offer.obstacle]
     talking = [offer for offer in possible if not offer.spec.stopgap]
     on_cpu = sorted((o for o in talking if not o.spec.needs_npu), key=lambda offer: offer.spec.size or 0)

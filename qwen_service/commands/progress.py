@@ -1,4 +1,4 @@
-"""What the commands about models share: where the models are, and how progress is shown."""
+"""Shared by the commands about models: finding them, and showing progress."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""Questions at a terminal, with answers that flags gave before."""
+"""Asks questions at a terminal, unless a flag has given the answer."""
 
 import sys
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from qwen_service.errors import ServiceError
 
 
 class NoTerminal(ServiceError):
-    """There is a question, no flag has its answer, and nobody is there to be asked."""
+    """No flag has the answer to a question, and there is no terminal to ask at."""
 
 
 def at_terminal() -> bool:
@@ -16,7 +16,7 @@ def at_terminal() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    assume_yes: bool = False  # take the recommended answer to everything
+    assume_yes: bool = False  # give the recommended answer to every question
 
     def confirm(self, question: str, *, default: bool = True) -> bool:
         if self.assume_yes:
@@ -51,4 +51,4 @@ class Questions:
         try:
             return input(prompt).strip()
         except EOFError:
-            raise KeyboardInterrupt from None  # Ctrl-D leaves, as Ctrl-C does
+            raise KeyboardInterrupt from None  # Ctrl-D means the same as Ctrl-C

@@ -49,7 +49,7 @@ def run(app: FastAPI, settings: Settings) -> int:
             f"state_dir: {settings.state_folder} is in use by another qwen-service, process {other.pid}."
             " Stop that one, or give this one a folder of its own with --state-dir."
         ) from None
-    except OSError as error:  # some network file systems have no locks
+    except OSError as error:  # such as a network file system without locks
         log.warning("no lock on %s: %s; nothing keeps a second service from using it", settings.state_folder, error)
     try:
         return _serve(app, settings, listen(settings))
@@ -70,7 +70,7 @@ def _serve(app: FastAPI, settings: Settings, sockets: list[socket.socket]) -> in
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # api/access.py knows whom to believe
+        proxy_headers=False,  # api/access.py reads them, from trusted proxies only
         timeout_keep_alive=75,
         timeout_graceful_shutdown=cast(int, settings.grace_time),  # a float does, and 0 is at once
     )

@@ -33,7 +33,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
 
 
 def make_folders(settings: Settings) -> None:
-    """Raises ConfigError where the service may not write."""
+    """Make the folders of the settings. Raises ConfigError when one cannot be written."""
     _make("state_dir", settings.state_folder, mode=0o700)
     _make("log_dir", settings.log_folder, mode=0o777)  # less the umask
 

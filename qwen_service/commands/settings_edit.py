@@ -1,4 +1,4 @@
-"""Change a few lines of config.yaml and leave the rest, comments included, as it is."""
+"""Changes single settings in config.yaml and keeps everything else, comments included."""
 
 import os
 import re
@@ -14,7 +14,7 @@ NEW_FILE_MODE = 0o644
 
 
 def set_in_file(path: Path, values: Mapping[str, str | int]) -> None:
-    """At once or not at all: what is read is the old file or the new one. Raises ConfigError."""
+    """Set the values, at once or not at all: a reader sees the old file or the new one. Raises ConfigError."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         for key, value in values.items():
@@ -25,7 +25,7 @@ def set_in_file(path: Path, values: Mapping[str, str | int]) -> None:
 
 
 def _with_line(lines: list[str], key: str, line: str) -> list[str]:
-    """In the place of the setting, else under a comment that shows it, else at the end."""
+    """Put the line in place of the setting, else under a comment that shows it, else at the end."""
     for pattern in (rf"{key}\s*:", rf"#\s*{key}\s*:"):
         for number, old in enumerate(lines):
             if re.match(pattern, old):

@@ -1,7 +1,7 @@
 """qwen-service setup: from nothing to a model that answers, step by step.
 
-Every question has a flag for its answer, and --yes takes the recommended ones. Each step is done at once or not at all,
-so that Ctrl-C leaves nothing half done; the same command goes on from there.
+Every question can be answered by a flag; --yes gives the recommended answers. Each step is done completely or not at all,
+so that Ctrl-C leaves nothing half done; the same command continues from there.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def add_setup_command(subparsers: Any) -> None:
 
 
 def install_first(settings: Settings, name: str | None) -> None:
-    """Choose, unless it has a name, and install a model for a service that is about to start."""
+    """Install a model, asking for one unless `name` is given, for a service that is about to start."""
     options = argparse.Namespace(model=name, progress="auto")
     Setup(options, Host(), Questions()).install(settings)
 
@@ -104,7 +104,7 @@ class Setup:
         return 0
 
     def offer(self) -> int:
-        """What scripts/start_qwen.sh does at a terminal before it serves."""
+        """Offer a model; scripts/start_qwen.sh calls this at a terminal before it serves."""
         settings = self._settings()
         if not Catalog.load(settings.models_dir.expanduser()).installed():
             if not self.questions.confirm("No model is installed yet. Choose one now? (no: a small toy, 98 MB)"):
@@ -169,7 +169,7 @@ class Setup:
         return possible[self.questions.choose("\nWhich one?", rows, possible.index(best))].spec
 
     def _changes(self, settings: Settings, spec: ModelSpec) -> dict[str, str | int]:
-        """The settings that must differ from what they are for this model to be served."""
+        """The settings that must change so that this model is served."""
         changes: dict[str, str | int] = {}
         catalog = Catalog.load(settings.models_dir.expanduser())
         first = ModelChoice(settings.model_copy(update={"model": "auto"}), catalog, self.host.machine).first().name
@@ -212,7 +212,7 @@ class Setup:
         if self.options.no_question or not self.questions.confirm("\nAsk it something now?"):
             return
         print(f"\n> {self.options.question}")
-        # Root's log files in the folders of the service would keep the service from writing its own.
+        # Log files of root in the service's folders would keep the service from writing its own.
         with TemporaryDirectory(prefix="qwen-setup-") as folder:
             settings = self._settings(model=spec.name, state_dir=folder, log_dir=folder)
             talk: Talk = RemoteTalk(f"http://127.0.0.1:{settings.port}") if served else LocalTalk(settings)
@@ -235,7 +235,7 @@ def _row(offer: Offer) -> str:
 
 
 async def _answer(talk: Talk, question: str) -> None:
-    """Print the reply as it comes, then how fast it came: one piece of text is about one token."""
+    """Print the reply as it arrives, then its speed; one piece of text counts as one token."""
     began = first = monotonic()
     pieces = 0
     try:

@@ -1,4 +1,4 @@
-"""Someone to talk to: a running service over HTTP, or the engine in this process. Both yield events."""
+"""Two ways to chat: with a running service over HTTP, or with an engine started here. Both yield events."""
 
 import json
 from collections.abc import AsyncGenerator, Sequence

@@ -1,7 +1,7 @@
-"""qwen-service upgrade: what is newer than what is here.
+"""qwen-service upgrade: shows and installs newer releases and model revisions.
 
 It asks the Python package index for the list of releases, and compares installed models with the revisions that this
-release pins. Nothing is sent that tells of this machine. --check only tells; without it, models are brought up to date.
+release pins. Nothing about this machine is sent. --check only reports; without it, models are updated.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def run_upgrade(options: argparse.Namespace) -> int:
 
 
 def outdated(catalog: Catalog) -> list[tuple[ModelSpec, str]]:
-    """Installed models of another revision than the manifest pins, and that revision. Adopted folders are left alone."""
+    """Installed models whose revision is not the pinned one, with the pinned one. Adopted folders are left out."""
     found = []
     for model in catalog.installed():
         record = load_record(model.folder)
@@ -114,7 +114,7 @@ def _readable(versions: Sequence[str]) -> list[Version]:
         try:
             found.append(Version(text))
         except InvalidVersion:
-            continue  # of before there were rules for it
+            continue  # a version from before the version rules
     return [one for one in found if not one.is_prerelease]
 
 

@@ -1,1 +1,1 @@
-"""The vendor's REPL and API programs, driven through the tokenizer server that they ask."""
+"""The vendor's REPL and API programs, driven through the tokenizer server that they call."""

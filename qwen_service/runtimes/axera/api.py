@@ -2,8 +2,8 @@
 
 The program asks our tokenizer server for the ids of every prompt and hands it every id it generates. So a prompt
 travels as a key, a reply arrives on a token channel, and what the KV cache holds is known id for id: a prompt that
-continues it is prefilled from there, any other after a reset. A stop waits for the program's next /decode and is exact
-then. Where a stop could not be, and after an error, what the cache holds is in doubt, and the next prompt resets.
+continues it is prefilled from there; any other needs a reset. A stop waits for the program's next /decode and is exact
+then. After an inexact stop or an error the content of the cache is unknown, and the next prompt resets it.
 """
 
 from collections.abc import AsyncGenerator
@@ -21,9 +21,9 @@ from qwen_service.runtimes.axera.program import AxeraProgram
 from qwen_service.runtimes.axera.tokenizer_server import TokenizerServer
 from qwen_service.text.tokenizer import LocalTokenizer
 
-LIMITS = Limits(context=2559, prompt=2048)  # of the published builds of Qwen3-4B
-OPENING = "<|im_start|>"  # of every conversation with Qwen
-ATTEMPTS = 3  # at an engine that somebody else uses, too
+LIMITS = Limits(context=2559, prompt=2048)  # the limits of the published builds of Qwen3-4B
+OPENING = "<|im_start|>"  # the first token of every conversation with Qwen
+ATTEMPTS = 3  # tries, when somebody else uses the engine, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,9 @@ class AxApi(Runtime):
         expected: Limits = LIMITS,
         opening: Ids = (),
     ) -> None:
-        """`server` is running and may serve other programs, too. `expected` holds where the program reports no limits.
+        """`server` is running and may serve other programs, too. `expected`: the limits if the program reports none.
 
-        `opening`: how conversations begin (a system prompt, say); it is prefilled at the start, so that the first
+        `opening`: ids that conversations begin with (a system prompt); prefilled at the start, so that the first
         one is a continuation already.
         """
         self._tokenizer = tokenizer
@@ -98,9 +98,9 @@ class AxApi(Runtime):
         await self._engine.stop()
 
     async def warm(self, prompt: Prompt) -> bool:
-        """By a reset, which takes ids without a reply. Once begun it cannot be stopped."""
+        """Prefill by a reset, which takes ids without a reply. Once begun, it cannot be stopped."""
         ids = prompt.token_ids
-        if not 0 < len(ids) <= self._limits.prompt - CHUNK:  # no room would be left for a question
+        if not 0 < len(ids) <= self._limits.prompt - CHUNK:  # it must leave room for a question
             return False
         self._invalidate_after_foreign_calls()
         self._kv.invalidate()
@@ -139,7 +139,7 @@ class AxApi(Runtime):
         raise Stalled("Somebody else keeps the runtime busy. Can others reach its port?")
 
     async def _runs_as_planned(self, work: Work) -> bool:
-        """False, and it is over: somebody else's work was queued just before, so the cache held that, too."""
+        """Whether the work runs on the planned cache. False: somebody else's work came just before; ours is then ended."""
         undisturbed = False
         try:
             await self._engine.next(work)  # it has fetched its prompt
@@ -166,7 +166,7 @@ class AxApi(Runtime):
     async def _next_piece(self, work: Work, reply: AxApiReply) -> Piece | None:
         event = await self._engine.next(work, ending=reply.tokens.undecided)
         if isinstance(event, Idle) and not reply.ids:
-            if REFUSAL in work.said:  # it lives on, and takes the next prompt after a reset
+            if REFUSAL in work.said:  # the program lives on, and takes the next prompt after a reset
                 raise PromptTooLong(f"The engine has no room for this prompt. It says: {work.said}", param="messages")
             raise ProtocolError(f"The runtime gave no reply. It says: {work.said or 'nothing'}")
         piece = reply.feed(event)

@@ -10,25 +10,27 @@ from qwen_service.errors import ProtocolError
 
 TIMEOUT = 10.0  # seconds; each call only queues or reads something
 
-# For what neither a request nor the model's manifest says: Qwen's own recommendation for chats.
+# Defaults when neither the request nor the manifest says: Qwen's recommendation for chats.
 TEMPERATURE, TOP_P, TOP_K = 0.7, 0.8, 20
-ANY_TOP_K = 1000  # for top_k 0, which means no limit to clients
+ANY_TOP_K = 1000  # stands for top_k 0, by which clients mean no limit
 
 Body = Mapping[str, str | float]
 
 
 class EngineBusy(Exception):
-    """400 {"error": "llm is running"}: work runs that is not ours."""
+    """The program answered 400 {"error": "llm is running"}: somebody else's work runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Provided:
     done: bool
-    text: str  # since the last poll; our tokenizer answers with empty texts, so this is what the program itself says
+    text: (
+        str  # output since the last poll; our tokenizer decodes to empty texts, so these are the program's own messages
+    )
 
 
 class AxApiClient:
-    """Raises ProtocolError for an answer that is not in the program's contract, and for none at all."""
+    """The client. Raises ProtocolError for an answer outside the program's contract, and for no answer."""
 
     def __init__(self, port: int) -> None:
         self._http = httpx.AsyncClient(
@@ -70,9 +72,9 @@ class AxApiClient:
 
 
 def sampling_fields(sampling: Sampling) -> dict[str, float]:
-    """All of them, because the program keeps each value until it is told another.
+    """The sampling fields of a request, all of them, because the program keeps each value until it gets another.
 
-    Temperature 0 only turns its scaling off; what is greedy there is a choice among one.
+    Temperature 0 only turns scaling off there, so greedy sampling is top_k 1.
     """
     top_k = TOP_K if sampling.top_k is None else sampling.top_k or ANY_TOP_K
     return {

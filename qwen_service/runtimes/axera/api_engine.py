@@ -1,8 +1,8 @@
-"""main_api_* as something that takes one piece of work at a time: reset, or generate. It knows nothing of replies.
+"""Drives main_api_* one piece of work at a time: reset or generate. It knows nothing of replies.
 
 A piece of work is queued by an HTTP call that returns at once. It has begun when the program asks our tokenizer
 server for its ids, and is over when the program says that it is done. Before it has begun, "done" means nothing and
-a stop is lost. Nothing else is asked of the program until it is over, even when the one who wanted it has left.
+a stop is lost. The program gets no other work until it is over, even when the client has left.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ from qwen_service.runtimes.axera.program import AxeraProcess, AxeraProgram, list
 from qwen_service.runtimes.axera.tokenizer_server import TokenizerServer
 
 READY = "Server running on port"
-REFUSAL = "SetKVCache failed"  # its limits are lower than the ones that we know
-POLL = 0.25  # seconds between looks at a program that says nothing; it decodes a batch of tokens in 0.7 s
+REFUSAL = "SetKVCache failed"  # printed when its limits are lower than those that we know
+POLL = 0.25  # seconds between polls of a silent program; a batch of tokens takes 0.7 s
 LISTENS = 5.0  # seconds from its ready line until it listens
-SETTLE = 0.02  # seconds between looks at a program that is about to be idle; it stops within a step of 0.25 s
-LAST_WORDS = 2.0  # seconds: a program that hangs up may be dying
-RELUCTANT = 1.0  # seconds from an exact stop until it is asked again; it comes to rest at once
+SETTLE = 0.02  # seconds between polls of a program that is about to be idle; it stops within a step of 0.25 s
+LAST_WORDS = 2.0  # seconds: a program that closes its connection may be exiting
+RELUCTANT = 1.0  # seconds from an exact stop to the next one; the program usually stops at once
 
 T = TypeVar("T")
 Heard = Callable[[ChannelEvent], bool]  # True: the reply is over, the program will be idle in a moment
@@ -39,14 +39,14 @@ class Work:
     channel: TokenChannel
     queued: bool = False
     begun: bool = False
-    said: str = ""  # words of the program's own, such as a refusal
-    refused: float = 0.0  # when it was seen to refuse the prompt
-    decodes: bool = False  # a part of its reply has come
+    said: str = ""  # the program's own messages, such as a refusal
+    refused: float = 0.0  # time at which it refused the prompt
+    decodes: bool = False  # part of its reply has come
     stop: Stop = field(default_factory=Stop)
 
 
 class AxApiEngine:
-    """`failure` is set once, when it can no longer be used; every call then raises it."""
+    """The engine. `failure` is set once, when it cannot be used any more; every call then raises it."""
 
     def __init__(self, program: AxeraProgram, server: TokenizerServer) -> None:
         self._server = server
@@ -60,7 +60,7 @@ class AxApiEngine:
         self.failure.add_done_callback(self._tell_work)
 
     async def start(self, progress: LoadProgress, opening: Ids) -> Mapping[str, int]:
-        """Load, and prefill `opening`: until a first reset the program has no state. Returns the numbers it reported."""
+        """Load, and prefill `opening`, because the program has no state before its first reset. Returns its reported limits."""
         try:
             await self._load(progress, opening)
             await self._first_prefill(opening)
@@ -78,9 +78,9 @@ class AxApiEngine:
         await self._to_its_end(self._reset(ids))
 
     async def generate(self, prompt: Ids, diff: Ids, sampling: Sampling, *, most: int) -> Work:
-        """Queue it; next() tells how it goes, finish() must follow. EngineBusy when work runs that is not ours.
+        """Queue a generation; next() gives its events, finish() must follow. Raises EngineBusy when somebody else's work runs.
 
-        The batch with which `most` ids are there comes with its answer held: stop_held() is due.
+        The answer to the batch that completes `most` ids is held: call stop_held() then.
         """
         work = self._new_work(self._server.prompt(prompt, diff))
         work.channel.gate.stop_after(most)
@@ -92,7 +92,7 @@ class AxApiEngine:
         return work
 
     async def next(self, work: Work, *, ending: bool = False) -> ChannelEvent:
-        """What the program does next; Idle is the last. Raises a RuntimeFailure. `ending`: Idle is expected."""
+        """Wait for the next event; Idle is the last. Raises a RuntimeFailure. `ending`: Idle is expected."""
         return await self._in_time(
             self._next(work, SETTLE if ending else POLL), "The NPU has given no sign of life for"
         )
@@ -102,9 +102,9 @@ class AxApiEngine:
         await self._to_its_end(self._stop_held(work))
 
     async def finish(self, work: Work, heard: Heard = lambda _: False, *, stop: bool = True) -> None:
-        """Return when the program is idle, or has failed; with `stop` it leaves undone what it has not done by now.
+        """Wait until the program is idle or has failed. With `stop`, it is stopped first.
 
-        `heard` is given what the program does until then, up to Idle.
+        `heard` is called with the events until then, including Idle.
         """
         await self._to_its_end(self._finish(work, heard, stop=stop))
 
@@ -112,7 +112,7 @@ class AxApiEngine:
         return await asyncio.shield(self.failure)
 
     async def until_idle(self) -> None:
-        """For work that is not ours."""
+        """Wait for the end of somebody else's work."""
         work = Work(self._server.prompt(()), queued=True)
         with work.channel:
             await self._in_time(self._until_done(work), "The runtime has been busy with work that is not ours for")
@@ -128,9 +128,11 @@ class AxApiEngine:
             self._work.channel.post(Lost(failure.result()))
 
     async def _to_its_end(self, step: Coroutine[Any, Any, None]) -> None:
-        """Run a step after the one before, and to its end even when the caller is cancelled: the caller waits."""
+        """Run a step after the previous one, and finish it even when the caller is cancelled: the caller waits."""
         task = asyncio.create_task(self._after(self._unfinished, step))
-        task.add_done_callback(lambda task: task.cancelled() or task.exception())  # somebody may have left
+        task.add_done_callback(
+            lambda task: task.cancelled() or task.exception()
+        )  # read the result: the caller may have left
         self._unfinished = task
         try:
             await asyncio.shield(task)
@@ -161,7 +163,7 @@ class AxApiEngine:
                     event = await work.channel.next()
             except TimeoutError:
                 if work.begun and await self._is_done(work):
-                    work.channel.post(Idle())  # behind what has been posted meanwhile
+                    work.channel.post(Idle())  # after the events posted meanwhile
                 continue
             if isinstance(event, Lost):
                 raise event.error
@@ -214,7 +216,7 @@ class AxApiEngine:
     async def _until_done(self, work: Work, *, stop: bool = False) -> None:
         pause = SETTLE / 8
         while work.queued and not await self._is_done(work):
-            if stop:  # once may not be enough
+            if stop:  # one stop may not be enough
                 work.stop.loosely = True
                 await self._ask(self._client.stop())
             await asyncio.sleep(pause)
@@ -234,7 +236,7 @@ class AxApiEngine:
         now = asyncio.get_running_loop().time()
         if not provided.done and REFUSAL in work.said:
             work.refused = work.refused or now
-            if now - work.refused > LAST_WORDS:  # some builds then stay busy for ever
+            if now - work.refused > LAST_WORDS:  # some builds stay busy for ever after a refusal
                 raise self._process.fail(Stalled(f"The runtime is stuck after a refused prompt. It says: {work.said}"))
         return provided.done
 
@@ -256,11 +258,11 @@ class AxApiEngine:
             raise StartFailed(f"It came up, but failed its first prefill: {failure.message}") from failure
 
     async def _is_up(self, channel: TokenChannel) -> bool:
-        """By its word or by its deeds: stdout is block-buffered, so the word may never come."""
+        """Whether it is up: by its ready line or by its port, since the line may stay in the buffer of stdout."""
         return self._process.log.ready or (channel.heard and await listens(self._port))
 
     async def _expect_port(self) -> None:
-        """It says that it is ready, and listens after that."""
+        """Wait until it listens, which it does only after its ready line."""
         try:
             async with asyncio.timeout(LISTENS):
                 while not (self.failure.done() or await listens(self._port)):  # noqa: ASYNC110 - only the port can tell
@@ -270,7 +272,7 @@ class AxApiEngine:
             raise StartFailed(message) from None
 
     async def _ask_to_end(self, child: ChildProcess) -> None:
-        """SIGINT ends it, but only once it is idle."""
+        """Ask it to end by SIGINT, which works only while it is idle."""
         with suppress(RuntimeFailure):
             await self._client.stop()
             while not (await self._client.provider()).done:
@@ -285,5 +287,5 @@ class AxApiEngine:
         try:
             return await call
         except ProtocolError as error:
-            await self._process.ends_within(LAST_WORDS)  # a death explains more than a closed connection
+            await self._process.ends_within(LAST_WORDS)  # its exit explains more than a closed connection
             raise self._process.fail(error) from error

@@ -1,4 +1,4 @@
-"""Bring up a card's model: its tokenizer, our tokenizer server, the vendor's program; in this order, and back."""
+"""Brings up a model on a card: its tokenizer, our tokenizer server, the vendor's program. Stops them in reverse order."""
 
 import asyncio
 import logging
@@ -36,11 +36,11 @@ OWN_TOKENIZER = (
     " Such a folder is for axllm: `qwen-service list --all` shows the models for it, qwen3-4b-axllm among them. The program"
     " that this model needs is in an older commit of its repository; `qwen-service pull` takes that one."
 )
-SYSTEM_PROMPT = "You are a helpful assistant."  # on the command line only; conversations bring their own
+SYSTEM_PROMPT = "You are a helpful assistant."  # for the command line only; conversations have their own
 
 
 def loaders(model: InstalledModel, settings: Settings, machine: Machine) -> dict[str, BringUp]:
-    """One per card."""
+    """The loaders: one for each card."""
     devices = tuple(dict.fromkeys(settings.devices))
     text = CardText(model)
     return {
@@ -52,7 +52,7 @@ def loaders(model: InstalledModel, settings: Settings, machine: Machine) -> dict
 
 
 class CardLoader:
-    """Loads one model onto one card, as often as needed. `index` counts the cards in use, `device` is its number."""
+    """Loads one model onto one card, as often as needed. `index` counts the cards in use; `device` is the card's number."""
 
     def __init__(
         self, model: InstalledModel, text: CardText, settings: Settings, machine: Machine, *, index: int, device: int
@@ -90,7 +90,7 @@ class CardLoader:
             with reboot_may_help(self._recovery, (self._device,)):
                 limits = await runtime.start(progress)
             text = ModelText(tokenizer, template, OutputFormat.of_template(template.source))
-            undo.pop_all()  # from here on they are the engine's
+            undo.pop_all()  # from here on the engine stops them
             return Engine(runtime, limits, text, companion=server, devices=(self._device,))
 
     def _runtime(self, tokenizer: LocalTokenizer, server: TokenizerServer) -> Runtime:
@@ -123,7 +123,7 @@ class CardLoader:
 
 
 def _render(template: ChatTemplate, messages: list[dict[str, Any]], source: str | None) -> str:
-    """POST /chat_template of the tokenizer server, for people. No template but the model's own is ever run."""
+    """Answer POST /chat_template of the tokenizer server, which is for people. Only the model's own template is run."""
     if source not in (None, "", "default", template.source):
         raise InvalidRequest("template: only the model's own is run; leave it out")
     asked = [Message(entry.get("role", "user"), str(entry.get("content") or "")) for entry in messages]

@@ -1,4 +1,4 @@
-"""What a build of a vendor's program has no flag for, where the settings would need one."""
+"""Finds settings for which a build of a vendor's program has no flag."""
 
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
@@ -9,7 +9,7 @@ CURE = "If your build has a flag for it, put {%s} into the manifest's arguments.
 
 
 def fixed_card(model: InstalledModel, machine: Machine, *, index: int, device: int) -> str:
-    """Why it cannot run on `device`, the card number `index` of those in use; "" when it can."""
+    """Why the program cannot run on `device`, the card number `index` of those in use; "" when it can."""
     if model.spec.runtime not in ("ax_repl", "ax_api"):  # axllm has AXLLM_DEVICES
         return ""
     if device and not model.can_be_told("devices", machine):
@@ -23,7 +23,7 @@ def fixed_card(model: InstalledModel, machine: Machine, *, index: int, device: i
 
 
 def fixed_port(model: InstalledModel, settings: Settings, machine: Machine) -> str:
-    """Why `runtime_port` does not reach its program; "" where it does, or is the stock one."""
+    """Why `runtime_port` has no effect on its program; "" when it has, or is the compiled-in port."""
     listens = model.spec.runtime in ("ax_api", "axllm")
     if not listens or settings.runtime_port == STOCK_PORT or model.can_be_told("port", machine):
         return ""

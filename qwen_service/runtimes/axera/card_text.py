@@ -1,4 +1,4 @@
-"""A card model's tokenizer and chat template, read once for all of its cards: they take 45 MB and half a second."""
+"""The tokenizer and chat template of a card's model, read once for all cards: they take 45 MB and half a second."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ class CardText:
         self._text: tuple[LocalTokenizer, ChatTemplate] | None = None
 
     async def read(self, progress: LoadProgress) -> tuple[LocalTokenizer, ChatTemplate]:
-        """Raises StartFailed; what was mended meanwhile is seen by the next call."""
+        """Read them. Raises StartFailed; the next call reads the files again."""
         async with self._reading:
             if self._text is None:
                 progress("reading the tokenizer")

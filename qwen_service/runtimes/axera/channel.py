@@ -1,7 +1,7 @@
-"""What one generation hears of the vendor's program: a one-way channel from the tokenizer's thread to the main loop.
+"""The token channel: carries the events of one generation from the tokenizer's thread to the main loop.
 
-A channel is known to the program by its key, a short ASCII word that travels where a prompt or a system prompt is
-expected. The program hands the key to the tokenizer server, gets the ids that the channel holds, and from then on
+The program knows a channel by its key, a short ASCII word that is sent in place of a prompt or a system prompt.
+The program passes the key to the tokenizer server, gets the ids of the channel, and from then on
 every id that it generates arrives here.
 """
 
@@ -42,7 +42,7 @@ class Idle:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Nothing more will come. Posted by the runtime when the program has died or can no longer be trusted."""
+    """No more events will come. Posted by the runtime when the program has died or cannot be trusted any more."""
 
     error: Exception
 
@@ -51,7 +51,7 @@ ChannelEvent = Encoded | ResetCalled | Decoded | Idle | Lost
 
 
 class TokenChannel:
-    """Iterated in the loop that made it; post() may be called from any thread. Close it, or use it with `with`."""
+    """A channel. Read it in the loop that made it; post() may be called from any thread. Close it, or use `with`."""
 
     def __init__(
         self,
@@ -71,13 +71,13 @@ class TokenChannel:
         self._closed = False
 
     def post(self, event: ChannelEvent) -> None:
-        """Events posted by one thread arrive in order; what comes after close() is dropped."""
+        """Add an event. Events posted by one thread arrive in order; events after close() are dropped."""
         if not self._closed:
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
     @property
     def heard(self) -> bool:
-        """Something is there for next()."""
+        """Whether next() would return at once."""
         return not self._events.empty()
 
     async def next(self) -> ChannelEvent:

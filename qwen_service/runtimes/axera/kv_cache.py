@@ -1,4 +1,4 @@
-"""What the KV cache of a main_api_* program holds, and how a prompt gets into it with the least computation. IO-free.
+"""Knows what the KV cache of a main_api_* program holds, and plans the cheapest way to a prompt. IO-free.
 
 The cache can only grow, or be reset to other ids; a turn appends its `diff` and the reply. The program computes steps
 of 128 ids and takes a diff only while (held + diff), rounded up to whole steps after what is held, stays within its
@@ -17,18 +17,18 @@ Ids = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """First reset to these ids, unless that is None; then prefill `diff`, which never is empty."""
+    """The steps to a prompt: reset to the ids of `reset`, unless None; then prefill `diff`, which is never empty."""
 
     reset: Ids | None
     diff: Ids
-    cached: int  # ids of the prompt that are held already
+    cached: int  # ids of the prompt that the cache already holds
 
 
 @dataclass(slots=True)
 class Stop:
-    """How a reply was stopped. `exactly_after`: so many ids had been decoded when the program was stopped, held.
+    """How a reply was stopped. `exactly_after`: the number of ids decoded when the program was stopped at the gate.
 
-    `loosely`: at another moment, perhaps in the middle of a step.
+    `loosely`: it was stopped at another moment, perhaps in the middle of a step.
     """
 
     exactly_after: int | None = None
@@ -36,9 +36,9 @@ class Stop:
 
 
 class KvCache:
-    """`from_nothing`: the longest prompt that may follow a reset to no ids.
+    """The cache. `from_nothing`: the longest prompt that may follow a reset to no ids.
 
-    Such a reset computes nothing and leaves all to the diff. The program does not check the length of what comes then.
+    Such a reset computes nothing, so the diff is the whole prompt, whose length the program does not check.
     """
 
     def __init__(self, largest: int, *, from_nothing: int = 0) -> None:
@@ -50,14 +50,14 @@ class KvCache:
 
     @property
     def held(self) -> Ids | None:
-        """None: in doubt."""
+        """The ids that the cache holds; None: unknown."""
         return self._held if self._known else None
 
     @property
     def after_stopped_prefill(self) -> Ids | None:
-        """What is held when the prefill of the next turn is stopped; None: in doubt.
+        """The ids that the cache holds after a stopped prefill of the next turn; None: unknown.
 
-        The program then reads the length of its cache back from the last decode step that it has computed. That is the
+        The program then takes the length of its cache from the last decode step that it computed. That is the
         right one only if there was such a step since the last reset.
         """
         return self._held if self._known and self._replied else None
@@ -66,11 +66,11 @@ class KvCache:
         self._held, self._known, self._replied = ids, True, False
 
     def hold(self, ids: Ids) -> None:
-        """After a reply."""
+        """Note the ids that the cache holds after a reply."""
         self._held, self._known, self._replied = ids, True, True
 
     def invalidate(self) -> None:
-        """After some stops, and after an error: what is held is not known until the next reset."""
+        """Mark the content as unknown until the next reset: after some stops, and after an error."""
         self._held, self._known, self._replied = (), False, False
 
     def reusable(self, prompt: Ids) -> int:
@@ -101,17 +101,19 @@ class KvCache:
 
 
 def held_after(prompt: Ids, tokens: ReplyTokens, stop: Stop, *, after_stopped_prefill: Ids | None) -> Ids | None:
-    """What the cache holds after a reply to `prompt`; None: not known.
+    """The ids that the cache holds after a reply to `prompt`; None: unknown.
 
-    The last id of a reply enters the cache with the step that finds the end. A reply that is stopped lacks that step.
+    The last id of a reply enters the cache in the step that finds the end. A stopped reply lacks that step.
     """
     ids = tuple(tokens.ids)
     if not tokens.ended or not ids:
         return None
     if stop.loosely:
-        return after_stopped_prefill if tokens.cut and len(ids) == 1 else None  # one id, of the broken prefill
+        return (
+            after_stopped_prefill if tokens.cut and len(ids) == 1 else None
+        )  # the one id comes from the broken prefill
     if stop.exactly_after == len(ids):
         return (*prompt, *ids[:-1])
     if tokens.cut or (stop.exactly_after or 0) in range(1, len(ids)):
         return None
-    return (*prompt, *ids)  # it has ended by itself, also where a stop came too late to matter
+    return (*prompt, *ids)  # it ended by itself; a late stop changed nothing

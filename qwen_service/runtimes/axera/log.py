@@ -1,6 +1,6 @@
-"""What the vendor's programs print -> progress, numbers and faults in plain words. IO-free: feed() the bytes.
+"""Reads the output of the vendor's programs: progress, limits, and faults in plain words. IO-free: feed() the bytes.
 
-They print to stdout: log lines with ANSI colours, and while loading progress frames that begin with a carriage return.
+They print log lines with ANSI colours to stdout and, while loading, progress frames that begin with a carriage return.
 stdout is block-buffered, so a line can come late; a death in early initialization can leave nothing at all.
 """
 
@@ -24,7 +24,7 @@ _ERRORS_KEPT = 20
 
 @dataclass(frozen=True, slots=True)
 class _ProgramFault:
-    """No restart cures one of these. What the card and its driver complain of is in card_faults."""
+    """A fault that no restart cures. Faults of the card and its driver are in card/faults.py."""
 
     pattern: str
     message: str
@@ -50,7 +50,7 @@ _PROGRAM_FAULTS = (
 
 
 class AxeraLog:
-    """`numbers` and `errors` of one program; `ready` turns true with the line that `ready_text` stands in."""
+    """The output of one program: its `numbers` and `errors`. `ready` becomes true at the line with `ready_text`."""
 
     def __init__(self, progress: LoadProgress, *, ready_text: str = "") -> None:
         self._progress = progress
@@ -58,7 +58,7 @@ class AxeraLog:
         self._rest = b""
         self.ready = False
         self.numbers: dict[str, int] = {}
-        self.errors: deque[str] = deque(maxlen=_ERRORS_KEPT)  # lines marked [E], and usage complaints
+        self.errors: deque[str] = deque(maxlen=_ERRORS_KEPT)  # lines marked [E], and complaints about the command line
 
     def feed(self, data: bytes) -> None:
         *lines, self._rest = _LINE_END.split(self._rest + data)
@@ -77,7 +77,7 @@ class AxeraLog:
             self.ready = True
 
     def fault(self) -> tuple[str, bool] | None:
-        """The first known fault as (plain words with the program's own, permanent); None where it complained of none."""
+        """The first known fault as (explanation with the program's own words, permanent); None when there was none."""
         for line in self.errors:
             if (of_card := card_faults.explain(line)) is not None:
                 return f"{of_card} ({line})", of_card.permanent
@@ -87,11 +87,11 @@ class AxeraLog:
         return (f"The vendor's program reports: {self.errors[0]}", False) if self.errors else None
 
     def card_fault(self) -> tuple[CardFault, str] | None:
-        """A complaint about the card, and the line. The program only prints it and goes on with stale data."""
+        """A fault of the card, with its line. The program only prints such a line and goes on with stale data."""
         return next(((fault, line) for line in self.errors if (fault := card_faults.explain(line))), None)
 
     def start_failure(self, returncode: int | None) -> StartFailed:
-        """Why a program did not come up. `returncode` is None while it still runs."""
+        """Explain why a program did not come up. `returncode` is None while it still runs."""
         message, permanent = self.fault() or ("The vendor's program did not come up.", False)
         end = f" ({explain_exit(returncode)})" if returncode is not None else ""
         return StartFailed(message + end, permanent=permanent)

@@ -1,4 +1,4 @@
-"""A vendor's program as a process: launched, listened to while it loads, and failed once, with the first reason."""
+"""Runs a vendor's program: launches it, watches it while it loads, and keeps the first reason of its failure."""
 
 import asyncio
 import os
@@ -16,37 +16,37 @@ from qwen_service.runtimes.axera.channel import TokenChannel
 from qwen_service.runtimes.axera.log import AxeraLog
 from qwen_service.runtimes.axera.program_files import mend_program, unusable_files, unusable_sampling
 
-MakeCommand = Callable[[Mapping[str, str]], Sequence[str]]  # values of placeholders -> argv
+MakeCommand = Callable[[Mapping[str, str]], Sequence[str]]  # values of the placeholders -> argv
 IsReady = Callable[[], Awaitable[bool]]
 
-GRACE = 5.0  # seconds for each way of ending it
-PROBE = 0.5  # seconds between looks at a program that loads and says nothing
-FIRST_CALL = 2.0  # seconds for the call of our /reset that a program has made before it was up to be seen
+GRACE = 5.0  # seconds for each way to stop it
+PROBE = 0.5  # seconds between checks of a silent program that loads
+FIRST_CALL = 2.0  # seconds to wait for the program's call of our /reset, which it makes before it is ready
 
 
 @dataclass(frozen=True, slots=True)
 class VendorProgram:
-    """How to run one."""
+    """How to run a vendor's program."""
 
-    command: MakeCommand  # is given tokenizer_url, system_prompt and port, as far as there are such things
-    folder: Path  # of the model: its working directory
+    command: MakeCommand  # gets tokenizer_url, system_prompt and port, when they exist
+    folder: Path  # the model's folder: the working directory
     env: Mapping[str, str] | None = None
     log_path: Path | None = None
     pid_file: Path | None = None
     start_timeout: float = 300.0  # seconds without a sign of life while it loads
-    stall_timeout: float = 60.0  # the same while it works
+    stall_timeout: float = 60.0  # seconds without a sign of life while it works
     on_card_fault: Callable[[CardFault], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
 class AxeraProgram(VendorProgram):
-    """One that listens on a port."""
+    """A program that listens on a port."""
 
     port: int = 8000  # compiled into most builds
 
 
 class AxeraProcess:
-    """`failure` is set once, with the first reason for which it can no longer be used."""
+    """The process. `failure` is set once, to the first reason why it cannot be used any more."""
 
     def __init__(self, program: VendorProgram) -> None:
         self._program = program
@@ -60,11 +60,11 @@ class AxeraProcess:
     async def launch(
         self, values: Mapping[str, str], progress: LoadProgress, *, ready_text: str = "", stdin: bool = False
     ) -> None:
-        """StartFailed when it cannot be; stop() is due in either case."""
+        """Launch it. Raises StartFailed. Call stop() afterwards, whether or not it started."""
         self.log = AxeraLog(progress, ready_text=ready_text)
         program = self._program
         self._argv = program.command(values)
-        if os.sep in self._argv[0]:  # else it is found by PATH
+        if os.sep in self._argv[0]:  # otherwise PATH finds it
             mend_program(program.folder / self._argv[0])
         try:
             self._child = await ChildProcess.start(
@@ -82,7 +82,7 @@ class AxeraProcess:
         self._watcher = asyncio.create_task(self._watch(self._child))
 
     async def until(self, is_ready: IsReady) -> None:
-        """StartFailed when it ends before, or says nothing for too long."""
+        """Wait for `condition`. Raises StartFailed when the program ends first, or is silent for too long."""
         assert self._child is not None
         heard = asyncio.get_running_loop().time()
         while not await is_ready():
@@ -97,7 +97,7 @@ class AxeraProcess:
                 raise StartFailed(f"It has said nothing for {self._program.start_timeout:g} s while loading.")
 
     async def expect_reset(self, channel: TokenChannel) -> None:
-        """StartFailed when the program, which is up, has not asked for the channel's ids: it would answer from others."""
+        """Wait for the reset call. Raises StartFailed when the ready program has not fetched the channel's ids: it would use others."""
         try:
             async with asyncio.timeout(FIRST_CALL):
                 await channel.next()
@@ -109,26 +109,26 @@ class AxeraProcess:
             ) from None
 
     async def end(self, ask: Callable[[ChildProcess], Awaitable[object]] | None = None, grace: float = GRACE) -> None:
-        """Politely by `ask`, where it has not failed; then by force. Idempotent."""
+        """Stop it: politely by `ask`, unless it has failed, then by force. Idempotent."""
         if (child := self._child) is not None:
             await child.stop((lambda: ask(child)) if ask is not None and not self.failure.done() else None, grace)
         if self._watcher is not None:
             await self._watcher
 
     async def ends_within(self, seconds: float) -> bool:
-        """If so, `failure` says why."""
+        """Whether it ends within so many seconds; `failure` then says why."""
         if self._watcher is not None:
             await asyncio.wait({self._watcher}, timeout=seconds)
         return self._watcher is not None and self._watcher.done()
 
     def fail(self, failure: RuntimeFailure) -> RuntimeFailure:
-        """The first reason counts, and is returned."""
+        """Set `failure`, unless it is set already. Returns the first reason."""
         if not self.failure.done():
             self.failure.set_result(failure)
         return self.failure.result()
 
     def heard(self, data: bytes) -> None:
-        """Its output, as it comes."""
+        """Called with the program's output as it comes."""
         self.log.feed(data)
         self._output.set()
         if not self.failure.done() and (complaint := self.log.card_fault()) is not None:
@@ -155,7 +155,7 @@ class AxeraProcess:
 
 
 async def listens(port: int) -> bool:
-    """Whether somebody on this machine does."""
+    """Whether anybody on this machine listens on the port."""
     with suppress(OSError):
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.close()
@@ -164,7 +164,7 @@ async def listens(port: int) -> bool:
 
 
 async def refuse_taken_port(port: int) -> None:
-    """A second instance would start without an error and share the port: the kernel splits the requests."""
+    """Raise StartFailed when the port is taken: a second program would share it, and the kernel would split the requests."""
     if await listens(port):
         raise StartFailed(
             f"Port {port} is taken, and the vendor's program needs it. Stop what listens there"

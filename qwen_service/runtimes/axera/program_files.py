@@ -1,4 +1,4 @@
-"""The files that a vendor's program needs: the run bit it lacks upstream, its sampling, and what is wrong with others."""
+"""Prepares and checks the files of a vendor's program: its run bit, its sampling file, its model files."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ SAMPLING_KEYS = frozenset({
 
 
 def mend_program(path: Path) -> None:
-    """Give it the run bit. StartFailed when it is not there, is a git-lfs pointer, or cannot be mended."""
+    """Set the program's run bit. Raises StartFailed when it is missing, is a git-lfs pointer, or cannot be changed."""
     if not path.is_file():
         raise StartFailed(f"There is no program {path}. {FETCH}", permanent=True)
     if is_lfs_pointer(path):
@@ -38,7 +38,7 @@ def mend_program(path: Path) -> None:
 
 
 def write_post_config(folder: Path, config: Mapping[str, bool | int | float]) -> None:
-    """post_config.json, which the program reads once at its start; an incomplete one would crash it."""
+    """Write post_config.json, which the program reads once at its start; an incomplete file would crash it."""
     path = folder / SAMPLING
     text = json.dumps(dict(config), indent=2) + "\n"
     if not config or (path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text):
@@ -48,12 +48,12 @@ def write_post_config(folder: Path, config: Mapping[str, bool | int | float]) ->
         draft.write_text(text, encoding="utf-8")
         draft.replace(path)
     except OSError as error:
-        # A model folder that is read-only on purpose has the vendor's own file.
+        # A read-only model folder keeps the vendor's own file.
         logger.warning("%s cannot be written (%s): the model samples as the vendor set it", path, error.strerror)
 
 
 def unusable_files(argv: Sequence[str], folder: Path) -> str | None:
-    """Why the files that the command line names cannot be loaded; None when nothing is seen to be wrong with them."""
+    """Why files of the command line cannot be loaded; None when they look right."""
     for path in (folder / name for name in _named_files(argv)):
         if not path.is_file():
             return f"The model's file {path} is missing. {FETCH}"
@@ -63,7 +63,7 @@ def unusable_files(argv: Sequence[str], folder: Path) -> str | None:
 
 
 def unusable_sampling(folder: Path) -> str | None:
-    """Why the program aborts on its sampling, without a word; None when that is whole, or not there (then it is greedy)."""
+    """Why the sampling file would make the program abort silently; None when it is complete or missing (then it is greedy)."""
     path = folder / SAMPLING
     if not path.is_file():
         return None
@@ -76,7 +76,7 @@ def unusable_sampling(folder: Path) -> str | None:
 
 
 def _named_files(argv: Sequence[str]) -> Iterator[str]:
-    """Layers are named by a template with %d, and counted by --axmodel_num."""
+    """The files that the arguments name. Layers are named by a template with %d and counted by --axmodel_num."""
     options = dict(zip(argv[1::2], argv[2::2], strict=False))
     for value in options.values():
         if not value.endswith((".axmodel", ".bin")):

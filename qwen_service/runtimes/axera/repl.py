@@ -1,12 +1,12 @@
-"""Runtime of main_axcl_* and main_ax650 of Qwen2.5: a REPL that is given a key per line and asks us for the rest.
+"""Runtime of Qwen2.5's main_axcl_* and main_ax650: a REPL that takes one key per line and asks us for the ids.
 
 A prompt travels as a key on stdin, which the program hands to our tokenizer server for ids; a reply arrives as the
-ids that it has decoded there. The prompt is fed token by token, as slowly as a reply is written. A reply is stopped by
-SIGINT while it waits for our answer to a /decode. Before its first one, while the prompt is fed, SIGINT is repeated until
-the program waits again, since one that comes too early is lost.
+ids that it decodes there. The program prefills token by token, as slowly as it generates. A reply is stopped by
+SIGINT while the program waits for our answer to a /decode. During the prefill SIGINT is repeated until
+the program waits again, because one that comes too early is lost.
 
-The context builds (Qwen3) keep their KV cache from prompt to prompt and are given what is new only. They have no way
-back: a prompt that does not continue what they hold starts a new process, which takes as long as loading does.
+The context builds (Qwen3) keep their KV cache from prompt to prompt and get only the new ids. They have no way
+back: a prompt that does not continue their cache needs a new process, which takes as long as loading.
 """
 
 import asyncio
@@ -23,19 +23,19 @@ from qwen_service.runtimes.axera.repl_reply import ReplReply
 from qwen_service.runtimes.axera.tokenizer_server import TokenizerServer
 from qwen_service.text.tokenizer import LocalTokenizer
 
-CONTEXT = 1024  # tokens; of the published build, where the program does not report it
+CONTEXT = 1024  # tokens; the published build's, when the program reports none
 SLOWEST_PROMPT = 10.0  # tokens per second; a card feeds about 15
 INTERRUPT_EVERY = 0.02  # seconds
-LONGEST_HOLD = 0.7  # seconds that an answer may wait for a stop; the program's client waits one
-RELUCTANT = 3.0  # seconds without a batch, which comes every 0.2 to 0.8, until a stop is tried at any moment
-CONTEXT_FLAG = "--url_tokenizer_model"  # known to the context builds only
+LONGEST_HOLD = 0.7  # seconds that an answer may wait for a stop; the program's client waits 1 s
+RELUCTANT = 3.0  # seconds without a batch (usual: 0.2 to 0.8) after which a stop is tried at any moment
+CONTEXT_FLAG = "--url_tokenizer_model"  # a flag of the context builds only
 END_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|im_start|>")
 
-SAMPLING = frozenset({"max_tokens"})  # the rest is fixed when the program starts
+SAMPLING = frozenset({"max_tokens"})  # all other sampling is fixed when the program starts
 
 
 class AxRepl(Runtime):
-    """`server` runs, and serves this program only: calls of the plain dialect do not say whose they are."""
+    """The runtime. `server` serves this program only: calls of the plain dialect do not say who makes them."""
 
     def __init__(
         self, program: ReplProgram, tokenizer: LocalTokenizer, server: TokenizerServer, *, context: int = CONTEXT
@@ -93,7 +93,7 @@ class AxRepl(Runtime):
         while True:
             process = self._process
             failure = await asyncio.shield(process.failure)
-            if process is self._process:  # else it was replaced on purpose
+            if process is self._process:  # otherwise it was replaced on purpose
                 return failure
 
     async def stop(self) -> None:
@@ -114,7 +114,7 @@ class AxRepl(Runtime):
         return reported
 
     async def _prepare(self, ids: Ids) -> Plan:
-        """A context build cannot forget: what does not continue what it holds needs a new process."""
+        """Replace the process of a context build when the prompt does not continue its cache, which it cannot reset."""
         if self._kv is None:
             return Plan((), ids, 0)
         plan = self._kv.plan(ids)
@@ -158,7 +158,7 @@ class AxRepl(Runtime):
             raise self._process.fail(Stalled(f"The NPU has given no sign of life for {patience:.0f} s.")) from None
 
     def _stop_held(self, channel: TokenChannel, stop: Stop) -> None:
-        """The program waits for the answer that the gate holds: it sees the signal before anything else."""
+        """Stop the program while it waits for the held answer: it then handles the signal first."""
         self._process.interrupt()
         if channel.gate.release():
             stop.exactly_after = channel.gate.held
@@ -166,7 +166,7 @@ class AxRepl(Runtime):
             stop.loosely = True
 
     async def _come_to_rest(self, ids: Ids, channel: TokenChannel, reply: ReplReply, stop: Stop) -> None:
-        """Return when the program waits for a prompt again, or is lost."""
+        """Wait until the program waits for a prompt again, or is lost."""
         with channel:
             try:
                 async with asyncio.timeout(self._program.stop_timeout):
@@ -176,7 +176,7 @@ class AxRepl(Runtime):
             except RuntimeFailure as failure:
                 self._process.fail(failure)
         if self._kv is not None and not self._process.failure.done():
-            # Directly after the prefill: no version of this program has been seen to say what it then holds.
+            # A stop right after the prefill: what the cache then holds is not known for any version.
             held = held_after(ids, reply.tokens, stop, after_stopped_prefill=None)
             if held is not None:
                 self._kv.hold(held)

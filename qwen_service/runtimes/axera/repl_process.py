@@ -1,6 +1,6 @@
-"""The process of main_axcl_* and main_ax650: from its command line to its first prompt, line by line, and to its end.
+"""The process of main_axcl_* and main_ax650: its command line, its prompts line by line, its end.
 
-stdin takes keys, one a line; stdout tells when it waits for a prompt. Nothing else is read from it but faults.
+stdin takes keys, one per line; stdout shows when it waits for a prompt. Beside that only faults are read from stdout.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ GRACE = 3.0  # seconds for `q`, then for SIGTERM
 
 @dataclass(frozen=True, slots=True)
 class ReplProgram(VendorProgram):
-    post_config: Mapping[str, bool | int | float] = field(default_factory=dict)  # empty: what lies there is used
+    post_config: Mapping[str, bool | int | float] = field(default_factory=dict)  # empty: the file in the folder is used
     start_timeout: float = 120.0  # seconds without a sign of life while it loads
     stop_timeout: float = 10.0  # seconds for a reply to stop; it takes one step of the NPU, 0.07 s
 
@@ -38,14 +38,14 @@ class ReplProcess(AxeraProcess):
         self.failure.add_done_callback(self._tell_channel)
 
     async def start(self, values: Mapping[str, str], progress: LoadProgress) -> Mapping[str, int]:
-        """Return the numbers it reported when it waits for a prompt. StartFailed otherwise; stop() is due either way."""
+        """Start, and return the reported limits once it waits for a prompt. Raises StartFailed. Call stop() in either case."""
         write_post_config(self._program.folder, self._post_config)
         await self.launch(values, progress, stdin=True)
         await self.until(self._waits)
         return self.log.numbers
 
     def submit(self, channel: TokenChannel) -> None:
-        """Have it run the channel's prompt, and tell the channel when it waits again, or is lost."""
+        """Run the channel's prompt. The channel gets Idle when the program waits again, or Lost."""
         assert self._child is not None
         assert self.idle, "one prompt at a time"
         self._channel = channel
@@ -56,7 +56,7 @@ class ReplProcess(AxeraProcess):
             self._child.write(channel.key.encode() + b"\n")
 
     def interrupt(self) -> None:
-        """One SIGINT: ends a reply; lost when the reply has not begun, without effect when there is none."""
+        """Send one SIGINT: it ends a running reply; it is lost before a reply has begun, and has no effect without one."""
         assert self._child is not None
         self._child.send_signal(signal.SIGINT)
 

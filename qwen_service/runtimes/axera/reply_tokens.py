@@ -1,9 +1,9 @@
-"""The calls of /decode of one reply -> its token ids, each exactly once. IO-free.
+"""Turns the /decode calls of one reply into its token ids, each exactly once. IO-free.
 
 The program decodes its reply in batches of three (the last one at eos may be shorter), then once more as a whole.
 The last call is the end marker and the authoritative list: on a stop or at the end of the context, up to two tokens
 appear only there. Which call is the last one follows from its length, except where a reply is so short that a batch
-and the whole look alike; then the next call, or finish() when the program is seen to wait again, decides.
+and the whole look alike; then the next call decides, or finish() when the program waits again.
 """
 
 from collections.abc import Sequence
@@ -11,22 +11,22 @@ from collections.abc import Sequence
 from qwen_service.errors import ProtocolError
 
 BATCH = 3
-LONGEST_RUN = 256  # of one token: an NPU that has failed repeats its last one for ever
+LONGEST_RUN = 256  # repetitions of one token: a failed NPU repeats its last one for ever
 
 
 class ReplyTokens:
-    """feed() gives the ids that are new; after the whole reply was seen `ended` is true.
+    """feed() returns the new ids; `ended` is true once the whole reply was seen.
 
-    `ids` are all that it has given. `cut`: the last tokens came with the whole only, so no eos but a stop or the end of
+    `ids`: all ids returned so far. `cut`: the last tokens came with the whole only, so not eos but a stop or the end of
     the context ended the reply.
     """
 
     def __init__(self) -> None:
         self.ids: list[int] = []
         self._seen: list[int] = []
-        self._undecided: list[int] = []  # equal to all that was seen: a repetition, or the whole reply
+        self._undecided: list[int] = []  # a batch equal to all ids so far: a repetition, or the whole reply
         self._calls = 0
-        self._partial = False  # a batch of less than three: the reply has ended, the whole follows
+        self._partial = False  # a batch of fewer than three came: the reply has ended, the whole follows
         self.ended = False
         self.cut = False
 
@@ -54,18 +54,18 @@ class ReplyTokens:
 
     @property
     def undecided(self) -> bool:
-        """The last call was the whole reply, or a batch that repeats the one before."""
+        """Whether the last call may be the whole reply, or a batch that repeats the one before."""
         return bool(self._undecided)
 
     @property
     def may_be_over(self) -> bool:
-        """False: the whole reply cannot have been decoded yet, so whoever says that it is over is wrong."""
+        """Whether the reply can be over. False: the whole reply cannot have been decoded yet."""
         return self.ended or (self._calls > 0 and len(self._seen) <= BATCH)
 
     def finish(self) -> None:
-        """The program waits again: a call that was held back was the whole reply, which adds nothing.
+        """Note that the program waits again: an undecided call was then the whole reply, which adds no ids.
 
-        A call that came alone was the whole: at eos a batch precedes it, even in the shortest reply.
+        An only call was the whole reply, and there was no eos: at eos a batch comes first, even in the shortest reply.
         """
         self.cut = self.cut or (self._calls == 1 and not self.ended)
         self._undecided = []
@@ -86,7 +86,7 @@ class ReplyTokens:
 
 
 def refuse_endless_run(ids: Sequence[int]) -> None:
-    """Raises ProtocolError where a reply has become one token, over and over."""
+    """Raise ProtocolError when a reply repeats one token over and over."""
     run = ids[-LONGEST_RUN:]
     if len(run) == LONGEST_RUN and len(set(run)) == 1:
         raise ProtocolError(f"The NPU has produced the same token {LONGEST_RUN} times: it has probably failed.")

@@ -1,7 +1,7 @@
-"""Holds back our answer to one /decode, so that the program can be stopped where nothing is half computed.
+"""Holds back our answer to one /decode, so that the program can be stopped between two steps.
 
-The program waits for the answer before it computes the next step, and looks at its stop flag before that step. Held,
-stopped and then answered, it computes nothing more, and what its KV cache holds is known id for id. A stop at any other
+The program waits for the answer before it computes the next step, and checks its stop flag before that step. Held,
+stopped and then answered, it computes nothing more, and the content of its KV cache is known id for id. A stop at another
 moment can fall between two layers of a step: then the last entry of the KV cache is wrong.
 """
 
@@ -14,13 +14,13 @@ from qwen_service.runtimes.axera.reply_tokens import BATCH
 
 
 class StopGate:
-    """Armed and released in the main loop; holds() and until_released() are called in the tokenizer's thread.
+    """The gate. The main loop arms and releases it; holds() and until_released() are called in the tokenizer's thread.
 
-    It holds one answer in its life, and only to a whole batch: a shorter one ends the reply anyway.
+    It holds only one answer in its life, to a full batch: a shorter batch ends the reply anyway.
     """
 
     def __init__(self, longest: float) -> None:
-        """`longest`: seconds for which an answer may be held; the program's client gives up some time after it."""
+        """`longest`: seconds for which an answer may be held; the program's client waits a little longer."""
         self._longest = longest
         self._lock = threading.Lock()
         self._after: int | None = None
@@ -32,7 +32,7 @@ class StopGate:
         self._held: int | None = None
 
     def stop_after(self, count: int) -> None:
-        """Hold the batch with which `count` ids of the reply are there."""
+        """Hold the answer to the batch that completes `count` ids of the reply."""
         self._after = count
 
     def stop_at_next(self) -> None:
@@ -40,11 +40,11 @@ class StopGate:
 
     @property
     def held(self) -> int | None:
-        """Ids that had been decoded when an answer was held, of this batch too; None: none was."""
+        """The number of ids decoded when an answer was held, including its batch; None: no answer was held."""
         return self._held
 
     def holds(self, size: int) -> bool:
-        """A batch of `size` ids has come. True: its answer must wait for until_released()."""
+        """Note a batch of `size` ids. Returns True when its answer must wait for until_released()."""
         with self._lock:
             if self._state != "open":
                 return False
@@ -65,13 +65,13 @@ class StopGate:
             self._expire()
 
     def release(self) -> bool:
-        """Let the answer go. True: it was held until now, so that no step has been computed meanwhile."""
+        """Release the answer. Returns True when it was held until now, so that no step was computed meanwhile."""
         with self._lock:
             if self._state != "held":
                 return False
             self._state = "released"
         assert self._loop is not None
-        with suppress(RuntimeError):  # the tokenizer's loop has ended, and with it the connection
+        with suppress(RuntimeError):  # the tokenizer's loop has ended, and its connections with it
             self._loop.call_soon_threadsafe(self._free.set)
         return True
 

@@ -1,6 +1,6 @@
-"""One HTTP exchange per connection, for clients that give us one second and then crash.
+"""Serves one HTTP exchange per connection, for clients that wait one second and then crash.
 
-Every connection is closed after its answer: a kept one costs 44 ms per call with the vendor's client library, which
+Every connection is closed after its answer: keep-alive costs 44 ms per call with the vendor's client library, which
 sends headers and body in two writes with Nagle's algorithm on and so waits for a delayed acknowledgement. A fresh
 connection acknowledges at once.
 """
@@ -12,16 +12,16 @@ from typing import cast
 import httptools
 import orjson
 
-MAX_BODY = 1 << 20  # bytes; what is beyond is read and dropped, so that the answer is not lost in a reset
+MAX_BODY = 1 << 20  # bytes; the rest is read and dropped, so that the answer is not lost in a TCP reset
 PATIENCE = 10.0  # seconds for a whole request
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
 
 Answer = dict[str, object]
-Handler = Callable[[str, bytes], Answer | Awaitable[Answer]]  # path with query, body; never raises
+Handler = Callable[[str, bytes], Answer | Awaitable[Answer]]  # (path with query, body) -> answer; never raises
 
 
 class Connection(asyncio.Protocol):
-    """Also the callbacks of its httptools parser."""
+    """A connection; also has the callbacks of its httptools parser."""
 
     def __init__(self, handler: Handler, open_ones: set["Connection"]) -> None:
         self._handler = handler
@@ -65,7 +65,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         if self._answered or self._pending is not None:
-            return  # a second request on this connection, which we have said we close
+            return  # a second request on a connection that we said we close
         if len(self._body) > MAX_BODY:
             self._body.clear()
         answer = self._handler(self._url.decode("latin-1"), bytes(self._body))

@@ -1,11 +1,11 @@
-"""What the tokenizer server answers: both dialects of the vendor's programs and the documented contract for people.
+"""The answers of the tokenizer server: both dialects of the vendor's programs, and the documented routes for people.
 
-A program's prompt is the key of a channel, which /encode exchanges for the channel's ids; a reset's key comes as its
-system prompt. A uid belongs to the channel whose key it asked for last, and the plain dialect, which has none, to the
-only program there. Each /decode that follows is posted to that channel and answered with empty text: what a program
-prints is then its own words only, and no reply ends up in a log.
+A program's prompt is the key of a channel, which /encode exchanges for the channel's ids; the key of a reset comes as its
+system prompt. A uid belongs to the channel whose key it sent last; the plain dialect, which has no uid, belongs to the
+only program. Each further /decode is posted to that channel and answered with empty text, so that a program
+prints only its own messages, and no reply ends up in a log.
 
-Every answer is well-formed and holds what a program needs to go on, whatever was asked.
+Every answer is well-formed and lets a program go on, whatever was asked.
 """
 
 import asyncio
@@ -24,7 +24,9 @@ from qwen_service.runtimes.axera.channel import Decoded, Encoded, ResetCalled, T
 from qwen_service.runtimes.axera.tokenizer_http import Answer
 from qwen_service.text.tokenizer import LONG_TEXT, LocalTokenizer
 
-RenderPrompt = Callable[[list[dict[str, Any]], str | None], str]  # messages, a template of their own -> prompt text
+RenderPrompt = Callable[
+    [list[dict[str, Any]], str | None], str
+]  # (messages, the request's own template) -> prompt text
 Body = dict[str, Any]
 
 
@@ -41,7 +43,7 @@ class TokenizerRoutes:
         self._bound: dict[str | None, TokenChannel] = {}  # by uid
         self._started = time.monotonic()
         self._calls = 0
-        self.foreign_calls = 0  # prompts and resets of programs that nobody here asked for
+        self.foreign_calls = 0  # prompts and resets that we did not register: somebody else uses the program
         self._routes: dict[str, Callable[[Body], Answer | Awaitable[Answer]]] = {
             "/encode": self._encode,
             "/decode": self._decode,
@@ -73,7 +75,7 @@ class TokenizerRoutes:
             return {"error": f"There is no {url.path} here, only {', '.join(self._routes)}."}
         try:
             return route(_parse(content, url.query))
-        except Exception as error:  # a program must get its answer; the fault is ours and is logged
+        except Exception as error:  # the program must get an answer; the fault is ours, and is logged
             self._log.exception("%s failed", url.path)
             return self._harmless(f"{type(error).__name__}: {error}")
 
@@ -108,7 +110,7 @@ class TokenizerRoutes:
         return self._encoded(await self._tokenizer.encode([text]))
 
     def _encoded(self, ids: list[int]) -> Answer:
-        # A program that is given no ids crashes.
+        # An empty list of ids would crash the program.
         return {"tokens": ids, "length": len(ids), "token_ids": ids or self._one_id(), "diff": ids or self._one_id()}
 
     def _decode(self, body: Body) -> Answer | Awaitable[Answer]:
@@ -135,7 +137,7 @@ class TokenizerRoutes:
             channel = self._resets.get(key) if isinstance(key, str) else None
         if channel is None:
             self.foreign_calls += 1
-            return {"token_ids": self._one_id()}  # at its start, before anybody has asked for a reset
+            return {"token_ids": self._one_id()}  # at the program's start, before our first reset
         channel.post(ResetCalled())
         return {"token_ids": channel.token_ids}
 
@@ -150,7 +152,7 @@ class TokenizerRoutes:
     async def _render_in_thread(self, render: RenderPrompt, messages: list[Any], template: str | None) -> Answer:
         try:
             return {"prompt": await asyncio.to_thread(render, messages, template)}
-        except Exception as error:  # a template of a person's own may fail in any way; they are told
+        except Exception as error:  # a person's own template may fail in any way; the answer says how
             return self._harmless(f"{type(error).__name__}: {error}")
 
     def _health(self, _: Body) -> Answer:
@@ -165,13 +167,13 @@ class TokenizerRoutes:
         return [self._tokenizer.eos_id or 0]
 
     def _harmless(self, error: str) -> Answer:
-        """Keys of every dialect: a program survives it, a person is told."""
+        """An error answer with the keys of every dialect: a program survives it, a person can read it."""
         nothing = {"tokens": [], "length": 0, "text": "", "prompt": ""}
         return {"error": error, **nothing, "token_ids": self._one_id(), "diff": self._one_id()}
 
 
 def _parse(content: bytes, query: str) -> Body:
-    """Bad JSON and JSON that is not an object are an empty body."""
+    """Parse a body. Bad JSON, and JSON that is no object, count as an empty object."""
     body: Body = {key: values[-1] for key, values in parse_qs(query).items()}
     try:
         parsed = orjson.loads(content) if content else {}
@@ -185,4 +187,4 @@ def _uid(body: Body) -> str | None:
 
 
 def _or_minus_one(token_id: int | None) -> int:
-    return -1 if token_id is None else token_id  # -1 is the programs' own word for none
+    return -1 if token_id is None else token_id  # the programs write -1 for none

@@ -1,7 +1,7 @@
-"""The HTTP tokenizer that the vendor's programs ask for ids, and through which we drive them.
+"""The HTTP tokenizer server that the vendor's programs call, and through which we drive them.
 
-Its own thread and loop, since the programs wait one second for an answer and then crash: no other work may delay it.
-Should the loop fail, it is started anew on the same listening socket; channels and uids survive that.
+It has its own thread and loop, because the programs wait one second for an answer and then crash.
+If the loop fails, it is started again on the same listening socket; channels and uids survive that.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ BACKLOG = 128
 START_TIMEOUT = 5.0  # seconds
 STOP_TIMEOUT = 2.0
 RESTART_PAUSE = 0.05  # seconds, well below the one second of the clients
-LONGEST_HOLD = 5.0  # seconds that the uid dialect's clients, which wait ten, are kept waiting for a stop
+LONGEST_HOLD = 5.0  # seconds that an answer may be held for a stop; clients of the uid dialect wait 10 s
 
 
 class TokenizerServer:
-    """Used from the main loop. Several programs of the uid dialect may share one; of the plain dialect, one each."""
+    """The server, used from the main loop. Programs of the uid dialect may share one; each of the plain dialect needs its own."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class TokenizerServer:
 
     @property
     def port(self) -> int:
-        """The real one, also when 0 was asked for."""
+        """The real port, also when port 0 was asked for."""
         return int(self._socket.getsockname()[1]) if self._socket else self._address[1]
 
     @property
@@ -64,18 +64,18 @@ class TokenizerServer:
 
     @property
     def url(self) -> str:
-        """For the program's command line; a trailing slash would crash it."""
+        """The URL for the program's command line, without a trailing slash, which would crash the program."""
         return f"http://{self._address[0]}:{self.port}"
 
     @property
     def foreign_calls(self) -> int:
-        """Grows when a program works on what was not registered here: somebody else talks to it."""
+        """Grows when a program gets a prompt that was not registered here, so somebody else uses it."""
         return self._routes.foreign_calls
 
     def prompt(
         self, token_ids: Sequence[int], diff: Sequence[int] | None = None, *, longest_hold: float = LONGEST_HOLD
     ) -> TokenChannel:
-        """Register a generation. `diff`: the ids to prefill after what the program's KV cache holds (uid dialect).
+        """Register a generation. `diff`: the ids to prefill after those in the program's KV cache (uid dialect).
 
         `longest_hold`: seconds for which the channel's gate may hold an answer.
         """
@@ -84,11 +84,11 @@ class TokenizerServer:
         )
 
     def reset(self, token_ids: Sequence[int]) -> TokenChannel:
-        """Register the ids of a system prompt; the key is to be the program's `system_prompt`."""
+        """Register the ids of a system prompt. Send the channel's key as the program's `system_prompt`."""
         return self._routes.open_reset(tuple(token_ids))
 
     async def start(self) -> None:
-        """Return when it answers. StartFailed(permanent=True) when somebody else has the port."""
+        """Start, and return when it answers. Raises StartFailed(permanent=True) when the port is taken."""
         self._socket = self._bind()
         self._thread = threading.Thread(target=self._run, name="tokenizer", daemon=True)
         self._thread.start()
@@ -100,10 +100,12 @@ class TokenizerServer:
     async def stop(self) -> None:
         self._stopping.set()
         if self._loop is not None and self._ready.is_set():
-            with contextlib.suppress(RuntimeError):  # it has just ended by itself
+            with contextlib.suppress(RuntimeError):  # the loop has just ended by itself
                 self._loop.call_soon_threadsafe(self._end.set)
         if self._thread is not None:
-            await asyncio.to_thread(self._thread.join, STOP_TIMEOUT)  # a daemon: one that hangs ends with us
+            await asyncio.to_thread(
+                self._thread.join, STOP_TIMEOUT
+            )  # a daemon thread: if it hangs, it ends with the process
             self._thread = None
         if self._socket is not None:
             self._socket.close()
@@ -131,7 +133,7 @@ class TokenizerServer:
             try:
                 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                     runner.run(self._serve())
-            except Exception:  # whatever it is: a program would crash for want of an answer
+            except Exception:  # whatever the fault: without an answer a program would crash
                 if not self._stopping.wait(RESTART_PAUSE):
                     self.restarts += 1
                     self._log.exception("the tokenizer's loop failed and is started again")
@@ -145,7 +147,7 @@ class TokenizerServer:
         )
         try:
             self._ready.set()
-            if not self._stopping.is_set():  # else stop() came too early to see this loop
+            if not self._stopping.is_set():  # otherwise stop() came before this loop existed
                 await self._end.wait()
         finally:
             self._ready.clear()
