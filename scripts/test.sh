@@ -3,8 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ./scripts/setup.sh --dev
-# Real processes, browsers and clocks: what fails is tried twice more, and the closing line counts those reruns.
 # Two workers: most tests wait for processes. A short folder for their files: the path of a unix socket has at most 107 bytes.
 folder=$(mktemp -d /tmp/q.XXXX)
 trap 'rm -rf "$folder"' EXIT
-"${QWEN_VENV:-.venv}/bin/python" -m pytest -n "${QWEN_TEST_WORKERS:-2}" --dist loadfile --basetemp "$folder" --reruns 2 "$@"
+"${QWEN_VENV:-.venv}/bin/python" -m pytest -n "${QWEN_TEST_WORKERS:-2}" --dist loadfile --basetemp "$folder" "$@"

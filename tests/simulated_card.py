@@ -1,5 +1,6 @@
 """AxApi over the simulator of main_api, with a look into the KV cache it plays."""
 
+import asyncio
 import json
 import logging
 import os
@@ -95,6 +96,12 @@ class SimulatedCard:
             lines = file.readlines()
             self._read = file.tell()
         return [json.loads(line) for line in lines]
+
+    async def until(self, kind: str) -> None:
+        """Return when something of this kind has happened to the KV cache since the program started."""
+        async with asyncio.timeout(60):
+            while kind not in (event for event, _ in self.whole_record()):  # noqa: ASYNC110 # another process writes it
+                await asyncio.sleep(0.01)
 
     def whole_record(self) -> Iterator[tuple[str, list[int]]]:
         return ((event["event"], event["kv"]) for event in map(json.loads, self.record.read_text().splitlines()))

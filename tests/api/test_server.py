@@ -42,9 +42,9 @@ async def test_an_endless_header_is_cut_before_it_fills_the_memory(tmp_path: Pat
 
 
 async def test_the_second_request_of_a_connection_has_its_own_time(tmp_path: Path) -> None:
-    async with live_service(tmp_path, head_timeout=0.4) as live:
+    async with live_service(tmp_path, head_timeout=1) as live:
         whole = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        answer = await raw(live, whole, whole, whole, b"GET ", pause=0.3)
+        answer = await raw(live, whole, whole, whole, b"GET ", pause=0.5)
     assert answer.count(b"HTTP/1.1 200 OK") == 3
     assert b"HTTP/1.1 408 " in answer
 

@@ -76,9 +76,12 @@ async def test_nothing_is_rebooted_where_the_driver_is_not_loaded(weather: Weath
     assert reboots(tmp_path) == 0
 
 
-async def test_without_axcl_smi_it_is_left_to_the_runtime_to_complain() -> None:
-    care = CardRecovery(AxclSmi("no-such-axcl-smi"), Path("/dev/null"), per_hour=2, patience=20, pause=0.02)
-    await care.prepare(0, needed_kib=0)
+async def test_without_axcl_smi_no_card_is_waited_for_and_no_reboot_planned() -> None:
+    care = CardRecovery(AxclSmi("no-such-axcl-smi"), Path("/dev/null"), per_hour=2, patience=600, pause=0.02)
+    care.note(0, fault("axcl: device 1: dead!"))
+    async with asyncio.timeout(60):
+        await care.prepare(0, needed_kib=4_000_000)
+    assert not care.will_reboot(0)
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ def test_serve_without_any_model_offers_one_at_a_terminal(typed: Path) -> None:
         service.until("listening on http://127.0.0.1:")
         service.until("is ready after")
         service.process.send_signal(signal.SIGTERM)
-        service.process.wait(60)
+        assert service.process.wait(60) == -signal.SIGTERM  # raised once more when all has ended well
 
 
 def test_serve_offers_to_download_the_model_that_it_is_to_serve(typed: Path) -> None:
@@ -150,7 +150,7 @@ def test_serve_offers_to_download_the_model_that_it_is_to_serve(typed: Path) -> 
         service.type("n\n")
         service.until("no model can be served")
         service.process.send_signal(signal.SIGTERM)
-        service.process.wait(60)
+        assert service.process.wait(60) == -signal.SIGTERM  # raised once more when all has ended well
 
 
 # --- what is offered ---

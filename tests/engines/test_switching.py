@@ -79,8 +79,8 @@ async def test_a_switch_waits_for_the_reply_that_is_running(tmp_path: Path, work
         running = asyncio.create_task(ask(service))
         await until(lambda: service.scheduler.running == 1)
         switching = asyncio.create_task(service.models.load("two"))
-        await asyncio.sleep(0.05)
-        assert service.models.switching_to == "two"
+        await until(lambda: service.models.switching_to == "two")
+        await asyncio.sleep(0.05)  # nothing is stopped meanwhile
         assert workshop.runtimes["one"][0].stopped == 0
         go_on.set()
         assert answered_by(await running).model == "one"

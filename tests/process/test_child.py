@@ -165,7 +165,7 @@ async def test_a_polite_way_that_fails_or_hangs_does_not_keep_the_process_alive(
     for polite in (fails, lambda: asyncio.sleep(600)):
         child, heard = await start(SLEEP)
         await heard.until(b"up")
-        await child.stop(polite, grace=0.1)
+        await child.stop(polite, grace=1)
         assert child.returncode == -signal.SIGTERM
 
 

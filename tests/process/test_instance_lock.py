@@ -28,6 +28,7 @@ def test_a_process_that_has_ended_holds_nothing(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", TAKES, str(path)], check=True, timeout=30)
     lock = InstanceLock(path)
     lock.take()
+    assert path.read_text() == f"{os.getpid()}\n"
     lock.release()
 
 

@@ -347,5 +347,7 @@ def test_what_cannot_be_is_refused_by_the_wire_models(fields: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("options", [None, {}, {"include_usage": None}, {"include_usage": True, "other": 1}])
-def test_stream_options_are_always_accepted(options: Any) -> None:
-    ChatCompletionBody.model_validate({"messages": [HI], "stream": False, "stream_options": options})
+def test_stream_options_are_accepted_without_a_stream(options: Any) -> None:
+    body = ChatCompletionBody.model_validate({"messages": [HI], "stream": False, "stream_options": options})
+    wanted = body.stream_options is not None and body.stream_options.include_usage
+    assert bool(wanted) == bool(options and options.get("include_usage"))

@@ -232,7 +232,7 @@ async def test_work_of_others_is_not_waited_for_to_warm(started: Started) -> Non
     it = await started(SIM_REPLY=LONG, SIM_TOKEN="0.05")
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{it.port}") as stranger:
         await stranger.post("/api/generate", json={"prompt": "hello"})
-        await asyncio.sleep(0.1)
+        await it.until("prompt")
         assert not await it.runtime.warm(prompt(FIRST))
 
 
@@ -250,7 +250,7 @@ async def leave_at_end(items: AsyncGenerator[Prefill | Piece, None]) -> None:
 
 
 async def test_closing_a_reply_stops_the_engine_with_the_batch_that_is_computed(started: Started) -> None:
-    it = await started(SIM_REPLY=LONG, SIM_TOKEN="0.05")
+    it = await started(SIM_REPLY=LONG, SIM_TOKEN="0.1")
     await leave_after(it, FIRST, 1)  # at the second batch
     stopped = next(event for event in it.events() if event["event"] == "reply")
     assert len(stopped["ids"]) <= 9
@@ -261,10 +261,12 @@ async def test_closing_a_reply_stops_the_engine_with_the_batch_that_is_computed(
 
 
 async def test_closing_during_prefill_stops_it_there(started: Started) -> None:
-    it = await started(SIM_REPLY="[11]", SIM_STEP="0.05")
-    long = list(range(1000, 3000))
+    it = await started(SIM_REPLY="[11]", SIM_STEP="0.1")
+    long = list(range(1000, 3000))  # 16 steps
     await leave_after(it, long, -1)  # at the Prefill event
-    assert it.events()[-1]["event"] == "reply"
+    happened = [event["event"] for event in it.events()]
+    assert happened[-1] == "reply"
+    assert "prompt" not in happened
     assert (await it.ask([*FIRST, 5])).ids == [11]
     assert ("prompt", [*FIRST, 5]) in list(it.seen())
 

@@ -116,5 +116,6 @@ async def test_a_silent_load_is_given_up(card: Card) -> None:
 
 
 async def test_a_slow_load_that_shows_progress_is_waited_for(card: Card) -> None:
-    async with card(SIM_LOAD="6", start_timeout=4) as it:
+    async with card(SIM_LOAD="6", start_timeout=4) as it:  # six signs of it, a second apart
         await it.start()
+        assert it.progress[:6] == [f"loading {done}/6" for done in range(1, 7)]

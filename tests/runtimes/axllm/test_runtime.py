@@ -195,7 +195,9 @@ async def test_leaving_a_reply_returns_at_once_and_tells_until_when_the_npu_is_b
 async def test_a_request_after_a_cancelled_one_waits_for_the_npu(started: Callable[..., Any]) -> None:
     it = await started(SIM_TOKEN="0.02")
     task = asyncio.create_task(it.ask("a b c d e f"))
-    await asyncio.sleep(0.1)
+    async with asyncio.timeout(60):
+        while not it.events("token"):  # noqa: ASYNC110 # another process writes them
+            await asyncio.sleep(0.005)
     for _ in range(2):  # the second interrupts the waiting, too
         task.cancel()
         await asyncio.sleep(0)

@@ -19,16 +19,17 @@ from qwen_service.runtimes.llamacpp.runtime import LlamaCpp
 from qwen_service.runtimes.llamacpp.tokenizer import join_texts
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-DEADLINE = 60.0
+DEADLINE = 100.0
+CONTEXT = 512  # tokens: four steps of a prompt, and quickly filled
 START, END = 1, 2  # SmolLM2's <|im_start|> and <|im_end|>
 GREEDY = Sampling(max_tokens=12, temperature=0.0)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LlamaCpp]:
-    runtime = LlamaCpp(model_path=smollm2, state_dir=tmp_path_factory.mktemp("engine"), context_per_slot=1024)
+    runtime = LlamaCpp(model_path=smollm2, state_dir=tmp_path_factory.mktemp("engine"), context_per_slot=CONTEXT)
     limits = await runtime.start(print)
-    assert (limits.context, limits.prompt, limits.slots) == (1024, 1023, 4)
+    assert (limits.context, limits.prompt, limits.slots) == (CONTEXT, CONTEXT - 1, 4)
     yield runtime
     await runtime.stop()
 
@@ -92,15 +93,15 @@ async def test_the_end_of_a_reply_is_counted_but_is_no_text(engine: LlamaCpp) ->
 
 
 async def test_the_end_of_the_context_is_a_length(engine: LlamaCpp) -> None:
-    prompt = await prompt_of(engine, " one" * 1015)
+    prompt = await prompt_of(engine, " one" * (CONTEXT - 9))
     _, pieces = await run(engine, prompt, Sampling(temperature=0.0))
     assert pieces[-1].finish_reason == "length"
-    assert sum(piece.token_count for piece in pieces) == 1024 - 1015
+    assert sum(piece.token_count for piece in pieces) == 9
 
 
 async def test_a_prompt_longer_than_the_context_is_refused(engine: LlamaCpp) -> None:
     with pytest.raises(PromptTooLong):
-        await run(engine, await prompt_of(engine, " one" * 1100), GREEDY)
+        await run(engine, await prompt_of(engine, " one" * (CONTEXT + 100)), GREEDY)
 
 
 async def test_ids_outside_the_vocabulary_are_refused_and_the_engine_lives(engine: LlamaCpp) -> None:
@@ -215,11 +216,11 @@ async def test_closing_in_mid_reply_frees_the_slot_at_once(engine: LlamaCpp) -> 
         assert await busy_slots(engine) == 1
         started = asyncio.get_running_loop().time()
     assert await busy_slots(engine) == 0
-    assert asyncio.get_running_loop().time() - started < 2.0
+    assert asyncio.get_running_loop().time() - started < 10  # filling the context takes longer
 
 
 async def test_closing_in_mid_prefill_frees_the_slot(engine: LlamaCpp) -> None:
-    prompt = await prompt_of(engine, " alpha beta" * 500)
+    prompt = await prompt_of(engine, " alpha beta" * 240)
     async with aclosing(engine.generate(prompt, GREEDY)) as items:
         first = await anext(items)
         assert isinstance(first, Prefill)
@@ -229,7 +230,9 @@ async def test_closing_in_mid_prefill_frees_the_slot(engine: LlamaCpp) -> None:
 
 async def test_a_cancelled_task_frees_its_slot(engine: LlamaCpp) -> None:
     task = asyncio.create_task(run(engine, await question(engine, "Write a poem."), Sampling(logit_bias={END: -100.0})))
-    await asyncio.sleep(0.2)
+    async with asyncio.timeout(DEADLINE):
+        while not await busy_slots(engine):
+            pass
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -353,7 +356,9 @@ async def test_a_llama_server_that_is_missing_is_a_permanent_failure(smollm2: Pa
 
 async def test_a_start_that_is_cancelled_leaves_nothing_behind(smollm2: Path, tmp_path: Path) -> None:
     task = asyncio.create_task(LlamaCpp(model_path=smollm2, state_dir=tmp_path).start(print))
-    await asyncio.sleep(0.1)
+    async with asyncio.timeout(DEADLINE):
+        while not os.listdir(tmp_path):  # noqa: ASYNC110 # nobody tells of a folder
+            await asyncio.sleep(0.005)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

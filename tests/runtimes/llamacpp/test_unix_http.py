@@ -19,10 +19,13 @@ def chunk(data: bytes) -> bytes:
 
 
 class ScriptedServer:
-    """Answers each request with these parts, one write each; a number is a pause in seconds, -1 a broken connection."""
+    """Answers each request with these parts, one write each; a number is a pause in seconds, -1 a broken connection.
+
+    An event is waited for.
+    """
 
     def __init__(self) -> None:
-        self.script: list[bytes | float] = []
+        self.script: list[bytes | float | asyncio.Event] = []
         self.requests: list[bytes] = []
         self.connections = 0
         self.left = asyncio.Event()
@@ -48,6 +51,8 @@ class ScriptedServer:
             if isinstance(part, bytes):
                 writer.write(part)
                 await writer.drain()
+            elif isinstance(part, asyncio.Event):
+                await part.wait()
             elif part >= 0:
                 await asyncio.sleep(part)
             else:
@@ -139,10 +144,12 @@ async def test_events_that_keep_coming_postpone_the_timeout(server: ScriptedServ
 
 
 async def test_a_reader_that_is_slow_does_not_count_as_a_stalled_engine(server: ScriptedServer, http: UnixHttp) -> None:
-    server.script = [CHUNKED + chunk(b"data: one\n\n"), 0.05, chunk(b"data: two\n\n") + b"0\r\n\r\n"]
-    with closing(await http.events("/completion", {}, 0.2)) as stream:
+    read = asyncio.Event()
+    server.script = [CHUNKED + chunk(b"data: one\n\n"), read, chunk(b"data: two\n\n") + b"0\r\n\r\n"]
+    with closing(await http.events("/completion", {}, 0.5)) as stream:
         assert await stream.read() == [b"one"]
-        await asyncio.sleep(0.7)
+        read.set()
+        await asyncio.sleep(0.8)
         assert await stream.read() == [b"two"]
 
 
@@ -190,9 +197,11 @@ async def test_a_connection_that_the_server_does_not_offer_to_keep_is_not_used_a
 
 
 async def test_the_connection_of_a_stream_is_not_used_again(server: ScriptedServer, http: UnixHttp) -> None:
-    server.script = [CHUNKED + chunk(b"data: one\n\n"), 0.02, chunk(b"data: two\n\n") + b"0\r\n\r\n"]
+    read = asyncio.Event()
+    server.script = [CHUNKED + chunk(b"data: one\n\n"), read, chunk(b"data: two\n\n") + b"0\r\n\r\n"]
     with closing(await http.events("/completion", {}, DEADLINE)) as stream:
         assert await stream.read() == [b"one"]
+    read.set()
     assert await collect(http) == [b"one", b"two"]
     assert server.connections == 2
 

@@ -228,7 +228,7 @@ def stop_in_prefill(program: Program, tokenizer: ScriptedTokenizer, count: int) 
     """The `count`th reply, stopped in its first step of 1 s."""
     program.call("POST", "/api/generate", {"prompt": "key"})
     until(lambda: len(tokenizer.bodies("/encode")) == count)
-    time.sleep(0.1)  # into the prefill step
+    time.sleep(0.4)  # into the middle of the prefill step
     program.call("GET", "/api/stop")
     program.settle("reply", count)
     return program.events("reply")[-1]
@@ -288,7 +288,7 @@ def test_any_other_stop_of_a_reply_falls_between_two_layers(launch: Launch, toke
     program = launch(SIM_REPLY=json.dumps(list(range(20, 60))), SIM_TOKEN="1")
     program.call("POST", "/api/generate", {"prompt": "key"})
     until(lambda: bool(tokenizer.bodies("/decode")))
-    time.sleep(0.1)  # into a step
+    time.sleep(0.4)  # into the middle of a step
     program.call("GET", "/api/stop")
     program.settle("reply")
     reply = program.events("reply")[0]

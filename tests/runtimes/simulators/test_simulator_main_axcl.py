@@ -71,6 +71,13 @@ def tokenizer() -> Iterator[ScriptedTokenizer]:
         yield server
 
 
+def until_asked(tokenizer: ScriptedTokenizer, path: str, times: int = 1) -> None:
+    end = time.monotonic() + DEADLINE
+    while len(tokenizer.bodies(path)) < times:
+        assert time.monotonic() < end, f"{path} was not asked {times} times"
+        time.sleep(0.005)  # another process: nothing to wait for but the clock
+
+
 class Start:
     def __init__(self, tokenizer: ScriptedTokenizer, folder: Path) -> None:
         self._tokenizer, self._folder = tokenizer, folder
@@ -182,12 +189,12 @@ def test_a_url_with_a_trailing_slash_or_without_a_server_kills_it_silently(start
 def test_sigint_within_a_step_leaves_a_bogus_token_that_may_fill_a_batch(
     start: Start, tokenizer: ScriptedTokenizer
 ) -> None:
-    program = start(SIM_REPLY="endless", SIM_TOKEN_MS="50", SIM_BOGUS="1")
+    program = start(SIM_REPLY="endless", SIM_TOKEN_MS="200", SIM_BOGUS="1")
     program.until(b">> ")
     for shown in (1002, 1005):
         program.send(b"key\n")
         program.until(f"<{shown}>".encode())
-        time.sleep(0.12)  # into the third step from here
+        time.sleep(0.5)  # into the middle of the third step from here
         program.process.send_signal(signal.SIGINT)
         program.until(b">> ")
         *batches, whole = [body["token_ids"] for body in tokenizer.bodies("/decode")]
@@ -203,8 +210,7 @@ def test_sigint_while_a_decode_is_unanswered_ends_the_reply_before_the_next_step
     program.until(b">> ")
     tokenizer.held_decode = 2
     program.send(b"key\n")
-    while len(tokenizer.bodies("/decode")) < 2:
-        time.sleep(0.005)
+    until_asked(tokenizer, "/decode", 2)
     program.process.send_signal(signal.SIGINT)
     tokenizer.release.set()
     program.until(b">> ")
@@ -226,7 +232,7 @@ def test_a_context_build_that_was_stopped_between_two_layers_is_corrupt_and_who_
     program.until(b"prompt >> ")
     program.send(b"key\n")
     program.until(b"<1002>")
-    time.sleep(0.1)  # into a step
+    time.sleep(0.25)  # into the middle of a step
     program.process.send_signal(signal.SIGINT)
     program.until(b"prompt >> ")
     program.send(b"key\n")
@@ -238,14 +244,11 @@ def test_a_context_build_that_was_stopped_between_two_layers_is_corrupt_and_who_
 
 
 def test_sigint_is_lost_when_idle_and_before_the_run_begins(start: Start, tokenizer: ScriptedTokenizer) -> None:
-    program = start(SIM_GAP_MS="300")
+    program = start(SIM_GAP_MS="600")
     program.until(b">> ")
     program.process.send_signal(signal.SIGINT)
     program.send(b"key\n")
-    end = time.monotonic() + DEADLINE
-    while not tokenizer.bodies("/encode"):
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    until_asked(tokenizer, "/encode")
     program.process.send_signal(signal.SIGINT)
     program.until(b">> ")
     assert tokenizer.bodies("/decode")[-1]["token_ids"] == [5, 6, 7, 8]
@@ -347,7 +350,8 @@ def test_a_stop_during_the_prefill_of_a_context_build_leaves_one_garbage_id(
     program = start("--system_prompt", "be kind", SIM_REPL="context", SIM_TOKEN_MS="200")
     program.until(b"prompt >> ")
     program.send(b"key\n")
-    time.sleep(0.3)
+    until_asked(tokenizer, "/encode")
+    time.sleep(0.3)  # into the second of four steps
     program.process.send_signal(signal.SIGINT)
     program.until(b"prompt >> ")
     assert [body["token_ids"] for body in tokenizer.bodies("/decode")] == [[7]]
