@@ -318,6 +318,9 @@ async def test_the_next_batch_can_be_held_and_nobody_elses(server: TokenizerServ
         assert (await call(server, "/decode", {"tokens": [14990, 1879, 0]}))["text"].startswith("hello")
         assert (await decode(server, 1, 2, uid="one"))["text"] == ""  # the reply has ended
         held = decode(server, 1, 2, 3, uid="one")
+        assert [await channel.next() for _ in range(3)] == [
+            Encoded(), Decoded((1, 2)), Decoded((1, 2, 3), held=True)
+        ]  # fmt: skip
         assert not await answered(held)
         assert channel.gate.release()
         await held
@@ -352,5 +355,6 @@ async def test_closing_a_channel_releases_what_it_holds(server: TokenizerServer)
         await call(server, "/encode", {"text": channel.key})
         channel.gate.stop_at_next()
         held = decode(server, 1, 2, 3)
-        assert not await answered(held)
+        assert [await channel.next(), await channel.next()] == [Encoded(), Decoded((1, 2, 3), held=True)]
+        assert not held.done()
     assert (await held)["text"] == ""
