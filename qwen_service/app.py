@@ -35,6 +35,7 @@ from qwen_service.config import load_settings
 from qwen_service.engines.loaders import Loaders, loaders_for
 from qwen_service.errors import InvalidRequest, ServiceError
 from qwen_service.models.machine import Machine
+from qwen_service.operation.overview import Replicas
 from qwen_service.operation.systemd_notify import SystemdNotifier
 from qwen_service.operation.systemd_report import report
 from qwen_service.service import Service
@@ -55,12 +56,13 @@ def create_app(
     machine: Machine | None = None,
     read_settings: Callable[[], Settings] = load_settings,
     shut_down: Callable[[], None] = _terminate,
+    replicas: Replicas | None = None,
 ) -> FastAPI:
     """`read_settings` and `shut_down` are what /admin/reload and /admin/shutdown call; `machine` is this one."""
     settings = settings or load_settings()
     page = ChatPage()
     api_keys = ApiKeys.from_file(settings.api_keys_file) if settings.api_keys_file else None
-    service = Service(settings, loaders=loaders, machine=machine)
+    service = Service(settings, loaders=loaders, machine=machine, replicas=replicas)
     administration = Administration(service, api_keys, OPENAI, read_settings=read_settings, shut_down=shut_down)
     app = FastAPI(
         title="qwen-service",

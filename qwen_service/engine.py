@@ -37,6 +37,12 @@ class Engine:
     text: ModelText
     companion: TokenizerService | None = None
     devices: tuple[int, ...] = ()  # indices of the cards that it uses
+    slots_now: Callable[[], int] | None = None  # where it is many engines, which come and go
+
+    @property
+    def slots(self) -> int:
+        """Generations at once, now."""
+        return self.limits.slots if self.slots_now is None else self.slots_now()
 
     async def failed(self) -> RuntimeFailure:
         return await self.runtime.failed()

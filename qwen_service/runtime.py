@@ -9,7 +9,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from qwen_service.chat import ChatRequest, Sampling, TokenLogprob
 from qwen_service.errors import RuntimeFailure
@@ -99,6 +99,7 @@ LoadProgress = Callable[[str], None]  # "loading 17/31": for the log, the termin
 
 class Runtime(ABC):
     capabilities: Capabilities
+    fails_as_one: ClassVar[bool] = True  # a generation that fails tells that the engine is lost
 
     @abstractmethod
     async def start(self, progress: LoadProgress) -> Limits:

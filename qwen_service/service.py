@@ -21,7 +21,7 @@ from qwen_service.models.machine import Machine
 from qwen_service.models.personas import Personas
 from qwen_service.operation.logs import log_request
 from qwen_service.operation.metrics import Metrics
-from qwen_service.operation.overview import Overview
+from qwen_service.operation.overview import Overview, Replicas
 from qwen_service.pipeline.cancellation import Cancellations
 from qwen_service.pipeline.chat_completion import ChatCompletion
 from qwen_service.pipeline.conversation import SessionManager
@@ -48,7 +48,14 @@ class Listener(Protocol):
 class Service:
     """All parts, wired. Nothing runs before start()."""
 
-    def __init__(self, settings: Settings, *, loaders: Loaders = loaders_for, machine: Machine | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        loaders: Loaders = loaders_for,
+        machine: Machine | None = None,
+        replicas: Replicas | None = None,
+    ) -> None:
         self.settings = settings
         self.version = _version()
         self.room = WaitingRoom(settings.queue_size, settings.queue_timeout)
@@ -73,17 +80,7 @@ class Service:
         self.warmer: Warmer | None = None
         if settings.warm == "on":
             self.warmer = Warmer(self.models, self.sessions, self.scheduler, HeadFile(settings.state_folder))
-        self.chat = ChatCompletion(
-            self.models,
-            self.sessions,
-            self.scheduler,
-            priorities=Priorities(settings.background_markers),
-            cancellations=self.cancellations,
-            warmer=self.warmer,
-            stable_prefix=_stable_prefix(settings),
-            log_prompts=settings.log_prompts,
-            pictures=PictureBounds(settings.max_images, settings.max_image_bytes, settings.max_image_pixels),
-        )
+        self.chat = self._chat_completion()
         self.ears = SpeechToText(settings)
         self.voice = TextToSpeech(settings)
         self.wyoming: Listener | None = None
@@ -94,10 +91,27 @@ class Service:
             self.cards,
             speech=self.speech,
             warmer=self.warmer,
+            replicas=replicas,
             version=self.version,
         )
+        if replicas is not None:
+            replicas.on_change = self._note_change
         self.metrics = Metrics(self.version)
         self.metrics.observe_state(self.state)
+
+    def _chat_completion(self) -> ChatCompletion:
+        settings = self.settings
+        return ChatCompletion(
+            self.models,
+            self.sessions,
+            self.scheduler,
+            priorities=Priorities(settings.background_markers),
+            cancellations=self.cancellations,
+            warmer=self.warmer,
+            stable_prefix=_stable_prefix(settings),
+            log_prompts=settings.log_prompts,
+            pictures=PictureBounds(settings.max_images, settings.max_image_bytes, settings.max_image_pixels),
+        )
 
     def paused_reason(self, engine: Engine) -> str:
         """Why the engine gets no new work now: a card that it works on is too hot."""

@@ -4,6 +4,7 @@ The answers come at once from known state: no card is asked, no work is started,
 """
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter
@@ -55,6 +56,7 @@ def document(state: ServiceState) -> dict[str, Any]:
             "model": _model(state.model) if state.model else {"state": "none", "error": state.trouble},
             "switching_to": state.switching_to or None,
             "npu": {"cards": [_card(view) for view in state.cards], "error": state.card_fault or None},
+            "replicas": [asdict(replica) for replica in state.replicas],
             "queue": {"running": state.running, "waiting": state.waiting, "size": state.queue_size},
             "speech": {engine.name: _engine(engine) for engine in state.speech},
             "fallback": _model(state.fallback) if state.fallback else None,

@@ -25,8 +25,10 @@ class Held:
 
     def reusable(self, prompt: "PromptBlocks") -> int:
         """Ids of the prompt that need not be prefilled. At least its last id always is."""
+        if self.length < len(prompt.ids) and prompt.hash_of(self.length) == self.end:
+            return self.length
         if not self.partly:
-            return self.length if self.length < len(prompt.ids) and prompt.hash_of(self.length) == self.end else 0
+            return 0
         shared = 0
         for mine, its in zip(self.blocks, prompt.blocks, strict=False):
             if mine != its:

@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qwen_service.config import ConfigError
 
-CARD_RESOURCE = "axera_card"  # what a node offers Ray, once per card
 APPLICATION = "qwen-service"  # its name in Ray Serve
 FILE = Path("cluster.yaml")
 

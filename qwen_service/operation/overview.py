@@ -1,19 +1,27 @@
 """Builds a ServiceState from the running parts."""
 
 import time
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 from qwen_service.audio.engine import SpeechEngine
 from qwen_service.card.monitor import CardMonitor
 from qwen_service.engines.manager import ModelManager
 from qwen_service.engines.served import ServedModel
 from qwen_service.engines.supervisor import Supervised, Supervisor
-from qwen_service.operation.state import CardView, EngineState, ModelState, ServiceState
+from qwen_service.operation.state import CardView, EngineState, ModelState, ReplicaView, ServiceState
 from qwen_service.pipeline.scheduler import Scheduler
 from qwen_service.pipeline.warming import Warm, Warmer
 
 E = TypeVar("E", bound=Supervised)
+
+
+class Replicas(Protocol):
+    """The engines of a cluster, where the service is its ingress."""
+
+    on_change: Callable[[], None]
+
+    def views(self) -> tuple[ReplicaView, ...]: ...
 
 
 class Overview:
@@ -27,6 +35,7 @@ class Overview:
         *,
         speech: Sequence[SpeechEngine] = (),
         warmer: Warmer | None = None,
+        replicas: Replicas | None = None,
         version: str,
     ) -> None:
         self._models = models
@@ -34,6 +43,7 @@ class Overview:
         self._cards = cards
         self._speech = speech
         self._warmer = warmer
+        self._replicas = replicas
         self._version = version
         self._started = time.monotonic()
 
@@ -51,6 +61,7 @@ class Overview:
             trouble=models.trouble or models.fallback_trouble,
             cards=tuple(CardView(s.card, s.state, s.reason) for s in cards.statuses.values()) if cards else (),
             card_fault=cards.fault if cards else "",
+            replicas=self._replicas.views() if self._replicas is not None else (),
             speech=tuple(_engine_state(speech.supervisor) for speech in self._speech),
             warmings=self._warmer.counts if self._warmer is not None else None,
         )

@@ -46,6 +46,22 @@ class CardView:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaView:
+    """One engine of a cluster."""
+
+    node: str
+    place: str  # "card 0", or "CPU"
+    model: str
+    state: str  # of its supervisor, or paused, or gone
+    reason: str = ""
+    restarts: int = 0
+    running: int = 0
+    held_tokens: tuple[int, ...] = ()  # of each conversation in its cache
+    tokens_per_second: float = 0.0
+    temperature: float | None = None  # degrees C
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceState:
     version: str
     uptime: float  # seconds
@@ -58,6 +74,7 @@ class ServiceState:
     trouble: str = ""  # why there is no model or no fallback
     cards: tuple[CardView, ...] = ()
     card_fault: str = ""
+    replicas: tuple[ReplicaView, ...] = ()  # of a cluster
     speech: tuple[EngineState, ...] = ()  # the speech programs, if any are configured
 
     warmings: WarmCounts | None = None  # None: switched off
@@ -74,4 +91,6 @@ class ServiceState:
             return "degraded" if self.fallback_serves else "down"
         speech_is_well = all(engine.phase == "ready" for engine in self.speech)
         cards_are_well = not self.card_fault and all(view.state in ("ok", "warm") for view in self.cards)
-        return "ok" if self.model.whole and cards_are_well and speech_is_well and not self.trouble else "degraded"
+        replicas_are_well = all(replica.state == "ready" for replica in self.replicas)
+        well = self.model.whole and cards_are_well and replicas_are_well and speech_is_well and not self.trouble
+        return "ok" if well else "degraded"

@@ -72,7 +72,8 @@ class Scheduler:
             try:
                 yield Turn(engine, time.monotonic() - started, supervisor)
             except (Died, Stalled, ProtocolError) as failure:
-                supervisor.report(engine, failure)
+                if engine.runtime.fails_as_one:
+                    supervisor.report(engine, failure)
                 raise
         finally:
             self._release_at_rest(supervisor, engine)
@@ -196,8 +197,8 @@ class Scheduler:
             supervisor
             for supervisor in waiter.model.supervisors
             if (engine := supervisor.engine) is not None
-            and self._running.get(supervisor, 0) < engine.limits.slots
-            and not (supervisor in self._warming and engine.limits.slots == 1)
+            and self._running.get(supervisor, 0) < engine.slots
+            and not (supervisor in self._warming and engine.slots == 1)
             and not self._paused_reason(engine)
         ]
 

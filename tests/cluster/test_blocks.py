@@ -25,8 +25,9 @@ def test_a_cache_that_must_be_continued_is_of_no_use_to_a_shorter_prompt_or_the_
     assert cache.reusable(PromptBlocks(TALK[:200])) == 0
 
 
-def test_a_cache_that_can_be_cut_counts_in_whole_blocks() -> None:
+def test_a_cache_that_can_be_cut_counts_in_whole_blocks_unless_all_of_it_is_continued() -> None:
     cache = held(HeldIds(TALK, partly=True))
+    assert cache.reusable(PromptBlocks((*TALK, 5))) == len(TALK)
     assert cache.reusable(PromptBlocks((*TALK[:300], 5))) == 2 * BLOCK
     assert cache.reusable(PromptBlocks((5, *TALK))) == 0
 

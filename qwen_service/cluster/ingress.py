@@ -1,0 +1,70 @@
+"""The service without an engine: all dialects, pages, health and keys, before the replicas of a cluster."""
+
+from functools import partial
+from typing import Any, NoReturn
+
+from fastapi import FastAPI
+
+from qwen_service.app import create_app
+from qwen_service.cluster.node import node_settings
+from qwen_service.cluster.remote_runtime import RemoteRuntime
+from qwen_service.cluster.roster import Roster
+from qwen_service.cluster.settings import ClusterSettings
+from qwen_service.engine import BringUp, Engine, ModelText
+from qwen_service.errors import Unsupported
+from qwen_service.models.installed import InstalledModel
+from qwen_service.models.machine import Machine
+from qwen_service.operation import logs
+from qwen_service.runtime import LoadProgress
+from qwen_service.runtimes.axera.card_text import CardText
+from qwen_service.settings import Settings
+from qwen_service.text.output_format import OutputFormat
+
+
+class Ingress:
+    """Ray's router finds `roster` here. `replicas` is the handle of the deployment of CardReplica."""
+
+    def __init__(self, cluster: ClusterSettings, replicas: Any) -> None:
+        self.roster = Roster()
+        self._cluster = cluster
+        self._replicas = replicas
+        self._first_report: Any = None
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        read = partial(ingress_settings, self._cluster)
+        settings = read()
+        settings.state_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        logs.configure(settings.log_level, settings.log_format, settings.service_log)
+        return create_app(
+            settings, loaders=self._loaders, read_settings=read, shut_down=_refuse_shutdown, replicas=self.roster
+        )
+
+    def _loaders(self, model: InstalledModel, settings: Settings, _machine: Machine) -> dict[str, BringUp]:
+        return {model.name: partial(self._bring_up, CardText(model), settings)}
+
+    async def _bring_up(self, card_text: CardText, settings: Settings, progress: LoadProgress) -> Engine:
+        tokenizer, template = await card_text.read(progress)
+        if self._first_report is None:  # the first call of all makes Ray's router, which then keeps the roster
+            self._first_report = self._replicas.report.remote()
+        generate = self._replicas.options(stream=True).generate
+        runtime = RemoteRuntime(generate.remote, self.roster, waits=settings.queue_timeout)
+        limits = await runtime.start(progress)
+        text = ModelText(tokenizer, template, OutputFormat.of_template(template.source))
+        return Engine(runtime, limits, text, slots_now=lambda: self.roster.slots)
+
+
+def ingress_settings(cluster: ClusterSettings) -> Settings:
+    """Those of its node, without what only an engine needs: no card is looked at, nothing is prefilled ahead."""
+    shared = node_settings(cluster)
+    return node_settings(
+        cluster,
+        state_dir=shared.state_dir / "ingress",
+        log_dir=shared.log_dir / "ingress" if shared.log_dir is not None else None,
+        accelerator="auto",
+        npu_poll_interval=0,
+        warm="off",
+    )
+
+
+def _refuse_shutdown() -> NoReturn:
+    raise Unsupported("A cluster is stopped by `qwen-service cluster stop`.")

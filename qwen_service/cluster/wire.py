@@ -1,0 +1,56 @@
+"""What travels between the ingress and a replica. Needs no Ray.
+
+A replica answers a Work with Prefill and Piece items, as a Runtime does. An error of our tree is the last item, not an
+exception: so it arrives as it was raised.
+"""
+
+from dataclasses import dataclass
+
+from qwen_service.chat import Sampling
+from qwen_service.cluster.blocks import Held
+from qwen_service.cluster.ranking import NEVER
+from qwen_service.errors import ServiceError
+from qwen_service.runtime import Capabilities, Limits, Piece, Prefill, Prompt
+
+Item = Prefill | Piece | ServiceError
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One generation. `key` names it in reports."""
+
+    key: str
+    prompt: Prompt
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A replica about itself, every `report_period`. Times are in seconds."""
+
+    node: str
+    place: str  # "card 0", or "CPU"
+    model: str
+    phase: str  # of its supervisor
+    progress: str = ""
+    error: str = ""
+    restarts: int = 0
+    paused: str = ""  # why it gets no new work, a hot card say
+    temperature: float | None = None
+    limits: Limits | None = None  # None: has not been up yet
+    capabilities: Capabilities | None = None
+    running: int = 0
+    held: tuple[Held, ...] = ()
+    per_id: float = 0.01
+    per_reply: float = 10.0
+    tokens_per_second: float = 0.0
+    idle: float = NEVER  # since the end of its last reply
+    seen: tuple[str, ...] = ()  # keys of the last works that it took
+
+    @property
+    def ready(self) -> bool:
+        return self.phase == "ready" and self.limits is not None
+
+    @property
+    def where(self) -> str:
+        return f"{self.place} of {self.node}"
