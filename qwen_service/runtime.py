@@ -31,9 +31,7 @@ class Capabilities:
     constrained_output: bool = False  # honours Sampling.json_schema
     grammars: bool = False  # honours Sampling.grammar (the engine has llguidance)
     logprobs: bool = False
-    kv_reuse: bool = False
     warms: Literal["nothing", "head", "all"] = "nothing"  # what warm() can prefill; head: only right after the start
-    infill: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +66,6 @@ class Prefill:
 
     prompt_tokens: int
     cached_tokens: int  # ids that the KV cache held, not computed again
-    processed_tokens: int
 
 
 @dataclass(frozen=True, slots=True)

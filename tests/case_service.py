@@ -74,7 +74,7 @@ class Script:
         reply = self.reply_to(prompt, sampling)
         self.prompts.append(prompt)
         self.samplings.append(sampling)
-        yield Prefill(len(prompt.token_ids), 2, len(prompt.token_ids))
+        yield Prefill(len(prompt.token_ids), 2)
         words = re.findall(r"\S+\s*|\s+", reply)
         for count, word in enumerate(words[: sampling.max_tokens]):
             if count == self.dies_after:

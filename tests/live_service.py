@@ -50,7 +50,7 @@ class ScriptedEngine:
     async def speak(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Prefill | Piece, None]:
         asked = prompt.request
         self.answered.append(asked.messages[-1].content if asked.messages else str(asked.prompt))
-        yield Prefill(len(prompt.token_ids), 0, len(prompt.token_ids))
+        yield Prefill(len(prompt.token_ids), 0)
         for number, letter in enumerate(self.reply, 1):
             await self.gate.wait()
             last: Literal["stop", "length"] | None

@@ -72,7 +72,7 @@ async def served_model(
 
 
 async def says_hi(prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Prefill | Piece, None]:
-    yield Prefill(len(prompt.token_ids), 3, len(prompt.token_ids))
+    yield Prefill(len(prompt.token_ids), 3)
     yield Piece("H", 1, (72,))
     yield Piece("i", 1, (105,), finish_reason="stop")
 

@@ -22,13 +22,6 @@ def number(value: float) -> str:
     return f"{value:.2f}" if value < 9.995 else f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
 
 
-def tick(value: float) -> str:
-    """A round duration under an axis."""
-    if value == 0:
-        return "0"
-    return f"{value * 1000:.6g} ms" if value < 1 else f"{value:.6g} s"
-
-
 def count(value: float) -> str:
     return NONE if math.isnan(value) else f"{value:.0f}"
 

@@ -8,7 +8,6 @@ Columns move between versions, so a cell is recognised by its content. A value t
 """
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 _NUMBER = r"(\d{1,12})"
@@ -17,10 +16,9 @@ _CARD = re.compile(
     r"\|\s*(\d{1,4})\s+(\S+(?: \S+)*)\s+(\S+)\s*\|\s*([0-9a-fA-F]{4}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.\d)\s*\|"
 )
 _TEMPERATURE = re.compile(r"\|\s*\S+\s+(-?\d{1,3})\s*C\s[^|]*\|")
-_LOAD = re.compile(rf"\|\s*{_NUMBER}%\s+{_NUMBER}%\s*\|")
+_LOAD = re.compile(rf"\|\s*\d{{1,12}}%\s+{_NUMBER}%\s*\|")
 _MEMORY = re.compile(rf"\|\s*{_NUMBER}\s*MiB\s*/\s*{_NUMBER}\s*MiB\s*\|\s*$")
 _PROCESS = re.compile(rf"\|\s*(\d{{1,4}})\s+{_NUMBER}\s+(\S.*?)\s+{_NUMBER}\s*KiB\s*\|\s*$")
-_INFO = re.compile(r"\s*([^:=]+?)\s*[:=]\s*(-?\d{1,12})\s*(\S*)")
 _BOARD_CMM = re.compile(rf"total size={_NUMBER}KB\b.*?\bused={_NUMBER}KB\b")
 
 
@@ -41,7 +39,6 @@ class Card:
     firmware: str = ""
     driver: str = ""
     temperature: float | None = None
-    cpu_percent: int | None = None
     npu_percent: int | None = None
     cmm_used: int | None = None
     cmm_total: int | None = None
@@ -68,16 +65,6 @@ def read_table(text: str) -> tuple[Card, ...]:
     return tuple(cards)
 
 
-def read_info(outputs: Iterable[str], index: int = 0) -> Card:
-    """One card from the answers of `axcl-smi info --temp`, `--cmm`, `--npu`, `--cpu`, in any number and order."""
-    card = Card(index)
-    for text in outputs:
-        for line in text.splitlines():
-            if match := _INFO.match(line):
-                card = _with_info(card, match[1].lower(), int(match[2]), match[3])
-    return card
-
-
 def read_board(mem_cmm_info: str, thermal: str = "") -> Card:
     """The board's own NPU, from /proc/ax_proc/mem_cmm_info and a thermal zone's temp (1/1000 degree C)."""
     card = Card(0, "AX650 (on board)")
@@ -93,8 +80,7 @@ def _with_second_row(card: Card, line: str) -> Card:
     return replace(
         card,
         temperature=float(temperature[1]) if temperature else None,
-        cpu_percent=int(load[1]) if load else None,
-        npu_percent=int(load[2]) if load else None,
+        npu_percent=int(load[1]) if load else None,
         cmm_used=int(memory[1]) * 1024 if memory else None,
         cmm_total=int(memory[2]) * 1024 if memory else None,
     )
@@ -104,15 +90,3 @@ def _with_process(card: Card, match: re.Match[str]) -> Card:
     if card.index != int(match[1]):
         return card
     return replace(card, processes=(*card.processes, CardProcess(int(match[2]), match[3], int(match[4]))))
-
-
-def _with_info(card: Card, key: str, value: int, unit: str) -> Card:
-    if "temp" in key:
-        return replace(card, temperature=value / 1000)
-    if key == "cmm total" and unit.lower() == "kib":
-        return replace(card, cmm_total=value)
-    if key == "cmm used" and unit.lower() == "kib":
-        return replace(card, cmm_used=value)
-    if "npu" in key:
-        return replace(card, npu_percent=value)
-    return replace(card, cpu_percent=value) if "cpu" in key else card

@@ -18,7 +18,6 @@ from qwen_service.request_record import RequestRecord, current_record
 
 LogFormat = Literal["text", "json"]
 ROOT = "qwen_service"
-LEVELS = ("debug", "info", "warning", "error")
 OTHER_LOGGERS = ("uvicorn", "asyncio")
 
 TOKENIZER = f"{ROOT}.tokenizer"  # the logger of runtimes/axera/bring_up.py's tokenizer servers

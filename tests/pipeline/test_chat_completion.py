@@ -31,7 +31,7 @@ def writes(*pieces: str, reason: str = "stop", cached: int = 0) -> Script:
     """One token for each piece, then the end of the turn."""
 
     async def script(prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Prefill | Piece, None]:
-        yield Prefill(len(prompt.token_ids), cached, len(prompt.token_ids))
+        yield Prefill(len(prompt.token_ids), cached)
         for number, text in enumerate(pieces):
             yield Piece(text, 1, (1000 + number,))
         yield Piece("", 0, (), finish_reason=reason)  # type: ignore[arg-type] # a literal, passed on

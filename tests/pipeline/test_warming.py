@@ -46,7 +46,7 @@ class Card(ScriptedRuntime):
     async def script(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Prefill | Piece, None]:
         cached = self.reusable_tokens(prompt)
         self.held = (*prompt.token_ids, 0, 0)
-        yield Prefill(len(prompt.token_ids), cached, cached)
+        yield Prefill(len(prompt.token_ids), cached)
         for letter in self.says:
             yield Piece(letter, 1, (ord(letter),))
         self.held = (*prompt.token_ids, *map(ord, self.says))

@@ -38,7 +38,6 @@ class _Begun:
 class AxApi(Runtime):
     capabilities = Capabilities(
         sampling=frozenset({"max_tokens", "temperature", "top_p", "top_k", "repeat_penalty"}),
-        kv_reuse=True,
         warms="all",
     )
 
@@ -84,7 +83,7 @@ class AxApi(Runtime):
         reply = AxApiReply(self._tokenizer.decoder(), eos_id=self._tokenizer.eos_id, budget=budget)
         begun = await self._begin(ids, sampling, most=budget)
         try:
-            yield Prefill(len(ids), begun.plan.cached, begun.plan.cached + len(begun.plan.reset or ()))
+            yield Prefill(len(ids), begun.plan.cached)
             while not reply.ended:
                 if (piece := await self._next_piece(begun.work, reply)) is not None:
                     yield piece

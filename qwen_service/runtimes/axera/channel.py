@@ -83,12 +83,6 @@ class TokenChannel:
     async def next(self) -> ChannelEvent:
         return await self._events.get()
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> ChannelEvent:
-        return await self.next()
-
     def close(self) -> None:
         if not self._closed:
             self._closed = True

@@ -50,7 +50,7 @@ class AxRepl(Runtime):
         self._end_ids = frozenset(id_ for id_ in ends if id_ is not None)
         keeps_context = CONTEXT_FLAG in program.command({"tokenizer_url": server.url, "system_prompt": ""})
         self._kv = KvCache(context) if keeps_context else None
-        self.capabilities = Capabilities(sampling=SAMPLING, kv_reuse=keeps_context)
+        self.capabilities = Capabilities(sampling=SAMPLING)
 
     async def start(self, progress: LoadProgress) -> Limits:
         opening = (self._tokenizer.special_ids.get("<|im_start|>", 0),)  # how every conversation begins
@@ -82,7 +82,7 @@ class AxRepl(Runtime):
                 fed = 0 if reply.ids else len(plan.diff) / SLOWEST_PROMPT
                 event = await self._next(channel, self._program.stall_timeout + fed)
                 if isinstance(event, Encoded):
-                    yield Prefill(len(ids), plan.cached, plan.cached)
+                    yield Prefill(len(ids), plan.cached)
                 elif (piece := self._piece(event, channel, reply, stop)) is not None:
                     yield piece
         finally:

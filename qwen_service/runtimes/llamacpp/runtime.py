@@ -76,9 +76,6 @@ class LlamaCpp(Runtime):
         self.bos_token = ""
         self.eos_token = ""
         self.vocab_size = 0
-        self.train_context = 0  # tokens the model was trained for
-        self.model_size = 0  # bytes of its weights
-        self.parameters = 0
 
     async def start(self, progress: LoadProgress) -> Limits:
         size = check_gguf(self._model_path)
@@ -164,9 +161,6 @@ class LlamaCpp(Runtime):
         self._media_marker = properties.get("media_marker") or MEDIA_MARKER
         self.vocab_size = meta["n_vocab"]
         self._tokenizer = LlamaTokenizer(self._post, self.vocab_size)
-        self.train_context = meta["n_ctx_train"]
-        self.model_size = meta["size"]
-        self.parameters = meta["n_params"]
         context = properties["default_generation_settings"]["n_ctx"]
         return Limits(context=context, prompt=context - 1, slots=properties["total_slots"])
 

@@ -16,7 +16,6 @@ CAPABILITIES = Capabilities(
     constrained_output=True,
     grammars=True,
     logprobs=True,
-    kv_reuse=True,
     warms="head",
 )
 _SAME_NAME = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repeat_penalty")
@@ -81,7 +80,7 @@ class CompletionReader:
             event = orjson.loads(data)
             progress = event.get("prompt_progress")
             if progress is not None:
-                return Prefill(progress["total"], progress["cache"], progress["processed"])
+                return Prefill(progress["total"], progress["cache"])
             return self._piece(event)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ProtocolError(f"the engine sent an event that cannot be read: {data[:300]!r}") from error

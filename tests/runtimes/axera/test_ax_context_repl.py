@@ -19,7 +19,6 @@ def prompt(*ids: int) -> Prompt:
 
 async def test_a_continued_conversation_sends_only_what_is_new(rig: Rig) -> None:
     runtime = await rig.start(SIM_REPL="context", SIM_REPLY="[40, 41, 42, 43]")
-    assert runtime.capabilities.kv_reuse
     pid = rig.pid
     said = "".join(map(chr, (73, 74, 75, 76)))
     assert await reply(runtime, prompt(START, 1, 2)) == (said, 4, "stop")

@@ -80,7 +80,7 @@ async def test_the_prompt_is_announced_before_the_reply(rig: Rig) -> None:
     runtime = await rig.start()
     prompt = rig.prompt("one two three")
     async with aclosing(runtime.generate(prompt, Sampling())) as items:
-        assert await anext(items) == Prefill(3, 0, 0)
+        assert await anext(items) == Prefill(3, 0)
 
 
 @pytest.mark.parametrize("gap", ["0", "60"])

@@ -81,7 +81,7 @@ async def test_max_tokens_ends_with_length_and_an_exact_count(engine: LlamaCpp) 
     assert pieces[-1].finish_reason == "length"
     assert [piece.finish_reason for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
     assert sum(piece.token_count for piece in pieces) == 5
-    assert prefills[-1].processed_tokens == prefills[-1].prompt_tokens == len(prompt.token_ids)
+    assert prefills[-1].prompt_tokens == len(prompt.token_ids)
 
 
 async def test_the_end_of_a_reply_is_counted_but_is_no_text(engine: LlamaCpp) -> None:
@@ -139,7 +139,7 @@ async def test_any_text_can_be_encoded(engine: LlamaCpp, text: str) -> None:
 async def test_the_model_tells_its_template_and_special_tokens(engine: LlamaCpp) -> None:
     assert "<|im_start|>" in engine.chat_template
     assert (engine.bos_token, engine.eos_token) == ("<|im_start|>", "<|im_end|>")
-    assert (engine.vocab_size, engine.train_context) == (49152, 8192)
+    assert engine.vocab_size == 49152
     assert await engine.special_ids(["<|im_end|>", "<|im_start|>", "<|no_such|>"]) == {
         "<|im_end|>": END,
         "<|im_start|>": START,
@@ -224,7 +224,7 @@ async def test_closing_in_mid_prefill_frees_the_slot(engine: LlamaCpp) -> None:
     async with aclosing(engine.generate(prompt, GREEDY)) as items:
         first = await anext(items)
         assert isinstance(first, Prefill)
-        assert first.processed_tokens < first.prompt_tokens
+        assert first.prompt_tokens - first.cached_tokens > 128, "more than one batch: this was not the end of it"
     assert await busy_slots(engine) == 0
 
 

@@ -62,7 +62,7 @@ def test_our_grammar_goes_before_a_schema() -> None:
 
 def test_counts_are_differences_of_the_running_total() -> None:
     reader = CompletionReader(None)
-    assert reader.feed(event(prompt_progress={"total": 9, "cache": 4, "processed": 9})) == Prefill(9, 4, 9)
+    assert reader.feed(event(prompt_progress={"total": 9, "cache": 4, "processed": 9})) == Prefill(9, 4)
     assert reader.feed(event(content="Hi", tokens=[5], tokens_predicted=1)) == Piece("Hi", 1, (5,))
     assert reader.feed(event(content="😀", tokens=[8], tokens_predicted=4)) == Piece("😀", 3, (8,))
     assert reader.feed(event(stop=True, stop_type="eos", tokens_predicted=5)) == Piece("", 1, (), (), "stop")
