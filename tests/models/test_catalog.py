@@ -11,7 +11,7 @@ from qwen_service.errors import UnknownModel
 from qwen_service.models.catalog import PACKAGED, Catalog, axllm_model, gguf_model
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
-from qwen_service.models.manifest_section import ManifestError
+from qwen_service.models.manifest import ManifestError
 from qwen_service.models.spec import HubSource, WheelSource
 
 PI = Machine(root=Path("/nowhere"), machine="aarch64")

@@ -3,8 +3,7 @@ from typing import Any
 
 import pytest
 
-from qwen_service.models.manifest import parse_manifest, read_manifest
-from qwen_service.models.manifest_section import ManifestError
+from qwen_service.models.manifest import ManifestError, parse_manifest, read_manifest
 from qwen_service.models.spec import HubSource
 
 GOOD: dict[str, Any] = {
@@ -34,6 +33,13 @@ def test_a_hub_source_without_a_revision_is_allowed() -> None:
         ({"name": "manifests"}, "expected another name"),
         ({"runtime": "cuda"}, "x.yaml: runtime: 'cuda' is not allowed, expected one of llamacpp, ax_repl"),
         ({"contxt": 3}, "x.yaml: contxt: 3 is not allowed, expected the key context"),
+        ({"template": "x"}, "x.yaml: template: 'x' is not allowed, expected one of name, runtime"),
+        ({"decode_rate": float("nan")}, "expected a number, 0 or more"),
+        ({"source": {"wheel": "a==1"}}, "x.yaml: source.member: is missing"),
+        (
+            {"source": {"repo": "a/b", "branch": 1}},
+            "x.yaml: source.branch: 1 is not allowed, expected one of repo, revision",
+        ),
         ({"context": "much"}, "x.yaml: context: 'much' is not allowed, expected a whole number"),
         ({"context": True}, "expected a whole number"),
         ({"thinking": "no"}, "x.yaml: thinking: 'no' is not allowed, expected true or false"),
@@ -57,6 +63,7 @@ def test_a_hub_source_without_a_revision_is_allowed() -> None:
         ({"source": {"wheel": "thing", "member": "x"}}, "source.wheel: 'thing' is not allowed, expected name==version"),
         ({"programs": None}, "needs a program for one kind of machine"),
         ({"programs": {"axcl_arm64": {"arguments": ["x"]}}}, "programs.axcl_arm64.candidates"),
+        ({"programs": {"axcl_arm64": {"candidates": []}}}, "programs.axcl_arm64.candidates: .* expected at least one"),
         ({"programs": {"pi": {"candidates": ["x"]}}}, "x.yaml: programs.pi"),
         ({"arguments": [{"a": 1}]}, "expected a text or a number"),
         ({"tokenizer": None}, "needs the folder of a tokenizer.json"),
