@@ -1,4 +1,8 @@
-"""A model repository on the Hugging Face hub or a mirror of it (HF_ENDPOINT; HF_TOKEN is sent to it, never shown)."""
+"""A model repository on the Hugging Face hub or a mirror of it (HF_ENDPOINT; HF_TOKEN is sent to it, never shown).
+
+huggingface_hub lists and explains; the bytes are read here: its own download begins a cut file anew
+(docs/architecture.md has the measurement).
+"""
 
 import hashlib
 import tempfile
@@ -9,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
-from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub import HfApi, get_session, get_token, hf_hub_url, hf_raise_for_status
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -18,11 +22,6 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but mypy sees no re-export
-    build_hf_headers,
-    hf_raise_for_status,
-    http_stream_backoff,
-)
 
 from qwen_service.errors import DownloadFailed
 from qwen_service.install.disk import is_disk_fault
@@ -32,6 +31,7 @@ COMMITS_LOOKED_AT = 50
 TIMEOUT = 20  # seconds without a byte
 FAILURES_IN_A_ROW = 5  # without a byte between them
 PAUSE = 1.0  # seconds before a cut connection is made anew
+LONGEST_PAUSE = 60.0  # seconds, if the hub asks for more patience
 
 # A gated repository is one kind of repository that is not found, so the order counts.
 _REASONS: tuple[tuple[type[HfHubHTTPError], str], ...] = (
@@ -63,7 +63,6 @@ class Hub:
     def __init__(self, repo: str) -> None:
         self.repo = repo
         self._api = HfApi()
-        self._headers = build_hf_headers(library_name="qwen-service")
 
     @property
     def endpoint(self) -> str:
@@ -111,17 +110,19 @@ class Hub:
                 before = target.tell()
                 try:
                     self._read_on(url, target)
-                except httpx2.TransportError:
+                except (httpx2.TransportError, HfHubHTTPError) as error:
                     failures = 0 if target.tell() > before else failures + 1
-                    if failures > FAILURES_IN_A_ROW:
+                    if failures > FAILURES_IN_A_ROW or not _may_pass(error):
                         raise
-                    pause(PAUSE)
+                    pause(_pause_after(error))
 
     def _read_on(self, url: str, target: PartialFile) -> None:
-        headers = {**self._headers, "Accept-Encoding": "identity", "Range": f"bytes={target.tell()}-"}
-        if target.tell() == 0:
-            del headers["Range"]
-        with http_stream_backoff("GET", url, headers=headers, timeout=TIMEOUT, retry_on_exceptions=()) as response:
+        headers = {"Accept-Encoding": "identity"}
+        if token := get_token():
+            headers["Authorization"] = f"Bearer {token}"
+        if target.tell() > 0:
+            headers["Range"] = f"bytes={target.tell()}-"
+        with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT) as response:
             hf_raise_for_status(response)
             if response.status_code != httpx2.codes.PARTIAL_CONTENT:
                 target.start_over()
@@ -146,3 +147,14 @@ class Hub:
         if isinstance(error, httpx2.HTTPError):
             return f"no connection to {self.endpoint} ({type(error).__name__}). Try again; what is here is kept."
         return f"{getattr(error, 'strerror', None) or error}. Try again; what is here is kept."
+
+
+def _may_pass(error: Exception) -> bool:
+    """A connection that broke, too many requests, and a hub that is being restarted."""
+    return not isinstance(error, HfHubHTTPError) or error.response.status_code in (408, 429, 500, 502, 503, 504)
+
+
+def _pause_after(error: Exception) -> float:
+    """What the hub asks for, up to a minute."""
+    asked = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
+    return min(float(asked), LONGEST_PAUSE) if asked.isdigit() else PAUSE

@@ -163,8 +163,11 @@ def test_what_the_hub_does_not_have_is_said(hub: Path, models: Path, change: tup
     assert server.url in done.stderr
 
 
-def test_too_many_requests_are_waited_for(hub: Path, models: Path) -> None:
-    with hub_server(hub, "--rate-limit", "1") as server:
+@pytest.mark.parametrize("fault", [("--rate-limit", "1"), ("--down", "3")])
+def test_too_many_requests_and_a_hub_that_is_restarted_are_waited_for(
+    hub: Path, models: Path, fault: tuple[str, str]
+) -> None:
+    with hub_server(hub, *fault) as server:
         done = pull(models, server.url)
     assert done.returncode == 0, done.stderr
 

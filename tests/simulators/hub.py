@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Plays the Hugging Face hub: repositories in a folder, their history, redirects to a CDN, ranges, and faults by flag.
 
-    hub.py ROOT [--cut-after BYTES --cuts N] [--wrong-bytes PATH] [--no-ranges] [--rate-limit N] [--token T]
+    hub.py ROOT [--cut-after BYTES --cuts N] [--wrong-bytes PATH] [--no-ranges] [--rate-limit N] [--down N] [--token T]
 
 ROOT/owner/name/COMMIT/... are the files of one commit; commits are listed newest first by the folder's time.
 Files named *.axmodel, *.bin, *.gguf, main_* are in LFS. The port is printed as the first line. Every request is
@@ -31,6 +31,7 @@ class Hub(ThreadingHTTPServer):
         self.lock = threading.Lock()
         self.cuts_left: int = options.cuts
         self.refusals_left: int = options.rate_limit
+        self.faults_left: int = options.down
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that leaves is nothing to report."""
@@ -74,6 +75,8 @@ class Handler(BaseHTTPRequestHandler):
         if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([0-9a-f]+)/(.+)", path):
             return self.redirect(*match.groups())
         if path.startswith("/cdn/"):
+            if self.server.take("faults_left"):
+                return self.fail(503, "", "", {"Retry-After": "0"})
             return self.send_file(self.server.options.root / path.removeprefix("/cdn/"))
         return self.fail(404, "EntryNotFound", "Not Found")
 
@@ -172,6 +175,7 @@ def main() -> None:
     parser.add_argument("--wrong-bytes", help="serve this file with other bytes")
     parser.add_argument("--no-ranges", action="store_true", help="ignore Range")
     parser.add_argument("--rate-limit", type=int, default=0, help="answer the first N requests with 429")
+    parser.add_argument("--down", type=int, default=0, help="answer the first N requests for a file with 503")
     parser.add_argument("--token", help="answer 401 without this token")
     hub = Hub(parser.parse_args())
     print(hub.server_address[1], flush=True)
