@@ -31,7 +31,7 @@ class Node:
     address: str
     head: str = ""
     port: int = PORT
-    cards: int = 0
+    cards: tuple[int, ...] = ()  # their numbers
     folder: Path | None = None  # Ray's sockets, logs and spilled objects; None: Ray's own choice
     block: bool = False  # stay, and end when a part of the node ends: for systemd
 
@@ -39,7 +39,7 @@ class Node:
 def start_arguments(node: Node) -> list[str]:
     """What follows `ray`. Without dashboard, log monitor and autoscaler: 285 MB that nobody here would use."""
     place = ["--address", node.head] if node.head else [*_head_arguments(node)]
-    resources = json.dumps({CARD: node.cards} if node.cards else {})
+    resources = json.dumps({CARD: len(node.cards)} if node.cards else {})
     return [
         "start",
         *place,
@@ -79,6 +79,8 @@ def node_environment(node: Node, state_folder: Path, config_file: Path | None) -
         "DASHBOARD_METRIC_PORT": str(node.port + 8),
         MARK: str(state_folder),
     }
+    if node.cards:
+        values["QWEN_DEVICES"] = ",".join(map(str, node.cards))
     return values | ({"QWEN_CONFIG": str(config_file)} if config_file else {})
 
 

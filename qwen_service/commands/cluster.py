@@ -5,17 +5,20 @@ On each further one:   cluster start --join ADDRESS-OF-THE-FIRST
 """
 
 import argparse
-import asyncio
 import importlib.util
 import ipaddress
+import json
 import os
 import signal
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from qwen_service.card.reading import AxclSmi, BoardFiles
+from qwen_service.cluster.node_facts import read_cards
 from qwen_service.cluster.ray_command import (
     LONGEST_FOLDER,
     MARK,
@@ -27,7 +30,12 @@ from qwen_service.cluster.ray_command import (
     node_environment,
     start_arguments,
 )
+from qwen_service.cluster.settings import FILE as CLUSTER_FILE
+from qwen_service.cluster.settings import load_cluster_settings
 from qwen_service.cluster.token import demand_token, make_token, token_file
+from qwen_service.commands.cluster_status import HEADINGS, as_json, cells, faults, model_of, rows
+from qwen_service.commands.model_table import print_columns
+from qwen_service.commands.progress import catalog_from
 from qwen_service.commands.settings import make_folders
 from qwen_service.config import load_settings, settings_file
 from qwen_service.models.machine import Machine
@@ -35,6 +43,7 @@ from qwen_service.process.marked import end_marked, marked
 from qwen_service.settings import Settings
 
 ELSEWHERE = "198.51.100.1"  # an address of no machine (RFC 5737): the kernel tells by which of ours it would go there
+CURRENT = "ray_current_cluster"  # Ray's file with the address of the head
 HEAD_ENDS_LAST = ("gcs_server",)  # the others report to it when they end, and hang without it
 
 
@@ -47,6 +56,12 @@ def add_cluster_command(subparsers: Any) -> None:
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     _add_start(actions)
+    _add_deploy(actions)
+    status_parser = _add(actions, "status", "show every card: what it serves, holds and how fast it is", status)
+    status_parser.add_argument("--json", action="store_true", help="for programs")
+    pulling = _add(actions, "pull", "download a model on every machine of the cluster", pull)
+    pulling.set_defaults(models_dir=None)
+    pulling.add_argument("model", help="name of the model; `qwen-service list --all` shows them")
     _add(actions, "stop", "end what `cluster start` has started on this machine", stop)
 
 
@@ -69,6 +84,14 @@ def _add_start(actions: Any) -> None:
     parser.add_argument("--block", action="store_true", help="stay, and end if Ray ends: for systemd")
 
 
+def _add_deploy(actions: Any) -> None:
+    parser = _add(actions, "deploy", "serve a model on all cards, or change how it is served", deploy)
+    parser.add_argument("file", nargs="?", type=Path, metavar="cluster.yaml", help="settings of the cluster")
+    parser.add_argument("--model", metavar="NAME", help="instead of what the file says; so do the next two")
+    parser.add_argument("--host", metavar="IP", help="address of this machine at which apps find the service")
+    parser.add_argument("--http-port", dest="http_port", type=int, metavar="PORT", help="its port")
+
+
 def start(options: argparse.Namespace) -> int:
     """Becomes `ray start`. Raises ClusterError, ConfigError."""
     settings = load_settings({}, config_file=options.config)
@@ -77,6 +100,8 @@ def start(options: argparse.Namespace) -> int:
     make_folders(settings)
     if marked(MARK, str(settings.state_folder)):
         raise ClusterError("This machine is a node already. First: qwen-service cluster stop")
+    assert node.folder is not None
+    (node.folder / CURRENT).unlink(missing_ok=True)  # of a cluster that has ended; Ray would refuse to start
     token = token_file(os.environ)
     if not node.head and make_token(token):
         print(f"Made {token}, the secret of the cluster: copy it to each machine that shall join.")
@@ -84,7 +109,8 @@ def start(options: argparse.Namespace) -> int:
     config = settings_file(options.config)
     environment = node_environment(node, settings.state_folder, config.absolute() if config.is_file() else None)
     arguments = start_arguments(node)
-    print(f"{node.cards or 'No'} card{'' if node.cards == 1 else 's'} on this machine, address {node.address}.")
+    cards = f"cards {', '.join(map(str, node.cards))}" if node.cards else "no card"
+    print(f"This machine has {cards} and the address {node.address}.")
     print(f"Ports {node.port} to {node.port + PORTS - 1} must be open between the nodes, and to nobody else.")
     if not node.head:
         place = node.address if node.port == PORT else f"{node.address}:{node.port}"
@@ -93,6 +119,65 @@ def start(options: argparse.Namespace) -> int:
         )
     print(as_shell(arguments, environment), flush=True)
     return _become(arguments, os.environ | environment)
+
+
+def deploy(options: argparse.Namespace) -> int:
+    """Raises ClusterError, ConfigError."""
+    given = {"model": options.model, "host": options.host, "port": options.http_port}
+    if options.file is not None and not options.file.is_file():
+        raise ClusterError(f"{options.file} does not exist.")
+    cluster = load_cluster_settings(options.file or CLUSTER_FILE, **given)
+    with _cluster(options):
+        place = f"http://{cluster.host}:{cluster.port}"
+        print(f"serve.run({cluster.model}) at {place}: the first card is ready when its model is loaded.", flush=True)
+        import_module("qwen_service.cluster.deployments").deploy(cluster)
+    print(f"{cluster.model} answers at {place}. How the cards are: qwen-service cluster status")
+    return 0
+
+
+def status(options: argparse.Namespace) -> int:
+    """1 where something is wrong. Raises ClusterError."""
+    with _cluster(options) as cluster:
+        nodes, engines = cluster.nodes(), cluster.engines()
+    model = model_of(engines)
+    wrong = list(faults(nodes, engines, model))
+    if options.json:
+        print(json.dumps(as_json(nodes, engines, model), indent=1, ensure_ascii=False))
+    else:
+        print_columns([HEADINGS, *map(cells, rows(nodes, engines))])
+        print("".join(f"\n{line}" for line in wrong), end="\n" if wrong else "")
+    return 1 if wrong else 0
+
+
+def pull(options: argparse.Namespace) -> int:
+    """On all nodes at once; 1 where one has failed. Raises ClusterError."""
+    failed = set()
+    catalog_from(options).find(options.model)
+    with _cluster(options) as cluster:
+        for node, line, is_fault in cluster.pull_everywhere(options.model):
+            print(f"{node}: {line}", flush=True)
+            failed |= {node} if is_fault else set()
+    if failed:
+        raise ClusterError(f"{options.model} is not on {', '.join(sorted(failed))}. The same command goes on there.")
+    print(f"{options.model} is on every machine.")
+    return 0
+
+
+@contextmanager
+def _cluster(options: argparse.Namespace) -> Iterator[Any]:
+    """The module qwen_service.cluster.nodes, connected to the cluster that this machine is a node of."""
+    demand_ray()
+    settings = load_settings({}, config_file=options.config)
+    current = _session_folder(settings) / CURRENT
+    if not (marked(MARK, str(settings.state_folder)) and current.is_file()):
+        raise ClusterError("This machine is no node of a cluster. First: qwen-service cluster start --head | --join")
+    demand_token(token_file(os.environ))
+    os.environ["RAY_AUTH_MODE"] = "token"
+    nodes = import_module("qwen_service.cluster.nodes")
+    address = current.read_text().strip()
+    print(f"ray.init({address!r})", file=sys.stderr)
+    with nodes.connected(address):
+        yield nodes
 
 
 def stop(options: argparse.Namespace) -> int:
@@ -123,7 +208,7 @@ def _node(options: argparse.Namespace, settings: Settings) -> Node:
         address=_address(options, head.partition(":")[0] or ELSEWHERE),
         head=head,
         port=options.port,
-        cards=options.cards if options.cards is not None else found_cards(settings),
+        cards=cards_of(options, settings),
         folder=_session_folder(settings),
         block=options.block,
     )
@@ -163,16 +248,15 @@ def _resolved(host: str) -> str:
         raise ClusterError(f"--join {host}: there is no such machine: {error.strerror}.") from None
 
 
-def found_cards(settings: Settings) -> int:
-    machine = Machine()
-    if not machine.has_npu:
-        return 0
-    cards = BoardFiles(machine.root) if machine.is_board else AxclSmi(settings.axcl_smi, settings.npu_timeout)
-    reading = asyncio.run(cards.read())
-    if reading is None or reading.fault:
-        why = reading.fault if reading else "another program holds axcl-smi."
-        raise ClusterError(f"{why} --cards N says how many there are.")
-    return len(reading.cards)
+def cards_of(options: argparse.Namespace, settings: Settings, machine: Machine | None = None) -> tuple[int, ...]:
+    """Numbers of the cards that this node offers: those of `devices`, where that is set, else all that are found."""
+    if options.cards is not None:
+        return tuple(range(options.cards))
+    reading = read_cards(settings, machine)
+    if reading.fault:
+        raise ClusterError(f"{reading.fault} --cards N says how many there are.")
+    found = tuple(card.index for card in reading.cards)
+    return tuple(card for card in found if "devices" not in settings.model_fields_set or card in settings.devices)
 
 
 def _session_folder(settings: Settings) -> Path:

@@ -29,7 +29,10 @@ def print_table(models: Sequence[tuple[ModelSpec, InstalledModel | None]], machi
     """SIZE is of what is installed; `-` where it is not. MEMORY is the card's."""
     if not models:
         return
-    rows = [HEADINGS, *(_row(spec, model, machine) for spec, model in models)]
+    print_columns([HEADINGS, *(_row(spec, model, machine) for spec, model in models)])
+
+
+def print_columns(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

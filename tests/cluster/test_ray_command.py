@@ -16,7 +16,7 @@ def ports(node: Node) -> list[int]:
 
 
 def test_the_head_offers_its_cards_and_leaves_out_what_nobody_uses() -> None:
-    arguments = start_arguments(Node("10.0.0.1", cards=2, folder=Path("/var/lib/ray")))
+    arguments = start_arguments(Node("10.0.0.1", cards=(0, 1), folder=Path("/var/lib/ray")))
     given = values(arguments)
     assert arguments[0] == "start"
     assert "--head" in arguments
@@ -54,6 +54,7 @@ def test_all_ports_of_a_node_are_different_and_lie_in_its_range() -> None:
 def test_the_environment_asks_for_the_token_and_does_not_hold_it() -> None:
     environment = node_environment(Node("10.0.0.1"), Path("/home/pi/state"), Path("/etc/qwen/config.yaml"))
     assert environment["RAY_AUTH_MODE"] == "token"
+    assert "QWEN_DEVICES" not in environment
     assert environment["RAY_USAGE_STATS_ENABLED"] == "0"
     assert environment[MARK] == "/home/pi/state"
     assert environment["QWEN_CONFIG"] == "/etc/qwen/config.yaml"
@@ -61,6 +62,12 @@ def test_the_environment_asks_for_the_token_and_does_not_hold_it() -> None:
 
 
 def test_what_is_printed_can_be_pasted_into_a_shell() -> None:
-    line = as_shell(start_arguments(Node("10.0.0.1", cards=1)), {"NAME": "two words"})
+    line = as_shell(start_arguments(Node("10.0.0.1", cards=(0,))), {"NAME": "two words"})
     assert line.startswith("env 'NAME=two words' ray start --head --port 6379")
     assert """--resources '{"axera_card": 1}'""" in line
+
+
+def test_replicas_learn_from_the_environment_which_cards_are_theirs() -> None:
+    environment = node_environment(Node("10.0.0.1", cards=(0, 2)), Path("/home/pi/state"), None)
+    assert environment["QWEN_DEVICES"] == "0,2"
+    assert "QWEN_CONFIG" not in environment

@@ -1,5 +1,6 @@
 """`qwen-service cluster`, as far as it goes without Ray."""
 
+import argparse
 import os
 import subprocess
 import sys
@@ -8,7 +9,11 @@ from pathlib import Path
 import pytest
 
 from qwen_service import cli
-from qwen_service.commands.cluster import own_address
+from qwen_service.cluster.ray_command import ClusterError
+from qwen_service.commands.cluster import cards_of, own_address
+from qwen_service.config import load_settings
+from qwen_service.models.machine import Machine
+from tests.card_service import SIMULATORS, CardHost
 from tests.service_process import ROOT
 
 WITHOUT_RAY = "import sys; sys.modules['ray'] = None; from qwen_service.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -65,3 +70,28 @@ def test_a_machine_that_is_no_node_has_nothing_to_stop(capsys: pytest.CaptureFix
 
 def test_the_way_to_this_machine_is_by_its_loopback() -> None:
     assert own_address("127.0.0.1") == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("devices", "asked", "offered"), [(None, None, (0, 1)), ("1,5", None, (1,)), (None, 3, (0, 1, 2)), (None, 0, ())]
+)
+def test_a_node_offers_the_cards_that_are_there_and_meant(
+    devices: str | None,
+    asked: int | None,
+    offered: tuple[int, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    host = CardHost(tmp_path / "host", tmp_path)
+    monkeypatch.setenv("SIM_CARDS", str(host.cards_file))
+    if devices:
+        monkeypatch.setenv("QWEN_DEVICES", devices)
+    settings = load_settings({"axcl_smi": str(SIMULATORS / "axcl-smi")})
+    assert cards_of(argparse.Namespace(cards=asked), settings, Machine(host.folder / "root")) == offered
+
+
+def test_a_machine_whose_cards_cannot_be_counted_says_what_to_type(tmp_path: Path) -> None:
+    host = CardHost(tmp_path / "host", tmp_path)
+    settings = load_settings({"axcl_smi": str(tmp_path / "nothing")})
+    with pytest.raises(ClusterError, match="--cards N says how many"):
+        cards_of(argparse.Namespace(cards=None), settings, Machine(host.folder / "root"))

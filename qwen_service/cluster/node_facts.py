@@ -1,0 +1,95 @@
+"""What one node can tell of itself, and do for itself; it runs there, with the settings of that node. Needs no Ray."""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from qwen_service.card.reading import AxclSmi, BoardFiles, Reading
+from qwen_service.cluster.wire import Report
+from qwen_service.config import load_settings
+from qwen_service.install.progress import Progress, describe
+from qwen_service.install.pulls import Pulls
+from qwen_service.models.catalog import Catalog
+from qwen_service.models.machine import Machine
+from qwen_service.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """`temperatures` are in degrees C, by the number of the card."""
+
+    host: str
+    version: str = ""
+    models: tuple[str, ...] = ()
+    temperatures: tuple[tuple[int, float | None], ...] = ()
+    fault: str = ""  # of its cards, in plain words
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """`facts` is None where the node does not answer, and `fault` says why."""
+
+    id: str
+    address: str
+    alive: bool
+    cards: int
+    facts: NodeFacts | None = None
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineView:
+    """`report` is None while the engine's process cannot answer."""
+
+    node: str  # the id of its node; empty while Ray looks for a free card
+    state: str  # Ray Serve's word: STARTING, RUNNING, ...
+    report: Report | None = None
+
+
+def look_at_this_node() -> NodeFacts:
+    """Raises ConfigError."""
+    settings = load_settings()
+    reading = read_cards(settings)
+    return NodeFacts(
+        host=socket.gethostname(),
+        version=_version(),
+        models=tuple(sorted(model.name for model in _catalog(settings).installed())),
+        temperatures=tuple((card.index, card.temperature) for card in reading.cards),
+        fault=reading.fault,
+    )
+
+
+def read_cards(settings: Settings, machine: Machine | None = None) -> Reading:
+    """None of them where the machine has none."""
+    machine = machine or Machine()
+    if not machine.has_npu:
+        return Reading()
+    cards = BoardFiles(machine.root) if machine.is_board else AxclSmi(settings.axcl_smi, settings.npu_timeout)
+    return asyncio.run(cards.read()) or Reading(fault="Another program holds axcl-smi.")
+
+
+def pull_on_this_node(name: str) -> Iterator[str]:
+    """Stages and progress until the model is installed, or why it cannot be. Raises ServiceError."""
+    catalog = _catalog(load_settings())
+    reports = Pulls(catalog.models_dir, Machine()).follow(catalog.find(name))
+
+    async def following() -> str | Progress | None:
+        return await anext(reports, None)
+
+    with asyncio.Runner() as runner:
+        while (report := runner.run(following())) is not None:
+            yield report if isinstance(report, str) else describe(report)
+
+
+def _catalog(settings: Settings) -> Catalog:
+    return Catalog.load(Path(settings.models_dir).expanduser())
+
+
+def _version() -> str:
+    try:
+        return version("qwen-service")
+    except PackageNotFoundError:  # a checkout
+        return ""
