@@ -129,6 +129,10 @@ class Runtime(ABC):
         """
         return False
 
+    def has_room(self, prompt: Prompt) -> bool:  # noqa: ARG002
+        """Whether it can begin this prompt beside what it generates now, where a slot is free."""
+        return True
+
     def reusable_tokens(self, prompt: Prompt) -> int:  # noqa: ARG002
         """Count the first ids of this prompt that the KV cache holds. The scheduler prefers the device with the most."""
         return 0

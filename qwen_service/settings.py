@@ -38,6 +38,7 @@ Pairs = Annotated[dict[str, str], NoDecode, BeforeValidator(_split_pairs)]
 Seconds = Annotated[float, Field(ge=0, le=86_400 * 365)]
 Degrees = Annotated[float, Field(ge=0, le=150)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
+LEAST_CONTEXT = 256  # tokens; less holds no question and its answer
 
 
 def _setting(default: Any, text: str, **limits: Any) -> Any:
@@ -112,9 +113,10 @@ class Settings(BaseSettings):
     )
     slots: int = _setting(4, "Generations at once on the CPU engine.", ge=1, le=64)
     context_size: int = _setting(
-        2048,
-        "Context per generation on the CPU engine, prompt and completion, in tokens. More takes more memory.",
-        ge=256,
+        0,
+        "Context of the CPU engine in tokens, prompts and completions. The conversations that run at once share it, and one may have"
+        " it all. 0: what the model was trained for, as far as the memory goes, at least 4096.",
+        ge=0,
         le=1_048_576,
     )
 
@@ -304,6 +306,13 @@ class Settings(BaseSettings):
         if degrees > (pause := others.data.get("npu_pause_above", degrees)):
             raise ValueError(f"expected at most npu_pause_above, {pause:g}: a card that pauses would never go on")
         return degrees
+
+    @field_validator("context_size")
+    @classmethod
+    def _has_room_for_a_question(cls, size: int) -> int:
+        if 0 < size < LEAST_CONTEXT:
+            raise ValueError(f"expected 0 or at least {LEAST_CONTEXT}")
+        return size
 
     @field_validator("tokenizer_port")
     @classmethod

@@ -16,6 +16,7 @@ from qwen_service.runtimes.llamacpp.runtime import error_object
 from qwen_service.runtimes.llamacpp.unix_http import HttpError
 from qwen_service.settings import Settings
 
+CONTEXT = 2048  # tokens of one text, where neither the settings nor the model say
 TIMEOUT = 120.0  # seconds for one text
 # Open WebUI sends each piece of a document in a request of its own, all at once, and tries none a second time: what is
 # bounded is their text, not their number.
@@ -159,7 +160,8 @@ class Embeddings:
         model = self._find()
         if model is None:
             raise NotOffered("the model for embeddings has been removed")
-        context = min(self._settings.context_size, model.spec.context or self._settings.context_size)
+        bound = self._settings.context_size or CONTEXT
+        context = min(bound, model.spec.context or bound)
         process = await self._started(model, context)
         try:
             await self._measure(process, context)
@@ -181,9 +183,6 @@ class Embeddings:
     async def _started(self, model: InstalledModel, context: int) -> LlamaProcess:
         settings = self._settings
         check_gguf(model.gguf)
-        context = min(
-            settings.context_size, model.spec.context or settings.context_size
-        )  # a text is computed in one step
         pooling = settings.embedding_pooling if settings.embedding_pooling != "model" else model.spec.pooling
         return await LlamaProcess.start(
             llama_server=settings.llama_server,

@@ -32,6 +32,22 @@ class Machine:
         kinds: dict[str, MachineKind] = {"arm64": "axcl_arm64", "x86_64": "axcl_x86_64"}
         return kinds.get(self.arch)
 
+    def available_memory(self) -> int:
+        """Bytes that a new process may have without swapping, within the bound of this service's own group; 0: not known."""
+        lines = (line.split() for line in self._text("proc/meminfo").splitlines())
+        free = next((int(line[1]) * 1024 for line in lines if line and line[0] == "MemAvailable:"), 0)
+        group = self._text("proc/self/cgroup").strip().rpartition("::")[2].strip("/")
+        bound, used = (self._text(f"sys/fs/cgroup/{group}/memory.{name}").strip() for name in ("max", "current"))
+        if bound.isdecimal() and used.isdecimal():
+            return min(free, max(0, int(bound) - int(used)))
+        return free
+
+    def _text(self, name: str) -> str:
+        try:
+            return (self.root / name).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+
     @property
     def is_board(self) -> bool:
         return (self.root / "proc/ax_proc").is_dir()

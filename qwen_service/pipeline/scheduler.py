@@ -101,8 +101,20 @@ class Scheduler:
 
     def dispatch(self) -> None:
         """Grant what can be granted. Called whenever a slot, an engine or a model changes."""
-        while any(self._settle(waiter) for waiter in self._order.sorted(self._waiting)):
+        while self._settle_one():
             pass
+
+    def _settle_one(self) -> bool:
+        """Whether the line has changed. Nobody overtakes one who waits for the same model: a long prompt would starve."""
+        stuck: set[ServedModel] = set()
+        for waiter in self._order.sorted(self._waiting):
+            if waiter.model in stuck:
+                continue
+            if self._settle(waiter):
+                return True
+            if not waiter.granted.done():
+                stuck.add(waiter.model)
+        return False
 
     def _settle(self, waiter: _Waiter) -> bool:
         """Grant one turn, if possible. Returns whether the line has changed."""
@@ -200,6 +212,7 @@ class Scheduler:
             and self._running.get(supervisor, 0) < engine.slots
             and not (supervisor in self._warming and engine.slots == 1)
             and not self._paused_reason(engine)
+            and engine.runtime.has_room(waiter.prompt)
         ]
 
         def merit(supervisor: Supervisor) -> tuple[int, int, float]:

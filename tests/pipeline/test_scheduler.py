@@ -279,3 +279,31 @@ async def test_who_has_just_left_a_full_line_is_not_the_one_to_be_refused() -> N
             await task
         assert line.granted == [0, 1, 3]
         assert (line.scheduler.running, line.scheduler.waiting) == (0, 0)
+
+
+class Narrow(ScriptedRuntime):
+    """Two slots that share room for ten ids."""
+
+    room = 10
+
+    def has_room(self, prompt: Prompt) -> bool:
+        return len(prompt.token_ids) <= self.room
+
+
+async def test_a_long_prompt_waits_for_room_and_no_short_one_overtakes_it() -> None:
+    scheduler = Scheduler(WaitingRoom(4, 30))
+    runtime = Narrow(says_hi, limits=Limits(256, 255, 2))
+    granted: list[int] = []
+
+    async def client(size: int) -> None:
+        async with scheduler.turn(model, Prompt((1,) * size, ChatRequest("r"))):
+            granted.append(size)
+
+    async with served_model(runtime, on_change=scheduler.dispatch) as model:
+        tasks = [asyncio.create_task(client(size)) for size in (11, 1)]
+        await asyncio.sleep(0.01)
+        assert granted == []
+        runtime.room = 11
+        scheduler.dispatch()
+        await asyncio.gather(*tasks)
+    assert granted == [11, 1]

@@ -15,11 +15,13 @@ from typing import Any
 import orjson
 
 from qwen_service.chat import Sampling
-from qwen_service.errors import ProtocolError, RuntimeFailure, ServiceError, Stalled
+from qwen_service.errors import ProtocolError, QueueFull, RuntimeFailure, ServiceError, Stalled
 from qwen_service.runtime import Limits, LoadProgress, Piece, Prefill, Prompt, PromptParts, Runtime
 from qwen_service.runtimes.llamacpp import wire
+from qwen_service.runtimes.llamacpp.kv_room import KvRoom
 from qwen_service.runtimes.llamacpp.process import LlamaProcess, check_gguf
 from qwen_service.runtimes.llamacpp.tokenizer import LlamaTokenizer
+from qwen_service.runtimes.llamacpp.unfinished import Unfinished
 from qwen_service.runtimes.llamacpp.unix_http import HttpError, UnixHttp
 from qwen_service.text.template import SPECIAL_TOKEN_SHAPE
 
@@ -30,7 +32,7 @@ STEP = 0.01  # seconds between two looks at the slots
 
 
 class LlamaCpp(Runtime):
-    """`context_per_slot` 0: the model's own maximum, divided among the slots. `threads` None: one less than cores."""
+    """`context`: tokens that all slots share; one conversation may have them all. `threads` None: one less than cores."""
 
     capabilities = wire.CAPABILITIES
 
@@ -40,7 +42,7 @@ class LlamaCpp(Runtime):
         model_path: Path,
         state_dir: Path,
         slots: int = 4,
-        context_per_slot: int = 2048,
+        context: int = 4096,
         threads: int | None = None,
         llama_server: Path | None = None,
         log_path: Path | None = None,
@@ -60,13 +62,14 @@ class LlamaCpp(Runtime):
         self._stall_timeout = stall_timeout
         self._options = {
             "--parallel": slots,
-            "--ctx-size": slots * context_per_slot,
+            "--ctx-size": context,
             "--batch-size": batch_size,
             "--ubatch-size": batch_size,
             "--threads": threads or max(1, (os.cpu_count() or 1) - 1),
             "--cache-ram": cache_ram_mib,
         }
         self._generating = 0
+        self._room = KvRoom(context)
         self._process: LlamaProcess | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._failure: asyncio.Future[RuntimeFailure]
@@ -86,6 +89,7 @@ class LlamaCpp(Runtime):
             model_path=self._model_path,
             options=self._options,
             mmproj=self._mmproj,
+            flags=["--kv-unified"],
             state_dir=self._state_dir,
             log_path=self._log_path,
         )
@@ -98,24 +102,48 @@ class LlamaCpp(Runtime):
             raise
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Prefill | Piece, None]:
-        reader = wire.CompletionReader(sampling.top_logprobs)
-        body = wire.completion_body(prompt.token_ids, sampling)
-        if prompt.spelled:
-            body["prompt"] = await self._with_pictures(prompt)
+        """Interrupted where the conversations outgrow the context together, and resumed when there is room again."""
+        work = Unfinished(prompt, sampling, self._room.size)
+        try:
+            while not work.finished:
+                await self._room.enter(work.stay)
+                try:
+                    async with aclosing(self._generate(work)) as items:
+                        async for item in items:
+                            if work.add(item):
+                                yield item
+                except QueueFull:  # all that ran have lost the cache: pictures took more of it than is known
+                    if not work.goes_on_alone():
+                        raise
+                await work.fill_in_ids(self.encode)
+        finally:
+            self._room.leave(work.stay)
+
+    async def _generate(self, work: Unfinished) -> AsyncGenerator[Prefill | Piece, None]:
+        """One stretch of a reply: to its end, or until it is interrupted."""
+        reader = wire.CompletionReader(work.sampling.top_logprobs)
+        body = wire.completion_body(work.token_ids, work.sampling)
+        if work.prompt.spelled:
+            body["prompt"] = await self._with_pictures(work.prompt)
         self._generating += 1
         try:
             with closing(await self._http.events("/completion", body, self._stall_timeout)) as stream:
+                work.watch(stream, self._room)
                 while events := await stream.read():
                     for event in events:
                         yield reader.feed(event)
             if not reader.finished:
                 raise ProtocolError("the engine ended its stream without a finish reason")
         except (HttpError, OSError) as error:
-            raise await self._meaning(error) from error
+            if not work.stay.interrupted:
+                raise await self._meaning(error) from error
         finally:
             self._generating -= 1
             if not reader.finished:
                 await self._until_slot_is_free()
+
+    def has_room(self, prompt: Prompt) -> bool:
+        return self._room.has_room(len(prompt.token_ids))
 
     async def warm(self, prompt: Prompt) -> bool:
         async with aclosing(self.generate(prompt, Sampling(max_tokens=0))) as items:

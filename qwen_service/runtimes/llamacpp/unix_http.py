@@ -8,6 +8,7 @@ follows it share one: the engine has to wake up to accept another.
 import asyncio
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -125,6 +126,14 @@ class EventStream:
                 return events
         return []
 
+    def watch(self, seen: Callable[[bytes], None]) -> None:
+        """`seen` gets what arrives when it arrives, also while nobody reads."""
+        self._connection.seen = seen
+
+    def break_off(self) -> None:
+        """What has arrived can still be read; then comes a ConnectionError."""
+        self._connection.abort()
+
     def close(self) -> None:
         self._connection.end()
         self._connection.abort()  # cpp-httplib closes it after a stream, whatever it offered
@@ -142,6 +151,7 @@ class _Connection(asyncio.Protocol):
 
     def begin(self, request: bytes, timeout: float) -> None:
         self.status = 0
+        self.seen: Callable[[bytes], None] | None = None
         self._complete = False
         self._keep = False
         self._parser = HttpResponseParser(self)
@@ -223,6 +233,8 @@ class _Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         self._body.append(body)
+        if self.seen is not None:
+            self.seen(body)
 
     def on_message_complete(self) -> None:
         self._complete = True

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import orjson
 
 from qwen_service.chat import IMAGE_PLACE, Image, Sampling, TokenLogprob
-from qwen_service.errors import InvalidRequest, PromptTooLong, ProtocolError, ServiceError
+from qwen_service.errors import InvalidRequest, PromptTooLong, ProtocolError, QueueFull, ServiceError
 from qwen_service.runtime import Capabilities, Piece, Prefill, Spelled
 
 CAPABILITIES = Capabilities(
@@ -22,6 +22,7 @@ _SAME_NAME = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "fre
 _LAST_EVENT = ("stop", "stop_type", "content", "tokens", "tokens_predicted")  # else it repeats the prompt and settings
 _FINISH_REASONS: Mapping[str, Literal["stop", "length"]] = {"eos": "stop", "word": "stop", "limit": "length"}
 BREAK = "\u2060"  # word joiner
+_OUTGROWN = "Context size has been exceeded."  # llama.cpp gives this case no type of its own
 _RANDOM_SEED = 0xFFFFFFFF
 
 
@@ -118,6 +119,8 @@ def refusal(status: int, error: Any) -> ServiceError:
     message = str(details.get("message", error))
     if details.get("type") == "exceed_context_size_error":
         return PromptTooLong(f"the prompt does not fit into the context: {message}", param="messages")
+    if message == _OUTGROWN:
+        return QueueFull("what ran at once has outgrown the context together; try again", retry_after=1)
     if status == 400:
         return InvalidRequest(f"the engine refuses the request: {message}")
     return ProtocolError(f"the engine answered with an error ({status}): {message}")

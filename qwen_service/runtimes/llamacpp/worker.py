@@ -17,11 +17,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="GGUF file")
     parser.add_argument("--host", required=True, help="path of the unix socket; must end in .sock")
     parser.add_argument("--parallel", type=int, required=True, help="generations at once")
-    parser.add_argument("--ctx-size", type=int, required=True, help="tokens, of all parallel generations together")
+    parser.add_argument("--ctx-size", type=int, required=True, help="tokens of the KV cache")
     parser.add_argument("--batch-size", type=int, required=True, help="tokens of a prompt computed in one step")
     parser.add_argument("--ubatch-size", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--cache-ram", type=int, required=True, help="MiB for the prompts of former conversations")
+    parser.add_argument("--kv-unified", action="store_true", help="all generations share the context")
     parser.add_argument("--mmproj", help="GGUF file of the encoder of pictures")
     parser.add_argument("--embeddings", action="store_true", help="give vectors instead of text")
     parser.add_argument(
@@ -40,6 +41,8 @@ def parameters(options: argparse.Namespace) -> CommonParams:
     params.n_ubatch = options.ubatch_size
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
     params.cache_ram_mib = options.cache_ram
+    params.kv_unified = options.kv_unified
+    params.cache_idle_slots = False  # they stay where they are until their room is needed
     params.embedding = options.embeddings
     if options.pooling:
         params.pooling_type = llama_pooling_type[f"LLAMA_POOLING_TYPE_{options.pooling.upper()}"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qwen_service.chat import ChatRequest, Sampling
-from qwen_service.errors import Died, InvalidRequest, ProtocolError, Stalled, StartFailed
+from qwen_service.errors import Died, InvalidRequest, ProtocolError, QueueFull, Stalled, StartFailed
 from qwen_service.runtime import Piece, Prefill, Prompt
 from qwen_service.runtimes.llamacpp.runtime import LlamaCpp
 
@@ -114,6 +114,19 @@ async def test_a_reply_that_breaks_the_contract_is_a_protocol_error(start: Start
     engine = await start(fault=fault, after=2)
     with pytest.raises(ProtocolError, match=message):
         await reply(engine)
+
+
+async def test_a_reply_goes_on_where_it_was_when_the_context_was_outgrown(start: Start) -> None:
+    engine = await start(fault="outgrown", after=2)
+    pieces = [item async for item in engine.generate(PROMPT, Sampling(max_tokens=6)) if isinstance(item, Piece)]
+    assert ("".join(piece.text for piece in pieces), pieces[-1].finish_reason) == ("x" * 6, "length")
+
+
+async def test_a_bound_reply_for_which_the_context_was_outgrown_is_to_be_tried_again(start: Start) -> None:
+    engine = await start(fault="outgrown", after=2)
+    with pytest.raises(QueueFull, match="try again"):
+        async for _ in engine.generate(PROMPT, Sampling(json_schema={})):
+            pass
 
 
 async def test_a_crash_in_mid_reply_is_named(start: Start) -> None:

@@ -27,7 +27,7 @@ GREEDY = Sampling(max_tokens=12, temperature=0.0)
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LlamaCpp]:
-    runtime = LlamaCpp(model_path=smollm2, state_dir=tmp_path_factory.mktemp("engine"), context_per_slot=CONTEXT)
+    runtime = LlamaCpp(model_path=smollm2, state_dir=tmp_path_factory.mktemp("engine"), context=CONTEXT)
     limits = await runtime.start(print)
     assert (limits.context, limits.prompt, limits.slots) == (CONTEXT, CONTEXT - 1, 4)
     yield runtime
@@ -243,7 +243,7 @@ async def test_a_cancelled_task_frees_its_slot(engine: LlamaCpp) -> None:
 async def test_tags_of_qwen_in_text_stay_text(tmp_path: Path) -> None:
     if "QWEN_TEST_GGUF" not in os.environ:
         pytest.skip("QWEN_TEST_GGUF names no model")
-    runtime = LlamaCpp(model_path=Path(os.environ["QWEN_TEST_GGUF"]), state_dir=tmp_path, slots=1, context_per_slot=512)
+    runtime = LlamaCpp(model_path=Path(os.environ["QWEN_TEST_GGUF"]), state_dir=tmp_path, slots=1, context=512)
     await runtime.start(print)
     special = await runtime.special_ids(["<|im_end|>", "<tool_call>", "</tool_call>"])
     assert special == {"<|im_end|>": 151645, "<tool_call>": 151657, "</tool_call>": 151658}
@@ -255,7 +255,7 @@ async def test_tags_of_qwen_in_text_stay_text(tmp_path: Path) -> None:
 
 
 async def new_engine(smollm2: Path, state_dir: Path) -> LlamaCpp:
-    runtime = LlamaCpp(model_path=smollm2, state_dir=state_dir, slots=1, context_per_slot=512)
+    runtime = LlamaCpp(model_path=smollm2, state_dir=state_dir, slots=1, context=512)
     await runtime.start(print)
     return runtime
 

@@ -1,0 +1,86 @@
+"""Who may have how much of the KV cache that all slots of llama.cpp share. No IO.
+
+llama.cpp ends every running generation with an error when they outgrow the cache together. So a generation enters when it
+fits beside the others, its growth is counted, and when they come near the end the youngest is interrupted: it goes on
+from where it was when there is room again. One that cannot go on (its grammar would begin anew) holds room for all
+that it may become. Whoever came first enters first, so that a long prompt is not overtaken for ever.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(eq=False, slots=True)
+class Stay:
+    """One generation, in tokens: what it holds, and what it may come to hold."""
+
+    used: int
+    most: int
+    can_pause: bool
+    interrupt: Callable[[], None] = lambda: None
+    interrupted: bool = False
+    number: int = 0
+    admitted: asyncio.Future[None] | None = None
+
+    def claim(self, reserve: int) -> int:
+        return min(self.most, self.used + reserve) if self.can_pause else self.most
+
+
+@dataclass(slots=True)
+class KvRoom:
+    size: int
+    _inside: list[Stay] = field(default_factory=list)
+    _waiting: list[Stay] = field(default_factory=list)
+    _count: int = 0
+
+    def has_room(self, prompt_tokens: int) -> bool:
+        """Whether a generation of this prompt would most probably enter at once."""
+        return not self._waiting and self._fits(Stay(prompt_tokens, self.size, can_pause=True))
+
+    async def enter(self, stay: Stay) -> None:
+        """Wait for room, behind those who came before. One who was interrupted comes back so. To be followed by leave()."""
+        if stay in self._inside:
+            self._inside.remove(stay)
+        if not stay.number:
+            self._count += 1
+            stay.number = self._count
+        stay.interrupted = False
+        stay.admitted = asyncio.get_running_loop().create_future()
+        self._waiting.append(stay)
+        self._admit()
+        await stay.admitted
+
+    def leave(self, stay: Stay) -> None:
+        for group in (self._inside, self._waiting):
+            if stay in group:
+                group.remove(stay)
+        self._admit()
+
+    def grow(self, stay: Stay, used: int) -> None:
+        """It holds so many tokens now. Interrupts the youngest of those that can go on later, where it gets tight."""
+        stay.used = max(stay.used, used)
+        margin = self.size // 32  # the engine is some steps ahead of what has been read of it
+        while len(running := [other for other in self._inside if not other.interrupted]) > 1:
+            pausable = [other for other in running if other.can_pause]
+            if sum(other.claim(margin // len(running)) for other in running) <= self.size or not pausable:
+                return
+            youngest = max(pausable, key=lambda other: other.number)
+            youngest.interrupted = True
+            youngest.interrupt()
+
+    def _admit(self) -> None:
+        while self._waiting:
+            first = min(self._waiting, key=lambda stay: stay.number)
+            if not self._fits(first):
+                return
+            self._waiting.remove(first)
+            self._inside.append(first)
+            if first.admitted is not None and not first.admitted.done():
+                first.admitted.set_result(None)
+
+    def _fits(self, stay: Stay) -> bool:
+        """`reserve` is what a reply may write before it could come to an interruption."""
+        reserve = self.size // 16
+        claims = sum(other.claim(reserve) for other in self._inside)
+        return not self._inside or claims + stay.claim(reserve) <= self.size

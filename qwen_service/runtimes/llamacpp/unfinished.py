@@ -1,0 +1,75 @@
+"""A generation that may be interrupted and resumed: what is left to do, and what has been generated of it."""
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from qwen_service.chat import IMAGE_TOKENS, Sampling
+from qwen_service.runtime import Piece, Prefill, Prompt, PromptParts
+from qwen_service.runtimes.llamacpp.kv_room import KvRoom, Stay
+from qwen_service.runtimes.llamacpp.unix_http import EventStream
+
+_GENERATED = re.compile(rb'"tokens_predicted":\s*(\d+)')
+
+
+class Unfinished:
+    """Whole events alone count: the engine sends none in the middle of a character."""
+
+    def __init__(self, prompt: Prompt, sampling: Sampling, context: int) -> None:
+        self.prompt = prompt
+        self.finished = False
+        self._sampling = sampling
+        self._context = context
+        self._pieces: list[Piece] = []
+        self._generated: list[int] = []  # before the last interruption
+        self._count = 0
+        pictures = sum(len(message.images) for message in prompt.request.messages)
+        size = len(prompt.token_ids) + IMAGE_TOKENS * pictures
+        most = context if sampling.max_tokens is None else min(context, size + sampling.max_tokens)
+        bound = sampling.grammar is not None or sampling.json_schema is not None
+        self.stay = Stay(size, most, can_pause=not bound and not prompt.spelled)
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        return (*self.prompt.token_ids, *self._generated)
+
+    @property
+    def sampling(self) -> Sampling:
+        """Of what is left."""
+        most = self._sampling.max_tokens
+        return self._sampling if most is None else replace(self._sampling, max_tokens=most - self._count)
+
+    def watch(self, stream: EventStream, room: KvRoom) -> None:
+        """Tell the room what arrives, when it arrives: a client who reads slowly does not slow the engine."""
+        before = self.stay.used
+
+        def seen(body: bytes) -> None:
+            if counts := _GENERATED.findall(body):
+                room.grow(self.stay, before + int(counts[-1]))
+
+        self.stay.interrupt = stream.break_off
+        stream.watch(seen)
+
+    def add(self, item: Prefill | Piece) -> bool:
+        """Whether the client is to see it: the prompt of a resumed generation is none of its business."""
+        if isinstance(item, Prefill):
+            return not self._generated
+        self._count += item.token_count
+        self._pieces.append(item)
+        self.finished = item.finish_reason is not None
+        return True
+
+    def goes_on_alone(self) -> bool:
+        """Whether it can be resumed; if so, it waits until it has all the room. Once is enough."""
+        if not self.stay.can_pause:
+            return False
+        self.stay.can_pause, self.stay.most = False, self._context
+        return True
+
+    async def fill_in_ids(self, encode: Callable[[PromptParts], Awaitable[list[int]]]) -> None:
+        """After an interruption. The engine tells only the last id of a character that took several."""
+        for piece in self._pieces:
+            exact = len(piece.token_ids) == piece.token_count
+            self._generated += piece.token_ids if exact else await encode([piece.text])
+        self._pieces.clear()
+        self.stay.used = len(self.token_ids)
