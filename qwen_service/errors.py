@@ -68,7 +68,11 @@ class NotOffered(Unsupported):
 
 
 class UnknownModel(RequestError):
-    pass
+    """`name` is what was asked for, `why` what there is instead; `whole`: `why` needs no sentence before it."""
+
+    def __init__(self, name: str, why: str, *, whole: bool = False) -> None:
+        super().__init__(why if whole else f"There is no model {name!r}. {why}", param="model")
+        self.name, self.why = name, why
 
 
 class NotLoaded(RequestError):

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Literal
 
 import orjson
@@ -15,7 +16,7 @@ from qwen_service.api.reply import Dialect, json_response
 from qwen_service.api.streaming import StreamReply, WholeReply
 from qwen_service.config import ConfigError
 from qwen_service.engines.served import ServedModel
-from qwen_service.engines.switch import Step, switch_steps
+from qwen_service.engines.switch import Step, steps_of
 from qwen_service.errors import InvalidRequest
 from qwen_service.operation import logs
 from qwen_service.service import Service
@@ -83,7 +84,7 @@ class Administration:
 
     async def load(self, body: LoadBody) -> Response:
         if body.stream:
-            return StreamReply(switch_steps(self._service.models, body.model), _events, self._dialect, dict)
+            return StreamReply(steps_of(partial(self._service.models.load, body.model)), _events, self._dialect, dict)
         return _loaded(self._service.models.load(body.model))
 
     async def reload(self, body: ReloadBody) -> Response:

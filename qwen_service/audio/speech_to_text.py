@@ -115,7 +115,7 @@ class SpeechToText:
             return wanted
         if wanted in ANY_MODEL or self._settings.unknown_model == "default":
             return default or (models[0] if models else wanted)
-        raise UnknownModel(f"model '{wanted}' not found; for speech there is {', '.join(models)}", param="model")
+        raise UnknownModel(wanted, f"For speech there is {', '.join(models)}.")
 
 
 def _heard(answer: Answer, seconds: float | None, language: str) -> Heard:

@@ -3,7 +3,7 @@
 from importlib import import_module
 
 from qwen_service.commands.questions import Questions, at_terminal
-from qwen_service.models.catalog import Catalog, same_name
+from qwen_service.models.catalog import Catalog, is_called
 from qwen_service.settings import Settings
 
 
@@ -16,7 +16,7 @@ def offer_model(settings: Settings) -> None:
     if settings.model == "auto":
         missing, name, question = not installed, None, "No model is installed yet. Choose one now?"
     else:
-        known = (spec.name for spec in catalog.specs if any(same_name(settings.model, one) for one in spec.names))
+        known = (spec.name for spec in catalog.specs if is_called(spec, settings.model))
         name = next(known, None)
         missing, question = name is not None and name not in installed, f"{name} is not installed. Download it now?"
     if missing and Questions().confirm(question):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwen_service.errors import Died, NotOffered, PromptTooLong, QueueFull, ShuttingDown, Unavailable, UnknownModel
-from qwen_service.models.catalog import Catalog, gguf_model, same_name, unaliased
+from qwen_service.models.catalog import Catalog, gguf_model, is_called, unaliased
 from qwen_service.models.installed import InstalledModel
 from qwen_service.runtimes.llamacpp import wire
 from qwen_service.runtimes.llamacpp.process import LlamaProcess, check_gguf
@@ -84,8 +84,8 @@ class Embeddings:
                 " `embedding_model` names another, or a GGUF file."
             )
         wanted = unaliased(model, self._settings.model_aliases) if model else found.name
-        if not any(same_name(wanted, known) for known in found.spec.names) and self._settings.unknown_model == "error":
-            raise UnknownModel(f"model '{model}' not found; the model for embeddings is {found.name}", param="model")
+        if not is_called(found.spec, wanted) and self._settings.unknown_model == "error":
+            raise UnknownModel(wanted, f"The model for embeddings is {found.name}.")
         return found.name
 
     def _find(self) -> InstalledModel | None:

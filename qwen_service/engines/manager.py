@@ -14,10 +14,10 @@ from qwen_service.engines.loaders import Loaders, loaders_for
 from qwen_service.engines.served import ServedModel
 from qwen_service.engines.simulation import simulated
 from qwen_service.engines.supervisor import Supervisor
-from qwen_service.engines.uninterrupted import finish_even_if_cancelled
+from qwen_service.engines.switch import Switch, Tell
 from qwen_service.engines.waiting_room import Patience, WaitingRoom
-from qwen_service.errors import Loading, NotLoaded, ServiceError, StartFailed, Unavailable, UnknownModel, Unsupported
-from qwen_service.models.catalog import Catalog, same_name, unaliased
+from qwen_service.errors import Loading, NotLoaded, ServiceError, Unavailable, UnknownModel, Unsupported
+from qwen_service.models.catalog import Catalog, is_called, plain_name, unaliased
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
 from qwen_service.models.personas import Persona, Personas
@@ -57,16 +57,21 @@ class ModelManager:
         self._on_change = on_change
         self._loaders = loaders
         self._fallback_lingers = fallback_lingers
-        self._switch = asyncio.Lock()
+        self._switch = Switch(self._serve, self._choice, drain_timeout=settings.drain_timeout)
         self._stand_in: asyncio.Task[None] | None = None
-        self._exchanging: asyncio.Task[ServedModel] | None = None
         self._changed = asyncio.Event()
-        self.current: ServedModel | None = None
         self.fallback: ServedModel | None = None
         self.trouble = ""  # why there is no current model
         self.fallback_trouble = ""
-        self.switching_to = ""
-        self.leaving: ServedModel | None = None  # replaced as soon as its running work has ended
+
+    @property
+    def current(self) -> ServedModel | None:
+        return self._switch.current
+
+    @property
+    def switching_to(self) -> str:
+        """The name of a model; empty while nobody switches."""
+        return self._switch.to
 
     async def start(self) -> None:
         """Choose a model and begin to load it; returns at once."""
@@ -78,15 +83,15 @@ class ModelManager:
             return
         if chosen.spec.stopgap:
             log.warning("%s: %s", chosen.spec.title or chosen.name, chosen.spec.stopgap)
-        self.current = self._serve(chosen)
+        self._switch.current = self._serve(chosen)
         if self._settings.fallback_model is not None and chosen.spec.needs_npu:
             self._prepare_fallback(self._settings.fallback_model)
 
     async def stop(self) -> None:
-        tasks = [task for task in (self._stand_in, self._exchanging) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._stand_in is not None:
+            self._stand_in.cancel()
+            await asyncio.gather(self._stand_in, return_exceptions=True)
+        await self._switch.stop()
         await asyncio.gather(*(model.stop() for model in (self.current, self.fallback) if model is not None))
 
     async def obtain(self, name: str | None, patience: Patience | None = None) -> ServedModel:
@@ -95,8 +100,8 @@ class ModelManager:
         Raises UnknownModel, Unsupported, NotLoaded, Unavailable, QueueFull, Loading, or why the switch failed.
         """
         wanted = self._means(name)
-        if wanted is self.leaving:
-            raise Loading(f"{self.leaving.name} is being replaced by {self.switching_to}")
+        if wanted is self._switch.leaving:
+            raise Loading(f"{wanted.name} is being replaced by {self.switching_to}")
         if isinstance(wanted, ServedModel):
             return self._or_fallback(wanted)
         if not wanted.spec.chats:
@@ -125,31 +130,29 @@ class ModelManager:
             raise Loading(f"{name} was not loaded within {patience.seconds:g} s (queue_timeout)", retry_after=5)
         return switch.result()
 
-    async def load(self, name: str) -> ServedModel:
-        """Switch: let running work end, stop the old model, start the new one; go back to the old one if that fails."""
-        target = self.installed_model(name)
-        async with self._switch:
-            old = self.current
-            if old is not None and same_name(old.name, target.name) and old.phase != "failed":
-                await old.rest.wake()
-                return old
-            self._choice.refuse_impossible(target)
-            return await self._replace(old, target)
+    async def load(self, name: str, tell: Tell = lambda _: None) -> ServedModel:
+        """Switch to an installed model (switch.py), and tell each step."""
+        return await self._switch.load(self.find(name), tell)
 
     async def reload(self) -> ServedModel:
         """Restart the current model, after running work has ended. Raises Unavailable where there is none."""
-        async with self._switch:
-            if self.current is None:
-                raise Unavailable(self.trouble)
-            return await self._replace(self.current, self.current.installed)
+        if (model := await self._switch.reload()) is None:
+            raise Unavailable(self.trouble)
+        return model
 
-    def installed_model(self, name: str) -> InstalledModel:
-        """By name or alias. Raises UnknownModel."""
-        return self._choice.installed(self.personas.base_of(name))
+    def find(self, name: str) -> InstalledModel:
+        """By its name, an alias, or the name of a persona that stands on it. Raises UnknownModel."""
+        return self._catalog.find_installed(self._base_of(name), self.installed())
 
     def persona(self, name: str | None) -> Persona | None:
         """The persona that a request for this name means, if it means one."""
         return self.personas.find(unaliased(name, self._settings.model_aliases)) if name else None
+
+    def personas_here(self) -> list[tuple[Persona, InstalledModel]]:
+        """Those whose model is installed, with that."""
+        by_name = {plain_name(name): model for model in self.installed() for name in model.spec.names}
+        found = ((persona, by_name.get(plain_name(persona.base))) for persona in self.personas.all())
+        return [(persona, model) for persona, model in found if model is not None]
 
     def installed(self) -> list[InstalledModel]:
         models = self._catalog.installed()
@@ -161,20 +164,20 @@ class ModelManager:
         return next((s for s in (self.current, self.fallback) if s is not None and s.name == model.name), None)
 
     def _means(self, name: str | None) -> ServedModel | InstalledModel:
-        wanted = self.personas.base_of(unaliased(name, self._settings.model_aliases)) if name else None
         for served in (self.current, self.fallback):
-            if served is not None and (not wanted or any(same_name(wanted, known) for known in served.spec.names)):
+            if served is not None and (not name or is_called(served.spec, self._base_of(name))):
                 return served
-        if not wanted:
+        if not name:
             raise Unavailable(self.trouble)
         try:
-            return self._catalog.find_installed(wanted)
+            return self.find(name)
         except UnknownModel:
             if self._settings.unknown_model == "default" and self.current is not None:
                 return self.current
-            names = ", ".join(model.name for model in self.installed()) or "none"
-            advice = self._catalog.how_to_get(wanted)
-            raise UnknownModel(f"There is no model {name!r}. Models here: {names}. {advice}", param="model") from None
+            raise
+
+    def _base_of(self, name: str) -> str:
+        return self.personas.base_of(unaliased(name, self._settings.model_aliases))
 
     def _or_fallback(self, model: ServedModel) -> ServedModel:
         stands_in = (
@@ -191,62 +194,27 @@ class ModelManager:
             return not (model.spec.needs_npu or on_card)
         return self._settings.autoload == "on"
 
-    async def _replace(self, old: ServedModel | None, target: InstalledModel) -> ServedModel:
-        """A client that leaves while its switch is waiting for running work ends it; later on it does not."""
-        self.switching_to, self.leaving = target.name, old
-        try:
-            if old is not None:
-                await self._drain(old)
-            self._exchanging = asyncio.create_task(self._exchange(old, target), name="model switch")
-            return await finish_even_if_cancelled(self._exchanging)
-        finally:
-            self.switching_to, self.leaving = "", None
-
-    async def _exchange(self, old: ServedModel | None, target: InstalledModel) -> ServedModel:
-        if old is not None:
-            await old.stop()
-        new = self._serve(target)
-        self.current, self.leaving = new, None
-        await new.first_load_done()
-        if new.phase == "ready":
-            log.info("switched to %s", new.name)
-            return new
-        reason = new.last_error
-        await new.stop()
-        if old is not None:
-            self.current = self._serve(old.installed)
-        raise StartFailed(
-            f"{target.name} could not be loaded: {reason} Went back to {old.name if old else 'no model'}."
-        )
-
-    async def _drain(self, model: ServedModel) -> None:
-        """Requests that came with the switch itself are not waited for: they use no model yet."""
-        try:
-            async with asyncio.timeout(self._settings.drain_timeout):
-                await model.unused()
-        except TimeoutError:
-            raise Loading(
-                f"{model.name} was still busy after {self._settings.drain_timeout:g} s (drain_timeout); not switched",
-                retry_after=self._settings.drain_timeout,
-            ) from None
-
     async def _simulate(self, name: str) -> InstalledModel:
         return await in_daemon_thread(simulated, name, self._settings)  # it may have to fetch a tokenizer
 
     def _serve(self, model: InstalledModel, *, is_fallback: bool = False) -> ServedModel:
         loaders = self._loaders(model, self._settings, self._machine)
-        supervisors = tuple(Supervisor(name, load, on_change=self._note_change) for name, load in loaders.items())
+        supervisors = tuple(
+            Supervisor(name, load, on_change=self._note_change, on_progress=self._switch.note_progress)
+            for name, load in loaders.items()
+        )
         served = ServedModel(model, supervisors, is_fallback, self._settings.unload_when_idle or None)
         served.start()
         return served
 
     def _note_change(self) -> None:
         self._changed.set()
+        self._switch.note_progress()
         self._on_change()
 
     def _prepare_fallback(self, name: str) -> None:
         try:
-            model = self.installed_model(name)
+            model = self.find(name)
             self._refuse_fallback(model)
         except ServiceError as error:
             self.fallback_trouble = f"fallback_model: {error.message}"

@@ -98,8 +98,12 @@ class ServedModel:
     async def unused(self) -> None:
         """Return when no request uses the model any more."""
         while self.users:
-            self._left.clear()
-            await self._left.wait()
+            await self.one_has_left()
+
+    async def one_has_left(self) -> None:
+        """Return when the next of the requests that use the model has ended."""
+        self._left.clear()
+        await self._left.wait()
 
     def start(self) -> None:
         self._load()

@@ -58,6 +58,7 @@ class Supervisor(Generic[E]):
         bring_up: Callable[[LoadProgress], Awaitable[E]],
         *,
         on_change: Callable[[], None],
+        on_progress: Callable[[], None] = lambda: None,
         backoff: Backoff | None = None,
         second_chance: float = SECOND_CHANCE,
     ) -> None:
@@ -69,6 +70,7 @@ class Supervisor(Generic[E]):
         self.engine: E | None = None
         self._bring_up = bring_up
         self._on_change = on_change
+        self._on_progress = on_progress
         self._backoff = backoff or Backoff()
         self._second_chance = second_chance
         self._told_at = 0.0
@@ -167,6 +169,7 @@ class Supervisor(Generic[E]):
 
     def _show_progress(self, text: str) -> None:
         self.progress = text
+        self._on_progress()
         if time.monotonic() - self._told_at >= 1:  # a vendor's program reports each of its 31 layers
             self._told_at = time.monotonic()
             log.info("%s: %s", self.name, text)

@@ -9,7 +9,7 @@ import difflib
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -55,19 +55,32 @@ class Catalog:
         """By name or alias, in any case, with or without `:latest`. UnknownModel lists what there is."""
         known = {spec.name for spec in self.specs}
         others = (model.spec for model in self.installed() if model.name not in known)
-        return _pick((*self.specs, *others), name, "known")
+        specs = (*self.specs, *others)
+        found = next((spec for spec in specs if is_called(spec, name)), None)
+        if found is None:
+            raise _unknown(name, specs, "Models known: {}.")
+        return found
 
-    def find_installed(self, name: str) -> InstalledModel:
-        """By name or alias. UnknownModel says what is missing of a model that is there in part."""
-        models = self.installed()
-        try:
-            spec = _pick(tuple(model.spec for model in models), name, "installed")
-        except UnknownModel:
-            self._refuse_incomplete(name)
-            if any(same_name(name, known) for spec in self.specs for known in spec.names):
-                raise UnknownModel(f"{name} is not installed. {self.how_to_get(name)}", param="model") from None
-            raise
-        return next(model for model in models if model.spec is spec)
+    def find_installed(self, name: str, models: Sequence[InstalledModel] | None = None) -> InstalledModel:
+        """By name or alias, among `models` or all that are installed.
+
+        UnknownModel says what is missing of a model that is there in part, and how to get one that is not.
+        """
+        models = self.installed() if models is None else models
+        for model in models:
+            if is_called(model.spec, name):
+                return model
+        known = next((spec for spec in self.specs if is_called(spec, name)), None)
+        if known is None:
+            alias = "For an app with a fixed name: `model_aliases` gives an installed model that name."
+            raise _unknown(name, [model.spec for model in models], f"Models here: {{}}. {alias}")
+        self._refuse_incomplete(known)
+        here = ", ".join(model.name for model in models) or "none"
+        raise UnknownModel(
+            name,
+            f"{name} is not installed. `qwen-service pull {known.name}` installs it. Models here: {here}.",
+            whole=True,
+        )
 
     def installed(self) -> list[InstalledModel]:
         """Models whose files are all there, in the catalog's order, then those without a manifest.
@@ -104,23 +117,15 @@ class Catalog:
                 state += (_changed(self.models_dir / spec.name / folder) for folder in spec.folders)
         return tuple(sorted(state))
 
-    def how_to_get(self, name: str) -> str:
-        """What somebody does next who asked for a model that is not installed."""
-        known = next((spec.name for spec in self.specs if any(same_name(name, one) for one in spec.names)), None)
-        if known is not None:
-            return f"`qwen-service pull {known}` installs it."
-        return "For an app with a fixed name: `model_aliases` gives an installed model that name."
-
-    def _refuse_incomplete(self, name: str) -> None:
-        for spec in self.specs:
-            model = InstalledModel(spec, self.models_dir / spec.name)
-            named = any(same_name(name, known) for known in spec.names)
-            if named and model.folder.is_dir() and (missing := model.missing_files()):
-                raise UnknownModel(
-                    f"{spec.name} is not complete: files that are missing or of another size: {len(missing)}"
-                    f" ({missing[0]}). `qwen-service pull {spec.name}` fetches them.",
-                    param="model",
-                )
+    def _refuse_incomplete(self, spec: ModelSpec) -> None:
+        model = InstalledModel(spec, self.models_dir / spec.name)
+        if model.folder.is_dir() and (missing := model.missing_files()):
+            raise UnknownModel(
+                spec.name,
+                f"{spec.name} is not complete: files that are missing or of another size: {len(missing)}"
+                f" ({missing[0]}). `qwen-service pull {spec.name}` fetches them.",
+                whole=True,
+            )
 
     def _without_manifest(self) -> Iterator[InstalledModel]:
         known = {spec.name for spec in self.specs}
@@ -183,6 +188,11 @@ def same_name(one: str, other: str) -> bool:
     return plain_name(one) == plain_name(other)
 
 
+def is_called(spec: ModelSpec, name: str) -> bool:
+    """By its name or an alias, in any case, with or without `:latest`."""
+    return any(same_name(name, known) for known in spec.names)
+
+
 def unaliased(name: str, aliases: Mapping[str, str]) -> str:
     """The name that `model_aliases` of the configuration gives it, or itself. A name goes before a pattern."""
     for alias, meant in aliases.items():
@@ -200,16 +210,12 @@ def plain_name(name: str) -> str:
     return name.removeprefix(LIBRARY)
 
 
-def _pick(specs: tuple[ModelSpec, ...], name: str, state: str) -> ModelSpec:
-    for spec in specs:
-        if any(same_name(name, known) for known in spec.names):
-            return spec
-    there_is = ", ".join(spec.name for spec in specs) or "none; `qwen-service setup` chooses and installs one"
-    if near := difflib.get_close_matches(plain_name(name), [known for spec in specs for known in spec.names], n=1):
-        raise UnknownModel(
-            f"There is no model {name!r}. Did you mean {near[0]}? Models {state}: {there_is}.", param="model"
-        )
-    raise UnknownModel(f"There is no model {name!r}. Models {state}: {there_is}.", param="model")
+def _unknown(name: str, specs: Sequence[ModelSpec], there_is: str) -> UnknownModel:
+    """`there_is`: a sentence with a place for the names."""
+    names = ", ".join(spec.name for spec in specs) or "none; `qwen-service setup` chooses and installs one"
+    near = difflib.get_close_matches(plain_name(name), [known for spec in specs for known in spec.names], n=1)
+    question = f"Did you mean {near[0]}? " if near else ""
+    return UnknownModel(name, question + there_is.format(names))
 
 
 def _read_folder(folder: Path) -> list[ModelSpec]:

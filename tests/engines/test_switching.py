@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from qwen_service.chat import ChatRequest, Event, Finished, Message, Sampling, Started
 from qwen_service.engine import BringUp, Engine
+from qwen_service.engines.switch import Step, steps_of
 from qwen_service.errors import Died, Loading, NotLoaded, StartFailed, Unavailable, UnknownModel
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
@@ -23,12 +25,15 @@ class Workshop:
     def __init__(self) -> None:
         self.runtimes: dict[str, list[ScriptedRuntime]] = {}
         self.broken: dict[str, StartFailed] = {}
+        self.progress: dict[str, list[str]] = {}  # what is told while it comes up
         self.script = says_hi
 
     def loaders(self, model: InstalledModel, settings: Settings, machine: Machine) -> dict[str, BringUp]:
         async def bring_up(progress: LoadProgress) -> Engine:
             if model.name in self.broken:
                 raise self.broken[model.name]
+            for text in self.progress.get(model.name, ()):
+                progress(text)
             runtime = ScriptedRuntime(self.script)
             self.runtimes.setdefault(model.name, []).append(runtime)
             return Engine(runtime, Limits(256, 255), model_text())
@@ -86,6 +91,44 @@ async def test_a_switch_waits_for_the_reply_that_is_running(tmp_path: Path, work
         assert answered_by(await running).model == "one"
         assert (await switching).name == "two"
         assert service.models.switching_to == ""
+
+
+async def test_a_switch_tells_each_step_once(tmp_path: Path, workshop: Workshop) -> None:
+    go_on = asyncio.Event()
+
+    async def slowly(prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Prefill | Piece, None]:
+        yield Piece("a", 1)
+        await go_on.wait()
+        yield Piece("b", 1, finish_reason="stop")
+
+    workshop.script = slowly
+    workshop.progress["two"] = ["layer 1/2", "layer 1/2", "layer 2/2"]
+    async with pipeline(settings_with_models(tmp_path, "one", "two"), workshop.loaders) as service:
+        running = asyncio.create_task(ask(service))
+        await until(lambda: service.scheduler.running == 1)
+        steps = steps_of(partial(service.models.load, "two"))
+        assert await anext(steps) == Step("two", "draining", "requests to one that are running: 1")
+        second = steps_of(partial(service.models.load, "one"))
+        assert await anext(second) == Step("one", "waiting", "a switch to two is going on")
+        await second.aclose()
+        go_on.set()
+        assert [step async for step in steps] == [
+            Step("two", "stopping", "one"),
+            Step("two", "loading"),
+            Step("two", "loading", "layer 1/2"),
+            Step("two", "loading", "layer 2/2"),
+            Step("two", "ready"),
+        ]
+        await running
+
+
+async def test_a_switch_that_fails_tells_why_after_its_steps(tmp_path: Path, workshop: Workshop) -> None:
+    workshop.broken["two"] = StartFailed("a file is missing.", permanent=True)
+    async with pipeline(settings_with_models(tmp_path, "one", "two"), workshop.loaders) as service:
+        steps = steps_of(partial(service.models.load, "two"))
+        assert [await anext(steps), await anext(steps)] == [Step("two", "stopping", "one"), Step("two", "loading")]
+        with pytest.raises(StartFailed, match=r"a file is missing\. Went back to one"):
+            await anext(steps)
 
 
 async def test_a_busy_model_is_kept_when_it_does_not_drain_in_time(tmp_path: Path, workshop: Workshop) -> None:

@@ -43,11 +43,18 @@ TABLE: dict[type[errors.ServiceError], int] = {
 
 
 def error_response(error: errors.ServiceError) -> Response:
-    return error_answer(error, entry_of(error, TABLE), {"error": error.message})
+    return error_answer(error, entry_of(error, TABLE), error_body(error))
 
 
 def error_line(error: errors.ServiceError) -> bytes:
-    return orjson.dumps({"error": error.message}) + b"\n"
+    return orjson.dumps(error_body(error)) + b"\n"
+
+
+def error_body(error: errors.ServiceError) -> dict[str, str]:
+    """An unknown model in the words that clients look for."""
+    if isinstance(error, errors.UnknownModel):
+        return {"error": f"model '{error.name}' not found. {error.why}"}
+    return {"error": error.message}
 
 
 OLLAMA = Dialect(error_response, "application/x-ndjson", error_line)

@@ -9,17 +9,15 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from qwen_service.api.ollama.errors import OLLAMA
-from qwen_service.api.ollama.models import find, not_found, running, show, tags
+from qwen_service.api.ollama.models import running, show, tags
 from qwen_service.api.ollama.personas import CREATED, copied, created
 from qwen_service.api.ollama.response import pull_lines
 from qwen_service.api.ollama.wire import CopyBody, CreateBody, DeleteBody, PullBody, ShowBody
 from qwen_service.api.reply import json_response
 from qwen_service.api.streaming import StreamReply, WholeReply
-from qwen_service.errors import InvalidRequest, NotOffered, UnknownModel
+from qwen_service.errors import InvalidRequest, NotOffered
 from qwen_service.install.progress import Progress
 from qwen_service.install.removal import remove_model
-from qwen_service.models.catalog import Catalog, unaliased
-from qwen_service.models.spec import ModelSpec
 from qwen_service.service import Service
 
 API_VERSION = "0.12.11"  # version of the Ollama API that we follow; clients refuse servers that are too old
@@ -64,10 +62,10 @@ class ModelRoutes:
         return json_response(running(self._models))
 
     async def show_model(self, body: ShowBody) -> Response:
-        return json_response(show(self._models, unaliased(body.model, self._service.settings.model_aliases)))
+        return json_response(show(self._models, body.model))
 
     async def pull(self, body: PullBody) -> Response:
-        reports = self._service.pulls.follow(_known(self._catalog, body.model))
+        reports = self._service.pulls.follow(self._catalog.find(body.model))
         if body.stream is False:
             return WholeReply(lambda: _success(reports))
         return StreamReply(reports, pull_lines, OLLAMA, dict)
@@ -76,7 +74,7 @@ class ModelRoutes:
         if (persona := self._models.persona(body.model)) is not None:
             await asyncio.to_thread(self._models.personas.remove, persona)
             return Response()
-        model = find(self._models, body.model)
+        model = self._catalog.find_installed(body.model)
         if self._models.served(model) is not None:
             raise InvalidRequest(f"{model.name} is loaded; load another model first", param="model")
         await asyncio.to_thread(remove_model, self._catalog, model)
@@ -98,13 +96,6 @@ async def _success(reports: AsyncGenerator[str | Progress, None]) -> Response:
         async for _ in reports:
             pass
     return json_response({"status": "success"})
-
-
-def _known(catalog: Catalog, name: str) -> ModelSpec:
-    try:
-        return catalog.find(name)
-    except UnknownModel:
-        raise not_found(name, "see `qwen-service list --all` for what can be pulled") from None
 
 
 def _refusal(text: str) -> Any:

@@ -1,7 +1,6 @@
 """Installed and running models as Ollama describes them."""
 
 import json
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,8 +8,6 @@ from qwen_service.api.abilities import abilities
 from qwen_service.engine import Engine
 from qwen_service.engines.manager import ModelManager
 from qwen_service.engines.served import ServedModel
-from qwen_service.errors import UnknownModel
-from qwen_service.models.catalog import plain_name, same_name
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.personas import Persona
 from qwen_service.models.spec import ModelSpec
@@ -20,17 +17,8 @@ FOR_EVER = timedelta(days=365 * 100)
 
 
 def tags(models: ModelManager) -> dict[str, Any]:
-    installed = models.installed()
-    entries = [_entry(model) | {"modified_at": _moment(model.modified)} for model in installed]
-    return {"models": entries + [_persona_entry(persona, base) for persona, base in personas(models, installed)]}
-
-
-def personas(models: ModelManager, installed: Sequence[InstalledModel]) -> list[tuple[Persona, InstalledModel]]:
-    """The personas whose model is installed, each with its model."""
-    by_name = {plain_name(name): model for model in installed for name in model.spec.names}
-    return [
-        (persona, by_name[base]) for persona in models.personas.all() if (base := plain_name(persona.base)) in by_name
-    ]
+    entries = [_entry(model) | {"modified_at": _moment(model.modified)} for model in models.installed()]
+    return {"models": entries + [_persona_entry(persona, base) for persona, base in models.personas_here()]}
 
 
 def running(models: ModelManager) -> dict[str, Any]:
@@ -42,7 +30,7 @@ def running(models: ModelManager) -> dict[str, Any]:
 
 def show(models: ModelManager, name: str) -> dict[str, Any]:
     persona = models.persona(name)
-    model = find(models, name)
+    model = models.find(name)
     served = models.served(model)
     engine = served.engine if served is not None else None
     parameters = _parameters(model.spec, engine)
@@ -80,19 +68,6 @@ def _of_persona(persona: Persona, base: dict[str, Any]) -> dict[str, Any]:
         "details": base["details"] | {"parent_model": persona.base},
         "modified_at": _moment(persona.modified),
     }
-
-
-def find(models: ModelManager, name: str) -> InstalledModel:
-    wanted = models.personas.base_of(name)
-    for model in models.installed():
-        if any(same_name(wanted, known) for known in model.spec.names):
-            return model
-    raise not_found(name, ", ".join(model.name for model in models.installed()))
-
-
-def not_found(name: str, there_is: str) -> UnknownModel:
-    """The error, with the words that clients look for."""
-    return UnknownModel(f"model '{name}' not found; installed: {there_is or 'none'}", param="model")
 
 
 def tagged(name: str) -> str:

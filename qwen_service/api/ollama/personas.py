@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-from qwen_service.api.ollama.models import find
 from qwen_service.api.ollama.wire import CopyBody, CreateBody, Options
 from qwen_service.engines.manager import ModelManager
 from qwen_service.errors import InvalidRequest, UnknownModel, Unsupported
@@ -47,7 +46,7 @@ def copied(models: ModelManager, catalog: Catalog, body: CopyBody) -> Persona:
 
 def _persona(models: ModelManager, source: str, name: str) -> Persona:
     """The source as a persona. A copy of a persona stands on that persona's model, so personas are never chained."""
-    return models.persona(source) or Persona(name, find(models, source).name)
+    return models.persona(source) or Persona(name, models.find(source).name)
 
 
 def _refuse_model_name(models: ModelManager, catalog: Catalog, name: str) -> None:
@@ -55,7 +54,7 @@ def _refuse_model_name(models: ModelManager, catalog: Catalog, name: str) -> Non
         return
     known = None
     try:
-        known = find(models, name).name
+        known = models.find(name).name
     except UnknownModel:
         try:
             known = catalog.find(name).name

@@ -2,7 +2,6 @@
 
 import uuid
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter
@@ -12,18 +11,15 @@ from qwen_service.api.ollama.embed_routes import add_embed_routes
 from qwen_service.api.ollama.errors import OLLAMA
 from qwen_service.api.ollama.keep_alive import seconds_of
 from qwen_service.api.ollama.model_routes import add_model_routes
-from qwen_service.api.ollama.models import find, not_found
 from qwen_service.api.ollama.request import chat_request, generate_request, ignored_options
 from qwen_service.api.ollama.response import ChatReply, GenerateReply, Reply, now
 from qwen_service.api.ollama.route import OllamaRoute
 from qwen_service.api.ollama.wire import ChatBody, GenerateBody, GenerationFields
 from qwen_service.api.reply import ReplyHeaders, json_response
 from qwen_service.api.streaming import StreamReply, WholeReply, merged
-from qwen_service.chat import ChatRequest, Event
+from qwen_service.chat import Event
 from qwen_service.engine import Engine
 from qwen_service.engines.served import ServedModel
-from qwen_service.errors import UnknownModel
-from qwen_service.models.catalog import unaliased
 from qwen_service.service import Service
 
 REFUSAL: dict[int | str, dict[str, Any]] = {"default": {"description": 'An error: {"error": "text"}'}}
@@ -52,7 +48,7 @@ class Generation:
         if not body.messages:
             return self._load_or_unload(body, reply)
         request = chat_request(body, _new_id(), max_messages=self._settings.max_messages)
-        return _answer(body, self._events(request), reply, headers)
+        return _answer(body, self._service.chat.stream(request), reply, headers)
 
     async def generate(self, body: GenerateBody) -> Response:
         headers = ReplyHeaders(ignored_options(body))
@@ -60,15 +56,7 @@ class Generation:
         request = generate_request(body, _new_id())
         if not body.prompt and not body.suffix:
             return self._load_or_unload(body, reply)
-        return _answer(body, self._events(request), reply, headers)
-
-    async def _events(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
-        try:
-            async with aclosing(self._service.chat.stream(request)) as stream:
-                async for event in stream:
-                    yield event
-        except UnknownModel as error:
-            raise self._not_found(request.model) from error
+        return _answer(body, self._service.chat.stream(request), reply, headers)
 
     async def _engine(self, model: ServedModel) -> Engine:
         room = self._service.models.room
@@ -86,20 +74,13 @@ class Generation:
         """Whether keep_alive 0 unloads the model. A card's model stays loaded unless unload_when_idle is set: loading takes minutes."""
         keep_alive = None if body.keep_alive is None else seconds_of(body.keep_alive)
         if keep_alive == 0:
-            name = unaliased(body.model, self._settings.model_aliases)
-            served = self._service.models.served(find(self._service.models, name))
+            served = self._service.models.served(self._service.models.find(body.model))
             return served is None or await served.rest.unload_now() or served.engine is None
-        try:
-            model = await self._service.models.obtain(body.model)
-        except UnknownModel as error:
-            raise self._not_found(body.model) from error
+        model = await self._service.models.obtain(body.model)
         with model.in_use():
             model.rest.keep(keep_alive)
             await self._engine(model)
         return False
-
-    def _not_found(self, name: str | None) -> UnknownModel:
-        return not_found(name or "", ", ".join(model.name for model in self._service.models.installed()))
 
 
 def _answer(

@@ -5,8 +5,6 @@ from typing import Any
 from qwen_service.api.abilities import abilities
 from qwen_service.engines.manager import ModelManager
 from qwen_service.engines.supervisor import Phase
-from qwen_service.errors import UnknownModel
-from qwen_service.models.catalog import same_name
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.personas import Persona
 
@@ -20,23 +18,15 @@ STATES: dict[Phase, str] = {
 
 
 def model_list(models: ModelManager) -> dict[str, Any]:
-    installed = models.installed()
-    entries = [_entry(model, models) for model in installed]
-    for persona in models.personas.all():
-        base = next((m for m in installed if any(same_name(persona.base, known) for known in m.spec.names)), None)
-        entries += [] if base is None else [_entry(base, models) | _of_persona(persona)]
+    entries = [_entry(model, models) for model in models.installed()]
+    entries += [_entry(model, models) | _of_persona(persona) for persona, model in models.personas_here()]
     return {"object": "list", "data": entries}
 
 
 def one_model(models: ModelManager, name: str) -> dict[str, Any]:
     """The object of one model. Raises UnknownModel."""
     persona = models.persona(name)
-    wanted = persona.base if persona is not None else name
-    for model in models.installed():
-        if any(same_name(wanted, known) for known in model.spec.names):
-            return _entry(model, models) | (_of_persona(persona) if persona is not None else {})
-    names = ", ".join(model.name for model in models.installed()) or "none"
-    raise UnknownModel(f"There is no model {name!r}. Models here: {names}.", param="model")
+    return _entry(models.find(name), models) | (_of_persona(persona) if persona is not None else {})
 
 
 def _of_persona(persona: Persona) -> dict[str, Any]:

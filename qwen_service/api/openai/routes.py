@@ -26,7 +26,6 @@ from qwen_service.api.openai.wire_reply import ChatCompletion as ChatCompletionR
 from qwen_service.api.reply import ReplyHeaders, json_response
 from qwen_service.api.streaming import StreamReply, WholeReply, merged
 from qwen_service.chat import ChatRequest
-from qwen_service.models.catalog import unaliased
 from qwen_service.service import Service
 
 
@@ -80,7 +79,7 @@ class OpenAIRoutes:
         return json_response(model_list(self._service.models))
 
     async def model(self, name: str) -> Response:
-        return json_response(one_model(self._service.models, unaliased(name, self._settings.model_aliases)))
+        return json_response(one_model(self._service.models, name))
 
     def _answer_chat(self, request: ChatRequest, body: ChatCompletionBody | CompletionBody) -> Response:
         requests = choices(request, body.n or 1, self._settings.max_choices)
