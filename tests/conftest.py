@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import uvloop
 
@@ -27,6 +28,13 @@ SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def pytest_configure() -> None:
+    # How long an example takes depends on what else the machine does; hypothesis allows 200 ms unless told.
+    hypothesis.settings.register_profile("here", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+    hypothesis.settings.load_profile("here")
+    _hear_interrupts()
+
+
+def _hear_interrupts() -> None:
     """A shell's `&` makes its children ignore SIGINT, and theirs: to the programs that the tests start it must mean what it says."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

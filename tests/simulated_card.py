@@ -1,6 +1,5 @@
 """AxApi over the simulator of main_api, with a look into the KV cache it plays."""
 
-import asyncio
 import json
 import logging
 import os
@@ -18,6 +17,7 @@ from qwen_service.runtimes.axera.program import AxeraProgram
 from qwen_service.runtimes.axera.tokenizer_server import TokenizerServer
 from qwen_service.text.tokenizer import LocalTokenizer
 from tests.runtimes.simulators.test_simulator_main_api import free_port
+from tests.waiting import until
 
 SIMULATOR = Path(__file__).parents[1] / "qwen_service" / "simulators" / "main_api"
 
@@ -99,9 +99,7 @@ class SimulatedCard:
 
     async def until(self, kind: str) -> None:
         """Return when something of this kind has happened to the KV cache since the program started."""
-        async with asyncio.timeout(60):
-            while kind not in (event for event, _ in self.whole_record()):  # noqa: ASYNC110 # another process writes it
-                await asyncio.sleep(0.01)
+        await until(lambda: kind in (event for event, _ in self.whole_record()))
 
     def whole_record(self) -> Iterator[tuple[str, list[int]]]:
         return ((event["event"], event["kv"]) for event in map(json.loads, self.record.read_text().splitlines()))

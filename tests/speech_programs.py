@@ -11,6 +11,7 @@ from typing import Any
 from qwen_service.audio.sound import wav_bytes
 from tests.live_service import Live
 from tests.service_process import ROOT
+from tests.waiting import until
 
 SIMULATORS = ROOT / "tests" / "simulators"
 
@@ -38,9 +39,7 @@ def recorded(place: Path) -> list[dict[str, Any]]:
 
 async def asked(place: Path) -> None:
     """Return when the program has been asked something."""
-    async with asyncio.timeout(30):
-        while not recorded(place):  # noqa: ASYNC110 # another process: only the clock helps
-            await asyncio.sleep(0.01)
+    await until(lambda: recorded(place))
 
 
 def recording(seconds: float = 1.5, rate: int = 16_000) -> bytes:

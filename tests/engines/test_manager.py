@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from qwen_service.runtime import LoadProgress
 from qwen_service.settings import Settings
 from tests.fakes import ScriptedRuntime
 from tests.serving import brings_up, says_hi, settings_with_models
+from tests.waiting import until
 
 LINGERS = 0.3  # seconds
 
@@ -65,12 +66,6 @@ async def manager(
         yield manager
     finally:
         await manager.stop()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  # nobody tells of it
-            await asyncio.sleep(0.005)
 
 
 def current(models: ModelManager) -> ServedModel:

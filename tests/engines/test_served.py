@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from qwen_service.models.spec import ModelSpec
 from qwen_service.runtime import LoadProgress
 from tests.fakes import ScriptedRuntime
 from tests.serving import installed, model_text, says_hi, served_model
+from tests.waiting import until
 
 
 class Loader:
@@ -46,12 +47,6 @@ async def loading_model(**spec: Any) -> AsyncGenerator[tuple[ServedModel, Loader
         yield model, loader
     finally:
         await model.stop()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  # a turn of the loop or two
-            await asyncio.sleep(0)
 
 
 async def test_a_model_that_is_ready_is_given_at_once() -> None:
@@ -113,17 +108,23 @@ async def test_a_model_that_was_stopped_is_not_waited_for() -> None:
 
 
 class SlowToStop(ScriptedRuntime):
+    def __init__(self) -> None:
+        super().__init__(says_hi)
+        self.may_stop = asyncio.Event()
+
     async def stop(self) -> None:
-        await asyncio.sleep(0.05)
+        await self.may_stop.wait()
 
 
 async def test_a_model_that_is_being_stopped_is_not_waited_for() -> None:
-    async with served_model(SlowToStop(says_hi)) as model:
+    runtime = SlowToStop()
+    async with served_model(runtime) as model:
         stopping = asyncio.create_task(model.stop())
         await until(lambda: model.engine is None)
-        assert not stopping.done()
         with pytest.raises(Loading, match="not running any more"):
             await model.ready(WaitingRoom(1, 30), Patience(30))
+        assert not stopping.done()
+        runtime.may_stop.set()
         await stopping
 
 

@@ -17,6 +17,7 @@ from qwen_service.runtime import Limits, LoadProgress, Piece, Prefill, Prompt
 from qwen_service.settings import Settings
 from tests.fakes import ScriptedRuntime
 from tests.serving import Pipeline, model_text, pipeline, says_hi, settings_with_models
+from tests.waiting import until
 
 
 class Workshop:
@@ -55,12 +56,6 @@ def answered_by(events: list[Event]) -> Started:
     assert isinstance(events[-1], Finished)
     assert isinstance(events[0], Started)
     return events[0]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  # there is no event for every state
-            await asyncio.sleep(0.01)
 
 
 async def test_a_switch_stops_the_old_model_before_the_new_one_is_loaded(tmp_path: Path, workshop: Workshop) -> None:

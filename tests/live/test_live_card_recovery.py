@@ -1,11 +1,11 @@
 """A card that is lost, and the whole service on it with `npu_recovery: reboot`."""
 
-import asyncio
 from pathlib import Path
 
 import pytest
 
-from tests.card_service import PATIENCE, CardHost, card_service
+from tests.card_service import CardHost, card_service
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -19,9 +19,7 @@ def host(tmp_path: Path, qwen_tokenizer_folder: Path, monkeypatch: pytest.Monkey
 
 
 async def until_rebooted(folder: Path) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while "reboot 0: y" not in (folder / "calls").read_text():  # noqa: ASYNC110  # another process writes it
-            await asyncio.sleep(0.02)
+    await until(lambda: "reboot 0: y" in (folder / "calls").read_text())
 
 
 @pytest.mark.parametrize("fault", ["hang", "no_device", "driver"])

@@ -26,6 +26,7 @@ from qwen_service.pipeline.warming import Warmer
 from qwen_service.runtime import Capabilities, Limits, Piece, Prefill, Prompt
 from tests.fakes import ScriptedRuntime
 from tests.serving import loads, settings_with_models
+from tests.waiting import until
 
 SYSTEM = Message("system", "You are a parrot of few words. " * 3)
 DEADLINE = 10.0
@@ -86,9 +87,7 @@ class House:
 
     async def warmed(self, count: int) -> list[str]:
         """What has been prefilled, when there are so many and nothing is going on."""
-        async with asyncio.timeout(DEADLINE):
-            while len(self.card.warmed) < count:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        await until(lambda: len(self.card.warmed) >= count)
         await self.quiet()
         return self.card.warmed
 
@@ -227,9 +226,7 @@ async def test_a_request_that_comes_meanwhile_waits_for_the_rest_and_finds_it_he
         said = await it.ask(SYSTEM, user("Count"), stop=(", three",))
         await it.warmed(1)
         task = asyncio.create_task(it.ask(SYSTEM, user("Count"), Message("assistant", said), user("Go on")))
-        async with asyncio.timeout(DEADLINE):
-            while it.scheduler.waiting != 1:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        await until(lambda: it.scheduler.waiting == 1)
         await it.quiet()
         assert it.scheduler.running == 0
         it.card.go_on.set()

@@ -1,5 +1,4 @@
 import re
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -18,11 +17,6 @@ CHATML = (
 HELLO = Message("user", "Hello")
 WEATHER = Tool("get_weather", "Weather of a city", {"type": "object", "properties": {"city": {"type": "string"}}})
 CALL = ToolCall("c1", "get_weather", '{"city": "Köln"}')
-
-
-@pytest.fixture(scope="module")
-def tokenizer(qwen_tokenizer_folder: Path) -> LocalTokenizer:
-    return LocalTokenizer(qwen_tokenizer_folder)
 
 
 @pytest.fixture(scope="module")

@@ -25,11 +25,6 @@ Card = Callable[..., AbstractAsyncContextManager[SimulatedCard]]
 Started = Callable[..., "asyncio.Future[SimulatedCard]"]
 
 
-@pytest.fixture(scope="module")
-def tokenizer(qwen_tokenizer_folder: Path) -> LocalTokenizer:
-    return LocalTokenizer(qwen_tokenizer_folder)
-
-
 @pytest.fixture
 def card(tmp_path: Path, tokenizer: LocalTokenizer) -> Card:
     """A card whose runtime has not been started."""

@@ -1,5 +1,4 @@
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 
@@ -11,11 +10,6 @@ from qwen_service.runtimes.axera.reply_tokens import LONGEST_RUN
 from qwen_service.text.tokenizer import LocalTokenizer
 
 EOS = 151645
-
-
-@pytest.fixture(scope="module")
-def tokenizer(qwen_tokenizer_folder: Path) -> LocalTokenizer:
-    return LocalTokenizer(qwen_tokenizer_folder)
 
 
 @pytest.fixture

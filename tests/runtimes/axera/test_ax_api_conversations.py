@@ -128,14 +128,10 @@ async def run(folder: Path, tokenizer: LocalTokenizer, *, conversations: int, se
     return talk.kinds
 
 
-@pytest.fixture(scope="module")
-def tokenizer(qwen_tokenizer_folder: Path) -> LocalTokenizer:
-    return LocalTokenizer(qwen_tokenizer_folder)
-
-
-@pytest.mark.timeout(300)
-async def test_in_every_turn_of_300_conversations_the_kv_cache_holds_exactly_the_prompt(
-    tmp_path: Path, tokenizer: LocalTokenizer
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("conversations", [80, pytest.param(300, marks=pytest.mark.long)])
+async def test_in_every_turn_of_many_conversations_the_kv_cache_holds_exactly_the_prompt(
+    conversations: int, tmp_path: Path, tokenizer: LocalTokenizer
 ) -> None:
-    kinds = await run(tmp_path, tokenizer, conversations=300, seed=2)
+    kinds = await run(tmp_path, tokenizer, conversations=conversations, seed=2)
     assert kinds["left in prefill, known"] > kinds.total() / 100

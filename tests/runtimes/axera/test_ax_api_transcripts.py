@@ -94,11 +94,6 @@ class Service:
         return text.decode().replace(NO_THOUGHT, "")
 
 
-@pytest.fixture(scope="module")
-def tokenizer(qwen_tokenizer_folder: Path) -> LocalTokenizer:
-    return LocalTokenizer(qwen_tokenizer_folder)
-
-
 async def run(folder: Path, tokenizer: LocalTokenizer, *, conversations: int, seed: int) -> None:
     """Three at a time on one card."""
     dice = random.Random(seed)

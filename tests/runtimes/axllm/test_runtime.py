@@ -26,6 +26,7 @@ from qwen_service.runtimes.axera.program import AxeraProgram
 from qwen_service.runtimes.axllm.runtime import AxLlm
 from qwen_service.text.tokenizer import LocalTokenizer
 from tests.runtimes.simulators.test_simulator_main_api import free_port
+from tests.waiting import until
 
 SIMULATOR = Path(__file__).parents[2] / "simulators" / "axllm"
 DEADLINE = 20.0
@@ -195,9 +196,7 @@ async def test_leaving_a_reply_returns_at_once_and_tells_until_when_the_npu_is_b
 async def test_a_request_after_a_cancelled_one_waits_for_the_npu(started: Callable[..., Any]) -> None:
     it = await started(SIM_TOKEN="0.02")
     task = asyncio.create_task(it.ask("a b c d e f"))
-    async with asyncio.timeout(60):
-        while not it.events("token"):  # noqa: ASYNC110 # another process writes them
-            await asyncio.sleep(0.005)
+    await until(lambda: it.events("token"))
     for _ in range(2):  # the second interrupts the waiting, too
         task.cancel()
         await asyncio.sleep(0)

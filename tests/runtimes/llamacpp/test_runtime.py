@@ -17,6 +17,7 @@ from qwen_service.errors import Died, InvalidRequest, PromptTooLong, RuntimeFail
 from qwen_service.runtime import Piece, Prefill, Prompt
 from qwen_service.runtimes.llamacpp.runtime import LlamaCpp
 from qwen_service.runtimes.llamacpp.tokenizer import join_texts
+from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 DEADLINE = 100.0
@@ -356,9 +357,7 @@ async def test_a_llama_server_that_is_missing_is_a_permanent_failure(smollm2: Pa
 
 async def test_a_start_that_is_cancelled_leaves_nothing_behind(smollm2: Path, tmp_path: Path) -> None:
     task = asyncio.create_task(LlamaCpp(model_path=smollm2, state_dir=tmp_path).start(print))
-    async with asyncio.timeout(DEADLINE):
-        while not os.listdir(tmp_path):  # noqa: ASYNC110 # nobody tells of a folder
-            await asyncio.sleep(0.005)
+    await until(lambda: os.listdir(tmp_path))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
