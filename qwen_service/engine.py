@@ -37,6 +37,7 @@ class Engine:
     text: ModelText
     companion: TokenizerService | None = None
     devices: tuple[int, ...] = ()  # indices of the cards that it uses
+    cache: str = ""  # what its KV cache keeps, in plain words, where that was chosen
     slots_now: Callable[[], int] | None = None  # where it is many engines, which come and go
 
     @property

@@ -103,6 +103,13 @@ class Settings(BaseSettings):
         8000, "Port of the vendor's API program. Stock main_api builds have 8000 compiled in; axllm takes any."
     )
 
+    kv_cache_slots: int = _setting(
+        0,
+        "Conversations whose KV cache axllm keeps at once. 0: up to 4, as the card's free memory allows; 1: one. A number in the"
+        " model's own config.json counts more.",
+        ge=0,
+        le=64,
+    )
     runtime_join: bool = _setting(
         False, "An axllm server runs on runtime_port already: use it instead of starting one."
     )

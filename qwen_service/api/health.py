@@ -89,6 +89,7 @@ def _engine(engine: EngineState) -> dict[str, Any]:
         "restarts": engine.restarts,
         "error": engine.last_error or None,
         "warm": {"kind": engine.warm.kind, "tokens": engine.warm.tokens} if engine.warm else None,
+        "cache": engine.cache or None,
     }
 
 

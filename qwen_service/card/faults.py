@@ -46,7 +46,7 @@ FAULTS = (
         reboot_after=0,
     ),
     _fault(
-        r"\[E\].*AX_ENGINE_Execute",
+        r"(?:\[E\]|\bERR ).*AX_ENGINE_Execute",
         "The NPU failed while it computed",
         "The runtime is restarted; if it happens again and again, look at temperature and power.",
         reboot_after=3,

@@ -128,7 +128,7 @@ class Setup:
     def _space(self, settings: Settings) -> Space:
         folder = settings.models_dir.expanduser().absolute()
         there = next(path for path in (folder, *folder.parents) if path.exists())
-        return Space(self.host.memory_kib()[0] * 1024, shutil.disk_usage(there).free)
+        return Space(self.host.machine.memory_kib()[0] * 1024, shutil.disk_usage(there).free)
 
     def show_machine(self, settings: Settings) -> None:
         space = self._space(settings)

@@ -77,12 +77,6 @@ class Host:
         """ "Raspberry Pi 5 Model B Rev 1.0"; empty on a PC."""
         return self.text("proc/device-tree/model").strip("\0\n ")
 
-    def memory_kib(self) -> tuple[int, int]:
-        """Total and available memory."""
-        lines = (line.split() for line in self.text("proc/meminfo").splitlines())
-        values = {line[0].rstrip(":"): int(line[1]) for line in lines if len(line) >= 2 and line[1].isdecimal()}
-        return values.get("MemTotal", 0), values.get("MemAvailable", values.get("MemTotal", 0))
-
     def pci_folders(self, identity: tuple[str, str]) -> list[Path]:
         """Folders of the PCI functions with this vendor and device (four hexadecimal digits each), by bus address."""
         folders = sorted((self.root / "sys/bus/pci/devices").glob("*"))

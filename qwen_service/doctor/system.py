@@ -71,7 +71,7 @@ def _processor(host: Host, settings: Settings) -> Iterator[Finding]:
 
 
 def _memory(host: Host) -> Finding:
-    total, available = host.memory_kib()
+    total, available = host.machine.memory_kib()
     figures = f"{human_bytes(available * 1024)} of {human_bytes(total * 1024)} memory are free"
     if total and available * 1024 < 500_000_000:
         return warn("memory", figures, "Stop other programs, or add swap: the smallest CPU model wants about 0.5 GB.")

@@ -52,6 +52,16 @@ class Machine:
     def is_board(self) -> bool:
         return (self.root / "proc/ax_proc").is_dir()
 
+    def memory_kib(self) -> tuple[int, int]:
+        """Total and available; zeros where nobody tells."""
+        try:
+            rows = (self.root / "proc/meminfo").read_text(errors="replace").splitlines()
+        except OSError:
+            return 0, 0
+        lines = (row.split() for row in rows)
+        values = {line[0].rstrip(":"): int(line[1]) for line in lines if len(line) >= 2 and line[1].isdecimal()}
+        return values.get("MemTotal", 0), values.get("MemAvailable", values.get("MemTotal", 0))
+
     @property
     def has_npu(self) -> bool:
         """On a host the device file appears when the card's driver is loaded and has found it."""

@@ -70,7 +70,10 @@ class Overview:
 def _model_state(model: ServedModel | None, warmer: Warmer | None) -> ModelState | None:
     if model is None:
         return None
-    engines = tuple(_engine_state(s, warmer.warm(s) if warmer is not None else None) for s in model.supervisors)
+    engines = tuple(
+        _engine_state(s, warmer.warm(s) if warmer is not None else None, s.engine.cache if s.engine else "")
+        for s in model.supervisors
+    )
     rate = model.spec.prefill_rate
     return ModelState(
         model.name,
@@ -83,6 +86,6 @@ def _model_state(model: ServedModel | None, warmer: Warmer | None) -> ModelState
     )
 
 
-def _engine_state(supervisor: Supervisor[E], warm: Warm | None = None) -> EngineState:
+def _engine_state(supervisor: Supervisor[E], warm: Warm | None = None, cache: str = "") -> EngineState:
     s = supervisor
-    return EngineState(s.name, s.phase, s.progress, s.restarts, s.last_error, warm)
+    return EngineState(s.name, s.phase, s.progress, s.restarts, s.last_error, warm, cache)

@@ -17,6 +17,7 @@ class EngineState:
     restarts: int = 0
     last_error: str = ""
     warm: Warm | None = None  # what its KV cache was prefilled with; None once a request has come
+    cache: str = ""  # what its KV cache keeps, where that was chosen
 
 
 @dataclass(frozen=True, slots=True)

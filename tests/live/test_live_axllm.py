@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from tests.live.test_live_pictures import seeing
+from tests.service_process import ROOT
 
 TOKEN = 0.05  # seconds
 WORDS = " ".join(f"w{number}" for number in range(60))  # of a reply: 3 s
@@ -53,3 +54,33 @@ async def test_a_client_that_leaves_gives_up_its_connection_at_once_and_its_slot
             while await running(http):
                 pass
         assert len(computed(tmp_path)) == 60
+
+
+SYSTEM = "You are a patient teacher of physics and of music. Answer in a few sentences."
+
+
+def prefilled(folder: Path) -> list[tuple[int, int]]:
+    lines = map(json.loads, (folder / "record").read_text().splitlines())
+    return [(line["slot"], line["prefill"]) for line in lines if "slot" in line]
+
+
+async def test_two_clients_in_turn_with_one_system_message_cost_each_other_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SIM_CARDS", raising=False)
+    smi = str(ROOT / "tests/simulators/axcl-smi")
+    async with seeing(tmp_path, monkeypatch, eyes=False, axcl_smi=smi, npu_poll_interval=0, warm="off") as http:
+        engine = (await http.get("/health")).json()["details"]["model"]["engines"][0]
+        assert engine["cache"] == "4 conversations, on the card"
+        talks = {name: [{"role": "system", "content": SYSTEM}] for name in ("one", "two")}
+        for turn in range(3):
+            for name, messages in talks.items():
+                question = " ".join(f"{name}{turn}of{number}" for number in range(50))
+                messages.append({"role": "user", "content": question})
+                answer = (await http.post(CHAT, json={"messages": messages, "enable_thinking": False})).json()
+                assert answer["choices"][0]["message"]["content"] == question + " "
+                messages.append({"role": "assistant", "content": question + " "})
+                if turn:
+                    assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] > 130 * turn
+    assert [slot for slot, _ in prefilled(tmp_path)] == [0, 1] * 3
+    assert max(computed for _, computed in prefilled(tmp_path)[2:]) < 230  # a reply and a question, not the history

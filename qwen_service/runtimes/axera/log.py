@@ -6,6 +6,7 @@ stdout is block-buffered, so a line can come late; a death in early initializati
 
 import re
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from qwen_service.card import faults as card_faults
@@ -18,6 +19,7 @@ _ANSI = re.compile(rb"\x1b\[[0-9;]*m")
 _LINE_END = re.compile(rb"[\r\n]")
 _FRAME = re.compile(r"\d+% \|.*\|\s*(\d+) /\s*(\d+)")
 _NUMBER = re.compile(r"(?<!, )\b(max_token_len|prefill_max_token_num) : (\d+)")  # ", " precedes a single group's
+_ERROR = re.compile(r"\[E\]|^\d\d:\d\d:\d\d\.\d+ (?:ERR|CRT|ALT|EMG) ")  # of the builds of 2025, and of those of 2026
 _MAX_LINE = 64 * 1024
 _ERRORS_KEPT = 20
 
@@ -52,13 +54,16 @@ _PROGRAM_FAULTS = (
 class AxeraLog:
     """The output of one program: its `numbers` and `errors`. `ready` becomes true at the line with `ready_text`."""
 
-    def __init__(self, progress: LoadProgress, *, ready_text: str = "") -> None:
+    def __init__(
+        self, progress: LoadProgress, *, ready_text: str = "", on_line: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._progress = progress
+        self._on_line = on_line
         self._ready_text = ready_text
         self._rest = b""
         self.ready = False
         self.numbers: dict[str, int] = {}
-        self.errors: deque[str] = deque(maxlen=_ERRORS_KEPT)  # lines marked [E], and complaints about the command line
+        self.errors: deque[str] = deque(maxlen=_ERRORS_KEPT)  # lines marked as errors, and about the command line
 
     def feed(self, data: bytes) -> None:
         *lines, self._rest = _LINE_END.split(self._rest + data)
@@ -67,11 +72,12 @@ class AxeraLog:
             self._read(_ANSI.sub(b"", line).decode(errors="replace").strip())
 
     def _read(self, line: str) -> None:
+        self._on_line(line)
         if frame := _FRAME.search(line):
             self._progress(f"loading {frame[1]}/{frame[2]}")
         if number := _NUMBER.search(line):
             self.numbers[number[1]] = int(number[2])
-        if "[E]" in line or line.startswith(("undefined option", "need option")):
+        if _ERROR.search(line) or line.startswith(("undefined option", "need option")):
             self.errors.append(line)
         if self._ready_text and self._ready_text in line:
             self.ready = True

@@ -36,6 +36,7 @@ class VendorProgram:
     start_timeout: float = 300.0  # seconds without a sign of life while it loads
     stall_timeout: float = 60.0  # seconds without a sign of life while it works
     on_card_fault: Callable[[CardFault], None] = lambda _: None
+    on_line: Callable[[str], None] = lambda _: None  # of its log
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class AxeraProcess:
         self, values: Mapping[str, str], progress: LoadProgress, *, ready_text: str = "", stdin: bool = False
     ) -> None:
         """Launch it. Raises StartFailed. Call stop() afterwards, whether or not it started."""
-        self.log = AxeraLog(progress, ready_text=ready_text)
+        self.log = AxeraLog(progress, ready_text=ready_text, on_line=self._program.on_line)
         program = self._program
         self._argv = program.command(values)
         if os.sep in self._argv[0]:  # otherwise PATH finds it

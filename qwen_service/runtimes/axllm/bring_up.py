@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from qwen_service.card.faults import CardFault
 from qwen_service.card.recovery import CardRecovery, card_recovery, prepare_cards, reboot_may_help
@@ -16,9 +17,11 @@ from qwen_service.models.machine import Machine
 from qwen_service.runtime import Limits, LoadProgress
 from qwen_service.runtimes.axera.build_flags import fixed_port
 from qwen_service.runtimes.axera.program import AxeraProgram
+from qwen_service.runtimes.axllm.own_config import note_slot_size, told_folder
 from qwen_service.runtimes.axllm.program import find_axllm
 from qwen_service.runtimes.axllm.rough_tokenizer import ROUGH_TEMPLATE, RoughTokenizer
 from qwen_service.runtimes.axllm.runtime import LIMITS, AxLlm
+from qwen_service.runtimes.axllm.slots import SlotLog
 from qwen_service.settings import Settings
 from qwen_service.text.output_format import OutputFormat
 from qwen_service.text.template import ChatTemplate
@@ -51,21 +54,31 @@ class AxLlmLoader:
         if not settings.runtime_join:
             await prepare_cards(self.recovery, settings.devices, self._memory_per_card(), progress)
         own = None if settings.runtime_join or spec.programs else await find_axllm(self.model, self.machine)
+        slots = SlotLog()
+        context = spec.context or LIMITS.context
+        folder = await told_folder(self.model, settings, self.machine, context, self._memory_per_card())
         program = AxeraProgram(
-            command=partial(self._command, own),
-            folder=self.model.folder.absolute(),
+            command=partial(self._command, own, folder),
+            folder=folder,
             env={**os.environ, "AXLLM_DEVICES": ",".join(map(str, settings.devices))},
             port=settings.runtime_port,
             log_path=settings.log_folder / "model.log",
             pid_file=settings.state_folder / "axllm.pid",
             stall_timeout=settings.stall_timeout,
             on_card_fault=self._note,
+            on_line=slots.feed,
         )
-        expected = Limits(spec.context or LIMITS.context, spec.prompt_limit or LIMITS.prompt)
-        runtime = AxLlm(program, tokenizer, expected=expected, join=settings.runtime_join)
+        expected = Limits(context, spec.prompt_limit or LIMITS.prompt)
+        runtime = AxLlm(program, tokenizer, expected=expected, join=settings.runtime_join, slots=slots)
         with reboot_may_help(self.recovery, settings.devices):
             limits = await runtime.start(progress)
-        return Engine(runtime, limits, _text(tokenizer), devices=settings.devices)
+        cache = "" if settings.runtime_join else self._noted(slots)
+        return Engine(runtime, limits, _text(tokenizer), devices=settings.devices, cache=cache)
+
+    def _noted(self, slots: SlotLog) -> str:
+        note_slot_size(self.settings.state_folder, self.model.name, slots.slot_size)
+        log.info("axllm keeps %s", slots.made)
+        return str(slots.made)
 
     def _note(self, fault: CardFault) -> None:
         """It does not say which card it means."""
@@ -88,10 +101,10 @@ class AxLlmLoader:
         except InstallError as error:
             raise StartFailed(error.message, permanent=True) from error
 
-    def _command(self, program: str | None, values: Mapping[str, str]) -> list[str]:
+    def _command(self, program: str | None, folder: Path, values: Mapping[str, str]) -> list[str]:
         """`program`: the axllm that was found; None where the manifest names another."""
         devices = ",".join(map(str, self.settings.devices))
-        argv = self.model.command(self.machine, {"devices": devices, **values})
+        argv = self.model.command(self.machine, {"devices": devices, "folder": str(folder), **values})
         return [program or argv[0], *argv[1:]]
 
 

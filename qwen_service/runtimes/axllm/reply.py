@@ -28,6 +28,13 @@ class AxLlmReply:
         """All of it, as the model wrote it."""
         return self._text
 
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """As far as they are known, of a reply whose text stays in the conversation: thoughts do not."""
+        if self._tokenizer is None or "<think>" in self._text:
+            return ()
+        return tuple(self._encoded(self._tokenizer))
+
     def feed(self, text: str) -> Piece | None:
         if not text or self.ended:
             return None
@@ -50,5 +57,8 @@ class AxLlmReply:
     def _total(self) -> int:
         if self._tokenizer is None:
             return self._pieces
-        ids = self._tokenizer.special_ids
-        return len(self._tokenizer.encode_now([ids.get(part, part) for part in TAGS.split(self._text) if part]))
+        return len(self._encoded(self._tokenizer))
+
+    def _encoded(self, tokenizer: LocalTokenizer) -> list[int]:
+        ids = tokenizer.special_ids
+        return tokenizer.encode_now([ids.get(part, part) for part in TAGS.split(self._text) if part])

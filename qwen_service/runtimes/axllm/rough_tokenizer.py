@@ -12,6 +12,10 @@ ROUGH_TEMPLATE = (
 
 class RoughTokenizer:
     async def encode(self, parts: PromptParts) -> list[int]:
-        """As many zeros as there are tokens."""
-        size = sum(BYTES_PER_TOKEN if isinstance(part, int) else len(part.encode("utf-8", "replace")) for part in parts)
-        return [0] * -(-size // BYTES_PER_TOKEN)
+        """Numbers that begin alike where the texts do: one for each few bytes."""
+        text = b"".join(
+            part.to_bytes(BYTES_PER_TOKEN, "big") if isinstance(part, int) else part.encode("utf-8", "replace")
+            for part in parts
+        )
+        pieces = range(0, len(text), BYTES_PER_TOKEN)
+        return [int.from_bytes(text[start : start + BYTES_PER_TOKEN], "big") for start in pieces]

@@ -17,7 +17,9 @@ from qwen_service.errors import Died, PromptTooLong, RuntimeFailure, Stalled, St
 from qwen_service.runtime import Capabilities, Limits, LoadProgress, Piece, Prefill, Prompt, Runtime
 from qwen_service.runtimes.axera.program import AxeraProcess, AxeraProgram, refuse_taken_port
 from qwen_service.runtimes.axllm.client import AxLlmClient, HungUp
+from qwen_service.runtimes.axllm.conversations import Conversations, Ids, marked
 from qwen_service.runtimes.axllm.reply import AxLlmReply
+from qwen_service.runtimes.axllm.slots import SlotLog
 from qwen_service.runtimes.axllm.wire import AxLlmStream, request_body, shown
 from qwen_service.text.tokenizer import LocalTokenizer
 
@@ -40,14 +42,21 @@ class AxLlm(Runtime):
         *,
         expected: Limits = LIMITS,
         join: bool = False,
+        slots: SlotLog | None = None,
     ) -> None:
-        """`tokenizer`: of the model's folder, where it has one. `join`: a server runs on program.port already."""
+        """`tokenizer`: of the model's folder, where it has one. `join`: a server runs on program.port already.
+
+        `slots`: hears what the program says of its KV cache.
+        """
         self._program = program
         self._tokenizer = tokenizer
         self._limits = expected
         self._join = join
         self._client = AxLlmClient(program.port)
         self._process = AxeraProcess(program)
+        self._slots = slots or SlotLog()
+        self._kept = Conversations()
+        self._slot_of: dict[int, int] = {}  # axllm's number of a slot -> ours
         self._model = ""
         self._said: OrderedDict[str, str] = OrderedDict()  # replies to pictures: as shown -> as written
         self._reading: asyncio.Task[bool] | None = None
@@ -59,6 +68,7 @@ class AxLlm(Runtime):
         except BaseException:
             await self.stop()
             raise
+        self._kept = Conversations(self._slots.made.count)
         reported = self._process.log.numbers
         self._limits = Limits(
             context=reported.get("max_token_len", self._limits.context),
@@ -70,16 +80,21 @@ class AxLlm(Runtime):
         max_tokens = self._room(prompt, sampling)
         await self._at_rest()
         texts: Texts = asyncio.Queue()
-        body = request_body(self._model, prompt.request, sampling, max_tokens, self._said)
+        place = self._kept.place(prompt.token_ids)
+        body = request_body(self._model, marked(prompt.request, place.slot), sampling, max_tokens, self._said)
         stream = AxLlmStream()
-        reading = self._reading = asyncio.create_task(self._read(body, texts, stream))
-        reading.add_done_callback(lambda task: task.cancelled() or task.exception())  # its reader may have left
+        reading = self._begin_reading(body, texts, stream)
         reply = AxLlmReply(self._tokenizer, max_tokens)
-        while not reply.ended and (text := await texts.get()) is not None:
-            if (piece := reply.feed(text)) is not None:
-                yield self._noted(piece, prompt, reply, stream)
-        if not reply.ended:
-            yield self._noted(reply.finish(cut=not await _outcome(reading)), prompt, reply, stream)
+        try:
+            while not reply.ended and (text := await texts.get()) is not None:
+                if (prefill := self._taken(prompt)) is not None:
+                    yield prefill
+                if (piece := reply.feed(text)) is not None:
+                    yield self._noted(piece, prompt, reply, stream)
+            if not reply.ended:
+                yield self._noted(reply.finish(cut=not await _outcome(reading)), prompt, reply, stream)
+        finally:
+            self._hold(place.slot, prompt.token_ids, reply.ids)
 
     def still_running(self) -> asyncio.Future[bool] | None:
         return self._reading if self._reading is not None and not self._reading.done() else None
@@ -94,6 +109,30 @@ class AxLlm(Runtime):
                 task.cancel()
                 await asyncio.wait({task})
         await self._client.close()
+
+    def _begin_reading(self, body: dict[str, Any], texts: Texts, stream: AxLlmStream) -> asyncio.Task[bool]:
+        self._slots.taken = None
+        self._reading = reading = asyncio.create_task(self._read(body, texts, stream))
+        reading.add_done_callback(lambda task: task.cancelled() or task.exception())  # its reader may have left
+        return reading
+
+    def _taken(self, prompt: Prompt) -> Prefill | None:
+        """Once, when axllm has said how much of the prompt it held. Of one with pictures it counts messages."""
+        taken = self._slots.taken
+        if taken is None or taken.told or prompt.spelled:
+            return None
+        self._slots.taken = replace(taken, told=True)
+        size = len(prompt.token_ids)
+        return Prefill(size, min(taken.shared, size))
+
+    def _hold(self, slot: int, prompt: Ids, reply: Ids) -> None:
+        """Its log tells which of its slots it took: what we took to be there is gone."""
+        if (taken := self._slots.taken) is not None:
+            before = self._slot_of.get(taken.slot, slot)
+            if before != slot:
+                self._kept.forget(before)
+            self._slot_of[taken.slot] = slot
+        self._kept.hold(slot, prompt, reply)
 
     def _noted(self, piece: Piece, prompt: Prompt, reply: AxLlmReply, stream: AxLlmStream) -> Piece:
         """The last piece of a reply to pictures: only the engine knows what they cost, and it must be sent what it wrote."""

@@ -70,5 +70,10 @@ def test_only_faults_of_the_npu_end_a_running_engine() -> None:
     assert "The NPU failed" in str(complaint[0])
 
 
+def test_an_error_is_known_by_the_form_of_the_builds_of_2026_too() -> None:
+    log, _ = read(b"12:01:59.123 ERR Run:512 | AX_ENGINE_Execute failed ret=0x80060301\n")
+    assert log.card_fault() is not None
+
+
 def test_a_death_without_a_word_is_reported_by_its_exit() -> None:
     assert "SIGSEGV" in AxeraLog(print).start_failure(-11).message

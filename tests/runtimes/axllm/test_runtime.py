@@ -44,11 +44,11 @@ class Rig:
     ) -> None:
         self.record = folder / "record.jsonl"
         self.pid_file = folder / "axllm.pid"
-        (folder / "config.json").write_text(json.dumps({"kv_cache_slots": 2, "model_name": "qwen3"}))
+        (folder / "config.json").write_text(json.dumps({"model_name": "qwen3"}))
         self.program = AxeraProgram(
             command=lambda values: [sys.executable, str(SIMULATOR), "serve", str(folder), "--port", values["port"]],
             folder=folder,
-            env={**os.environ, "SIM_RECORD": str(self.record), **environment},
+            env={**os.environ, "SIM_RECORD": str(self.record), "SIM_CONCURRENCY": "2", **environment},
             port=free_port(),
             pid_file=self.pid_file,
             start_timeout=DEADLINE,

@@ -21,7 +21,7 @@ class Server:
     def __init__(self, folder: Path, config: dict[str, object], environment: dict[str, str]) -> None:
         self.record = folder / "record.jsonl"
         port = free_port()
-        (folder / "config.json").write_text(json.dumps({"port": port, "kv_cache_slots": 1, **config}))
+        (folder / "config.json").write_text(json.dumps({"port": port, **config}))
         self.process = subprocess.Popen(
             [sys.executable, str(SIMULATOR), "serve", str(folder)],
             env={**os.environ, "SIM_RECORD": str(self.record), **environment},
@@ -54,8 +54,15 @@ class Server:
         return "".join(delta.get("content", "") for delta in deltas)
 
     def computed(self) -> list[str]:
+        return [event["token"] for event in self.events() if "token" in event]
+
+    def prefilled(self) -> list[tuple[int, int]]:
+        """Of each request, which slot it got and how many ids were computed."""
+        return [(event["slot"], event["prefill"]) for event in self.events() if "slot" in event]
+
+    def events(self) -> list[dict[str, Any]]:
         lines = self.record.read_text().splitlines() if self.record.exists() else []
-        return [event["token"] for event in map(json.loads, lines) if "token" in event]
+        return [json.loads(line) for line in lines]
 
 
 def request(text: str, **fields: object) -> dict[str, Any]:
@@ -106,7 +113,7 @@ def test_thinking_comes_inline(launch: Launch) -> None:
 
 
 def test_overlapping_requests_get_each_others_text(launch: Launch) -> None:
-    server = launch({"kv_cache_slots": 2}, SIM_TOKEN="0.02")
+    server = launch(SIM_CONCURRENCY="2", SIM_TOKEN="0.02")
     texts: dict[str, str] = {}
 
     def ask(letter: str) -> None:
@@ -132,6 +139,81 @@ def test_an_error_is_a_400_with_an_empty_completion(launch: Launch) -> None:
     response = launch().client.post("/v1/chat/completions", content=b"{")
     assert response.status_code == 400
     assert response.json()["choices"][0]["message"]["content"] == ""
+
+
+def talk(system: str, *turns: str) -> list[dict[str, str]]:
+    """A system message, then the user's and the model's in turn."""
+    roles = ("user", "assistant")
+    said = [{"role": roles[place % 2], "content": text} for place, text in enumerate(turns)]
+    return [{"role": "system", "content": system}, *said]
+
+
+LONG = " ".join(f"one{number}" for number in range(200))
+OTHER = " ".join(f"two{number}" for number in range(200))
+
+
+def test_each_conversation_has_a_slot_where_they_begin_differently(launch: Launch) -> None:
+    server = launch({"kv_cache_slots": 2})
+    assert b"multi-slot prefix KV cache enabled: slots=2 location=device" in server.log
+    for head in (LONG, OTHER, LONG, OTHER):
+        server.post("", messages=talk(head, "hello"))
+    (first, _), (second, _), *again = server.prefilled()
+    assert (first, second) == (0, 1)
+    assert [slot for slot, _ in again] == [0, 1]
+    assert max(computed for _, computed in again) < 20
+
+
+def test_conversations_with_one_head_overwrite_each_other_although_a_slot_is_free(launch: Launch) -> None:
+    server = launch({"kv_cache_slots": 2})
+    for question in (LONG, OTHER, LONG):
+        server.post("", messages=talk("You are a patient teacher of physics and of music.", question))
+    assert {slot for slot, _ in server.prefilled()} == {0}
+    assert server.prefilled()[2][1] > 200
+
+
+def test_when_all_slots_are_taken_a_new_conversation_overwrites_the_most_recent_one(launch: Launch) -> None:
+    server = launch({"kv_cache_slots": 2})
+    for head in (LONG, OTHER, " ".join(LONG.split()[::-1])):
+        server.post("", messages=talk(head, "hello"))
+    assert [slot for slot, _ in server.prefilled()] == [0, 1, 1]
+
+
+def test_a_short_prompt_is_computed_afresh_and_empties_the_slot_that_it_has_something_in_common_with(
+    launch: Launch,
+) -> None:
+    server = launch({"kv_cache_slots": 2})
+    head = "You are a patient teacher of physics and of music."
+    for question in (LONG, "hello", LONG):
+        server.post("", messages=talk(head, question))
+    assert [slot for slot, _ in server.prefilled()] == [0, 0, 0]
+    assert min(computed for _, computed in server.prefilled()[::2]) > 200
+
+
+def test_one_slot_keeps_what_the_next_prompt_has_in_common(launch: Launch) -> None:
+    server = launch()
+    for question in ("hello", "other"):
+        server.post("", messages=talk(LONG, question))
+    assert server.prefilled()[1][1] < 20
+    assert b"kv slot" not in server.log
+
+
+@pytest.mark.parametrize(("free", "made"), [(6474, 4), (400, 2), (300, 1)])
+def test_slots_that_do_not_fit_are_not_made(launch: Launch, free: int, made: int) -> None:
+    server = launch({"kv_cache_slots": 4}, SIM_FREE_MB=str(free))
+    assert f"max_slots={1 + max(0, free - 256) // 139}".encode() in server.log
+    assert (b"disabled" in server.log) == (made == 1)
+    assert (f"only fits {made}" in server.log.decode()) == (made < 4)
+
+
+def test_slots_are_ignored_where_layers_are_loaded_as_they_are_needed(launch: Launch) -> None:
+    assert b"kv_cache_slots=4 ignored" in launch({"kv_cache_slots": 4, "dynamic_load_enable": True}).log
+
+
+def test_a_model_with_eyes_compares_messages(launch: Launch) -> None:
+    server = launch({"kv_cache_slots": 2, "vlm_type": "Qwen3VL"})
+    for head in ("short one", "short two", "short one"):
+        server.post("", messages=talk(head, "hello"))
+    assert [slot for slot, _ in server.prefilled()] == [0, 1, 0]
 
 
 def test_after_its_time_limit_a_stream_ends_without_a_finish_chunk(launch: Launch) -> None:

@@ -1,0 +1,104 @@
+"""A folder beside the model's own, with links to its files and a config.json that says more: the owner's is left as it is."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qwen_service.card.reading import AxclSmi, BoardFiles
+from qwen_service.models.axllm_shape import CONFIG, read_config
+from qwen_service.models.installed import InstalledModel
+from qwen_service.models.machine import Machine
+from qwen_service.runtimes.axllm.slots import LOCATION, SLOTS, Room, chosen
+from qwen_service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+FOLDER = "axllm-config"  # in state_dir
+SIZES = "slot-sizes.json"  # KiB of a slot, by model, as axllm has said
+INTERNAL = frozenset({CONFIG, ".git"})
+
+
+async def told_folder(
+    model: InstalledModel, settings: Settings, machine: Machine, context: int, needed_kib: int
+) -> Path:
+    """The folder that axllm is given: the model's, or one beside it that says how many conversations to keep.
+
+    `needed_kib`: of each card, for the model itself.
+    """
+    folder = model.folder.absolute()
+    config = config_of(folder)
+    if settings.runtime_join or not config:
+        return folder
+    free = await _free_of_cards(settings, machine)
+    card = None if free is None else free - needed_kib
+    room = Room(card, machine.memory_kib()[1], known_slot_size(settings.state_folder, model.name))
+    slots = chosen(config, room, context, wanted=settings.kv_cache_slots)
+    if slots is None:
+        return folder
+    beside = (settings.state_folder / FOLDER / model.name).absolute()
+    told = {**config, SLOTS: slots.count, LOCATION: slots.location}
+    try:
+        await asyncio.to_thread(lay_beside, folder, beside, told)
+    except OSError as error:
+        log.warning("axllm keeps one conversation only: %s cannot be laid out: %s", beside, error)
+        return folder
+    log.info("axllm is to keep %s (%d MiB of the card are free beside the model)", slots, (card or 0) // 1024)
+    return beside
+
+
+async def _free_of_cards(settings: Settings, machine: Machine) -> int | None:
+    """KiB of the fullest; None where one does not tell."""
+    smi = AxclSmi(settings.axcl_smi, settings.npu_timeout)
+    reading = await (BoardFiles(machine.root).read() if machine.is_board else smi.read())
+    free = {card.index: card.cmm_free for card in reading.cards} if reading is not None else {}
+    known = [kib for index in settings.devices if (kib := free.get(index)) is not None]
+    return min(known) if len(known) == len(settings.devices) else None
+
+
+def config_of(folder: Path) -> Mapping[str, Any]:
+    """Empty where there is none that can be read."""
+    try:
+        return read_config((folder / CONFIG).read_bytes()) or {}
+    except OSError:  # axllm itself will say what it misses
+        return {}
+
+
+def lay_beside(model: Path, place: Path, config: Mapping[str, Any]) -> None:
+    """What axllm has written there before stays. Raises OSError."""
+    place.mkdir(parents=True, exist_ok=True)
+    for old in place.iterdir():
+        if old.is_symlink():
+            old.unlink()
+    for file in model.iterdir():
+        if file.name not in INTERNAL and not (place / file.name).exists():
+            (place / file.name).symlink_to(file.absolute())
+    (place / CONFIG).write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def known_slot_size(state: Path, model: str) -> int:
+    """0: not known."""
+    return _sizes(state).get(model, 0)
+
+
+def note_slot_size(state: Path, model: str, kib: int) -> None:
+    sizes = _sizes(state)
+    if kib and sizes.get(model) != kib:
+        try:
+            (state / FOLDER).mkdir(parents=True, exist_ok=True)
+            (state / FOLDER / SIZES).write_text(json.dumps({**sizes, model: kib}))
+        except OSError as error:
+            log.warning("%s cannot be written: %s", SIZES, error)
+
+
+def _sizes(state: Path) -> dict[str, int]:
+    try:
+        content = json.loads((state / FOLDER / SIZES).read_bytes())
+        return {str(name): int(kib) for name, kib in content.items()}
+    except OSError:  # none has been noted
+        return {}
+    except (ValueError, TypeError, AttributeError) as error:
+        log.warning("%s is not understood, and is begun anew: %r", SIZES, error)
+        return {}
