@@ -161,8 +161,8 @@ def test_a_second_start_and_an_unknown_model_are_refused(owner: Owner, deployed:
 
 def test_a_machine_that_stops_is_gone_for_the_others_and_leaves_no_process(owner: Owner, deployed: str) -> None:
     assert owner.types("pi2", "stop").returncode == 0
-    assert marked(MARK, str(owner.state("pi2"))) == {}
+    assert marked(MARK, str(owner.state("pi2"))) == set()
     assert any("is gone" in fault for fault in owner.status("pi1")["faults"])
     assert owner.types("pi1", "stop").returncode == 0
-    assert marked(MARK, str(owner.state("pi1"))) == {}
+    assert marked(MARK, str(owner.state("pi1"))) == set()
     assert "is no node of a cluster" in owner.types("pi1", "status").stderr
