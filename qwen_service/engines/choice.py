@@ -1,4 +1,4 @@
-"""Which of the installed models this machine can run, and which one of them is served first."""
+"""Chooses which installed models this machine can run, and which one is served first."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ class ModelChoice:
         self._machine = machine
 
     def first(self) -> InstalledModel:
-        """The model to serve at the start. Raises UnknownModel, or Unavailable with the reasons against each."""
+        """Choose the model to serve at the start. Raises UnknownModel, or Unavailable with the reason against each."""
         settings = self._settings
         if settings.model_path is not None:
             model = gguf_model(settings.model_path.expanduser().absolute())
@@ -38,11 +38,11 @@ class ModelChoice:
             raise Unavailable(f"{model.name} cannot be served: {obstacle}")
 
     def _lacks_card_only(self, model: InstalledModel) -> bool:
-        """It is started all the same where no other is wanted: its program knows best, and the card may come yet."""
+        """Whether only the card is missing. Such a model is started if no other is wanted: the card may appear later."""
         return self._settings.accelerator != "none" and model.spec.lacks_card_only(self._machine)
 
     def _first_possible(self, models: Sequence[InstalledModel]) -> InstalledModel:
-        """Those of the card first, stopgaps last; one without its card only where nothing else can run."""
+        """Choose among the possible models: the card's first, stopgaps last; one without its card only if nothing else can run."""
         models = sorted(models, key=lambda model: (bool(model.spec.stopgap), not model.spec.needs_npu))
         obstacles = {model.name: self._obstacle(model) for model in models}
         possible = [model for model in models if obstacles[model.name] is None]

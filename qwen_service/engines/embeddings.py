@@ -1,4 +1,4 @@
-"""Vectors of texts, from a GGUF of their own in a llama.cpp of its own, which is started when first asked for."""
+"""Embeddings of texts, by a separate GGUF model in a separate llama.cpp process, started at the first request."""
 
 import asyncio
 import math
@@ -16,17 +16,17 @@ from qwen_service.runtimes.llamacpp.runtime import error_object
 from qwen_service.runtimes.llamacpp.unix_http import HttpError
 from qwen_service.settings import Settings
 
-CONTEXT = 2048  # tokens of one text, where neither the settings nor the model say
+CONTEXT = 2048  # tokens of one text, unless the settings or the model say another number
 TIMEOUT = 120.0  # seconds for one text
-# Open WebUI sends each piece of a document in a request of its own, all at once, and tries none a second time: what is
-# bounded is their text, not their number.
+# Open WebUI sends each piece of a document in its own request, all at once, and never retries: so the total length of
+# waiting texts is bounded, not the number of requests.
 MOST_WAITING = 16_000_000  # characters, or token ids
 Input = str | Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """Of each input one vector of length 1."""
+    """The result: for each input one vector of length 1."""
 
     model: str
     vectors: tuple[tuple[float, ...], ...]
@@ -35,13 +35,13 @@ class Embedded:
 
 class Embeddings:
     def __init__(self, settings: Settings, catalog: Catalog | None = None) -> None:
-        """`catalog`: where a name in `embedding_model` is looked up, or a model for embeddings where it is not set."""
+        """`catalog` is searched for the name in `embedding_model`, or for any embedding model when it is not set."""
         self._settings = settings
         self._catalog = catalog
-        self._model: InstalledModel | None = None  # that of the process
+        self._model: InstalledModel | None = None  # the model that the process runs
         self._process: LlamaProcess | None = None
         self._limit = 0  # tokens of one text
-        self._closing = 0  # tokens that the tokenizer sets after a text; the vector of some models is that of the last
+        self._closing = 0  # tokens that the tokenizer adds after a text; some models take the vector of the last token
         self._turn = asyncio.Lock()
         self._starting = asyncio.Lock()
         self._start_task: asyncio.Task[LlamaProcess] | None = None
@@ -51,7 +51,7 @@ class Embeddings:
     async def embed(
         self, model: str | None, inputs: Sequence[Input], *, truncate: bool = False, dimensions: int | None = None
     ) -> Embedded:
-        """Raises NotOffered, UnknownModel, PromptTooLong, QueueFull, or why the engine could not."""
+        """Embed the inputs. Raises NotOffered, UnknownModel, PromptTooLong, QueueFull, or the engine's failure."""
         name = self._check(model)
         size = sum(map(len, inputs))
         if self._waiting and self._waiting + size > MOST_WAITING:
@@ -65,7 +65,7 @@ class Embeddings:
         return Embedded(name, tuple(vectors), sum(map(len, ids)))
 
     async def stop(self) -> None:
-        """Ends a start that is under way as well; nothing starts afterwards."""
+        """Stop the process, also one that is just starting. Nothing starts afterwards."""
         self._stopped = True
         if (starting := self._start_task) is not None and not starting.cancel():
             self._process = None if starting.exception() else starting.result()
@@ -76,7 +76,7 @@ class Embeddings:
             self._process = None
 
     def _check(self, model: str | None) -> str:
-        """The name of the model that answers."""
+        """Check the requested name, and return the name of the model that answers."""
         found = (self._model if self._process is not None else None) or self._find()
         if found is None:
             raise NotOffered(
@@ -89,7 +89,7 @@ class Embeddings:
         return found.name
 
     def _find(self) -> InstalledModel | None:
-        """What `embedding_model` names, a file or an installed model; without it the first that is made for embeddings."""
+        """Find the file or installed model that `embedding_model` names; without it the first installed embedding model."""
         given, catalog = self._settings.embedding_model, self._catalog
         if given is None:
             models = catalog.installed() if catalog is not None else []
@@ -112,7 +112,7 @@ class Embeddings:
             ids = (await self._post("/tokenize", {"content": text, "add_special": True}))["tokens"]
         else:
             ids = text
-        await self._running()  # which knows the limit
+        await self._running()  # the running process knows the limit
         limit, closing = self._limit, self._closing if isinstance(text, str) else 0
         if len(ids) <= limit:
             return ids
@@ -127,7 +127,7 @@ class Embeddings:
         return tuple(value / length for value in vector)
 
     async def _post(self, path: str, body: dict[str, Any]) -> Any:
-        """One at a time, so that TIMEOUT is for the work alone."""
+        """Send one request at a time, so that TIMEOUT covers the work and not the waiting."""
         async with self._turn:
             return await self._answer(await self._running(), path, body)
 
@@ -138,7 +138,7 @@ class Embeddings:
             raise wire.refusal(error.status, error_object(error.body)) from error
         except OSError as error:
             if self._process is process:
-                self._process = None  # the next request starts another one
+                self._process = None  # the next request starts a new process
                 await process.stop()
             raise Died(f"the engine for embeddings failed: {error}") from error
 
@@ -147,7 +147,7 @@ class Embeddings:
             if self._process is None:
                 if self._stopped:
                     raise ShuttingDown("the service is stopping")
-                if self._start_task is None:  # else it is that of a client who has left
+                if self._start_task is None:  # otherwise a client that has left began the start
                     self._start_task = asyncio.create_task(self._start(), name="start embeddings")
                 await asyncio.wait([self._start_task])
                 started, self._start_task = self._start_task, None
@@ -189,7 +189,7 @@ class Embeddings:
             model_path=model.gguf,
             options={
                 "--parallel": 1,
-                "--ctx-size": context,  # a text is computed in one step
+                "--ctx-size": context,  # a text must be computed in one step
                 "--batch-size": context,
                 "--ubatch-size": context,
                 "--threads": settings.threads or max(1, (os.cpu_count() or 1) - 1),

@@ -1,4 +1,4 @@
-"""Which module brings up the models of which runtime."""
+"""Maps each kind of runtime to the module that brings up its models."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -10,10 +10,10 @@ from qwen_service.models.machine import Machine
 from qwen_service.models.spec import RuntimeName
 from qwen_service.settings import Settings
 
-# One loader per device that the model is to run on, by the name it has in logs and /health.
+# One loader for each device of the model, under the device's name in logs and /health.
 Loaders = Callable[[InstalledModel, Settings, Machine], dict[str, BringUp]]
 
-# Imported when needed: a laptop never loads what drives a card, a card never what drives llama.cpp.
+# Imported when needed: a laptop does not load the code for cards, nor a card's host the code for llama.cpp.
 LOADING: dict[RuntimeName, str] = {
     "llamacpp": "qwen_service.runtimes.llamacpp.bring_up",
     "ax_repl": "qwen_service.runtimes.axera.bring_up",

@@ -1,7 +1,7 @@
-"""Which model runs where: finding the one a request means, switching, CPU fallback.
+"""Manages the models: finds the one that a request means, switches, keeps a CPU fallback.
 
-A model is served by one supervisor per device (served_model). Restarting is the supervisor's business, waiting lines
-are the scheduler's.
+A model is served by one supervisor per device (served.py). Supervisors restart engines; the scheduler
+gives out their slots.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ FALLBACK_LINGERS = 60.0  # seconds the CPU model stays loaded after the card is 
 
 
 def _failure_was_told(switch: "asyncio.Task[ServedModel]") -> None:
-    """A switch that fails after its request's patience has told its reason in /health and in the log."""
+    """Read the error of a switch whose request has given up waiting: /health and the log already have it."""
     if not switch.cancelled() and (error := switch.exception()) is not None:
         log.debug("a switch ended: %s", error)
 
@@ -70,7 +70,7 @@ class ModelManager:
 
     @property
     def switching_to(self) -> str:
-        """The name of a model; empty while nobody switches."""
+        """The name of the model that is being switched to; empty when none is."""
         return self._switch.to
 
     async def start(self) -> None:
@@ -95,9 +95,9 @@ class ModelManager:
         await asyncio.gather(*(model.stop() for model in (self.current, self.fallback) if model is not None))
 
     async def obtain(self, name: str | None, patience: Patience | None = None) -> ServedModel:
-        """The served model that a request means; switches to it where `autoload` allows.
+        """Find the served model that a request means, and switch to it if `autoload` allows.
 
-        Raises UnknownModel, Unsupported, NotLoaded, Unavailable, QueueFull, Loading, or why the switch failed.
+        Raises UnknownModel, Unsupported, NotLoaded, Unavailable, QueueFull, Loading, or the reason why the switch failed.
         """
         wanted = self._means(name)
         if wanted is self._switch.leaving:
@@ -117,7 +117,7 @@ class ModelManager:
             return await self._switched(wanted.name, patience or self.room.arrive())
 
     async def _switched(self, name: str, patience: Patience) -> ServedModel:
-        """The switch goes on when the patience has ended, so that the next request finds the model loaded."""
+        """Wait for a switch. It goes on when the request's time is over, so that the next request finds the model loaded."""
         switch = asyncio.create_task(self.load(name), name=f"switch to {name}")
         switch.add_done_callback(_failure_was_told)
         try:
@@ -141,7 +141,7 @@ class ModelManager:
         return model
 
     def find(self, name: str) -> InstalledModel:
-        """By its name, an alias, or the name of a persona that stands on it. Raises UnknownModel."""
+        """Find an installed model by name, alias, or the name of one of its personas. Raises UnknownModel."""
         return self._catalog.find_installed(self._base_of(name), self.installed())
 
     def persona(self, name: str | None) -> Persona | None:
@@ -149,7 +149,7 @@ class ModelManager:
         return self.personas.find(unaliased(name, self._settings.model_aliases)) if name else None
 
     def personas_here(self) -> list[tuple[Persona, InstalledModel]]:
-        """Those whose model is installed, with that."""
+        """The personas whose model is installed, each with its model."""
         by_name = {plain_name(name): model for model in self.installed() for name in model.spec.names}
         found = ((persona, by_name.get(plain_name(persona.base))) for persona in self.personas.all())
         return [(persona, model) for persona, model in found if model is not None]
@@ -223,7 +223,7 @@ class ModelManager:
         self._stand_in = asyncio.create_task(self._keep_stand_in(model), name="fallback")
 
     def _refuse_fallback(self, model: InstalledModel) -> None:
-        self._choice.refuse_impossible(model)  # with accelerator: required the CPU answers nobody
+        self._choice.refuse_impossible(model)  # with accelerator: required the CPU never answers
         if model.spec.needs_npu:
             raise Unavailable(f"{model.name} needs the card, too")
 
@@ -247,4 +247,4 @@ class ModelManager:
         if self.current is not None and self.current.engine is not None:
             await fallback.unused()
             await fallback.stop()
-            self.fallback = None  # only now: who stops the service in between must find it
+            self.fallback = None  # cleared last: a stop of the service in between must still find it

@@ -1,6 +1,6 @@
-"""When a model that nobody uses is unloaded, and that the next request loads it again.
+"""Unloads a model that nobody uses; the next request loads it again.
 
-Nothing is unloaded while a request uses the model or waits for it: both count as users from their arrival on.
+A model is not unloaded while a request uses it or waits for it: both count as users from their arrival on.
 """
 
 import asyncio
@@ -8,13 +8,13 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
-SOON = 1.0  # seconds until the next look at a model that is still loading
+SOON = 1.0  # seconds between checks of a model that is still loading
 
 
 class Rest:
-    """`unload` and `load` are what is done; `is_loaded` tells whether there is something to unload.
+    """The timer of one model. `unload` and `load` act on it; `is_loaded` tells whether there is anything to unload.
 
-    `keep_for` is the time in seconds after the last use, None for ever; a request may set another one.
+    `keep_for`: seconds that it stays loaded after the last use; None: for ever. A request may set another time.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Rest:
             self.plan()
 
     def keep(self, seconds: float | None) -> None:
-        """For so long after the last use; None: for as long as the configuration says; inf: for ever."""
+        """Set the time after the last use, in seconds; None: as configured; inf: for ever."""
         if self.is_allowed:
             self._keep_for = self._default if seconds is None else None if seconds == float("inf") else seconds
             self.plan()
@@ -58,13 +58,13 @@ class Rest:
             self._timer = asyncio.get_running_loop().call_later(left, self._fall_asleep)
 
     def seconds_left(self) -> float | None:
-        """Until it is unloaded, if nobody uses it any more; None: it stays."""
+        """Seconds until the model is unloaded if nobody uses it; None: it stays."""
         if self._keep_for is None:
             return None
         return self._keep_for if self.users else max(0.0, self._keep_for - (time.monotonic() - self._last_used))
 
     async def unload_now(self) -> bool:
-        """Or as soon as nobody uses it. False where it may not be unloaded."""
+        """Unload the model now, or as soon as nobody uses it. Returns False if it may not be unloaded."""
         if not self.is_allowed:
             return False
         self.keep(0)
@@ -73,7 +73,7 @@ class Rest:
         return True
 
     async def wake(self) -> None:
-        """Load again what is unloaded, after that has ended."""
+        """Load the model again, after a running unload has ended."""
         await self._unloaded()
         if self.asleep:
             self.asleep = False

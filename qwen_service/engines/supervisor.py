@@ -1,6 +1,6 @@
 """Keeps one runtime of one model running on one device: load, watch, restart with backoff, give up, stop.
 
-What is given up is tried again every minute: a driver may be late, a person may mend it.
+An engine that was given up is tried again every minute: a driver may be late, or a person may repair it.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ from qwen_service.runtime import LoadProgress
 
 log = logging.getLogger(__name__)
 
-SECOND_CHANCE = 60.0  # seconds until what was given up is tried again
+SECOND_CHANCE = 60.0  # seconds until an engine that was given up is tried again
 
 Phase = Literal["stopped", "loading", "ready", "restarting", "failed"]
 
 
 class Supervised(Protocol):
-    """What is up: it tells when it has failed, and is stopped once."""
+    """Something that a supervisor keeps running: it tells when it has failed, and is stopped once."""
 
     async def failed(self) -> RuntimeFailure: ...
 
@@ -37,7 +37,7 @@ E = TypeVar("E", bound=Supervised, default=Engine)
 
 @dataclass(slots=True)
 class Backoff:
-    """Seconds between restarts: doubling, and from the start again after a good time."""
+    """Seconds between restarts: doubling, and from the first again after a long enough run."""
 
     first: float = 0.5
     longest: float = 30.0
@@ -78,7 +78,7 @@ class Supervisor(Generic[E]):
         self._reported: asyncio.Future[RuntimeFailure] | None = None
         self._task: asyncio.Task[None] | None = None
         self._finished_loading = asyncio.Event()
-        self.last_turn = 0.0  # when a generation last ended here, in the monotonic clock
+        self.last_turn = 0.0  # monotonic time at which a generation last ended here
         self.first_load_done = asyncio.Event()  # the first load has succeeded or failed
         self.down_since = time.monotonic()
 
@@ -88,41 +88,43 @@ class Supervisor(Generic[E]):
         self._task = asyncio.create_task(self._run(), name=f"supervisor {self.name}")
 
     async def stop(self) -> None:
-        self._enter("stopped")  # before it is: nobody shall wait for it any more
+        self._enter("stopped")  # set early, so that nobody starts waiting for it
         if self._task is None:
             return
-        if not self._task.cancelling():  # a second time would interrupt the engine's own stop
+        if not self._task.cancelling():  # a second cancel would interrupt the engine's stop
             self._task.cancel()
         await asyncio.wait([self._task])
         self._task = None
-        if self.phase != "stopped":  # its end was a failure that a generation saw
+        if self.phase != "stopped":  # a generation has reported the failure
             self._enter("stopped")
 
     def report(self, engine: E, failure: RuntimeFailure) -> None:
-        """A generation saw the engine fail: replace it, unless that has happened already."""
+        """Report that the engine failed in a generation. It is replaced, unless that has happened already."""
         if engine is self.engine and self._reported is not None and not self._reported.done():
             self._reported.set_result(failure)
-            self._lose_engine(failure)  # at once: nobody else shall be given it
+            self._lose_engine(failure)  # at once, so that no other request gets it
 
     async def finished_loading(self) -> None:
-        """Return when the engine is ready, or given up, or stopped."""
+        """Wait until the engine is ready, given up, or stopped."""
         await self._finished_loading.wait()
 
     async def _run(self) -> None:
         try:
             while True:
                 await self._one_life()
-        except Exception as error:  # a defect of ours must be seen in /health, not end as a silent dead task
+        except Exception as error:  # an unexpected exception must show in /health, and not end as a silently dead task
             log.exception("supervisor of %s failed", self.name)
             self._give_up(f"internal error: {error!r}")
 
     async def _one_life(self) -> None:
-        """Load once, watch until it fails, and wait until it is time for another one."""
+        """Load the engine, watch it until it fails, and wait until it is time for the next one."""
         started = time.monotonic()
         try:
             engine = await self._bring_up(self._show_progress)
         except ServiceError as failure:
-            if _is_permanent(failure) and not self._has_run:  # a card can vanish for a while, in its reboot, say
+            if (
+                _is_permanent(failure) and not self._has_run
+            ):  # a card can vanish for a while, for example during its reboot
                 self._give_up(failure.message)
                 await asyncio.sleep(self._second_chance)
             else:
@@ -163,14 +165,14 @@ class Supervisor(Generic[E]):
         self.restarts += 1
 
     def _give_up(self, reason: str) -> None:
-        if (self.phase, self.last_error) != ("failed", reason):  # else it is known
+        if (self.phase, self.last_error) != ("failed", reason):  # otherwise it was logged before
             log.error("%s cannot run: %s", self.name, reason)
         self._enter("failed", reason)
 
     def _show_progress(self, text: str) -> None:
         self.progress = text
         self._on_progress()
-        if time.monotonic() - self._told_at >= 1:  # a vendor's program reports each of its 31 layers
+        if time.monotonic() - self._told_at >= 1:  # a vendor's program reports each of 31 layers
             self._told_at = time.monotonic()
             log.info("%s: %s", self.name, text)
 
@@ -190,5 +192,5 @@ class Supervisor(Generic[E]):
 
 
 def _is_permanent(failure: ServiceError) -> bool:
-    """Whether starting again cannot help, because files of the model are missing or broken, say."""
+    """Whether a restart cannot help, for example because files of the model are missing or damaged."""
     return isinstance(failure, InstallError) or (isinstance(failure, StartFailed) and failure.permanent)

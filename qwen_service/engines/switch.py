@@ -1,4 +1,4 @@
-"""The model that is served, and how another one takes its place: one switch at a time, told step by step."""
+"""Holds the served model, and replaces it by another: one switch at a time, with each step reported."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`state`: waiting (for another switch), draining, stopping, loading; at the end that of the model."""
+    """One step. `state`: waiting (for another switch), draining, stopping, loading; the last one is the model's own state."""
 
     model: str
     state: str
@@ -33,7 +33,7 @@ def _nobody(_: Step) -> None:
 
 
 class Switch:
-    """`current` is the model that is served; `leaving` is the same one while it is waited for, to be replaced."""
+    """`current` is the served model; `leaving` is the same model while its running requests end before a switch."""
 
     def __init__(
         self, serve: Callable[[InstalledModel], ServedModel], choice: ModelChoice, *, drain_timeout: float
@@ -49,7 +49,7 @@ class Switch:
         self._tell: Tell = _nobody
 
     async def load(self, target: InstalledModel, tell: Tell = _nobody) -> ServedModel:
-        """Let running work end, stop the current model, start the new one; go back to the old one if that fails."""
+        """Let running requests end, stop the current model, start the new one. If that fails, start the old one again."""
         if self._one_at_a_time.locked():
             tell(Step(target.name, "waiting", f"a switch to {self.to} is going on" if self.to else ""))
         async with self._one_at_a_time:
@@ -61,12 +61,12 @@ class Switch:
             return await self._replace(old, target, tell)
 
     async def reload(self) -> ServedModel | None:
-        """Restart the current model, after running work has ended."""
+        """Restart the current model after running requests have ended."""
         async with self._one_at_a_time:
             return await self._replace(self.current, self.current.installed, _nobody) if self.current else None
 
     def note_progress(self) -> None:
-        """An engine has changed, or got further in its load."""
+        """Note that an engine has changed, or got further in its load."""
         if self.leaving is None and self.current is not None and self.current.phase == "loading":
             self._tell(Step(self.current.name, "loading", self.current.progress))
 
@@ -76,7 +76,7 @@ class Switch:
             await asyncio.gather(self._exchanging, return_exceptions=True)
 
     async def _replace(self, old: ServedModel | None, target: InstalledModel, tell: Tell) -> ServedModel:
-        """A client that leaves while its switch is waiting for running work ends it; later on it does not."""
+        """Replace the model. If the client leaves while running requests are still waited for, the switch is dropped."""
         self.to, self.leaving, self._tell = target.name, old, tell
         try:
             if old is not None:
@@ -87,7 +87,7 @@ class Switch:
             self.to, self.leaving, self._tell = "", None, _nobody
 
     async def _drain(self, old: ServedModel) -> None:
-        """Requests that came with the switch itself are not waited for: they use no model yet."""
+        """Wait for running requests. Those that caused the switch do not count: they use no model yet."""
         try:
             async with asyncio.timeout(self._drain_timeout):
                 while old.users:
@@ -120,7 +120,7 @@ class Switch:
 
 
 async def steps_of(switch: Callable[[Tell], Coroutine[Any, Any, ServedModel]]) -> AsyncGenerator[Step, None]:
-    """What is being done, each step once. Raises what the switch raises; closing it is leaving the switch."""
+    """Yield each step once. Raises what the switch raises. Closing the iterator leaves the switch."""
     steps: asyncio.Queue[Step | None] = asyncio.Queue()
     switching = asyncio.create_task(switch(steps.put_nowait), name="told switch")
     switching.add_done_callback(lambda _: steps.put_nowait(None))

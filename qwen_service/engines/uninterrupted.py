@@ -1,4 +1,4 @@
-"""Work that a caller who is cancelled must not leave half done."""
+"""Finishes work even when its caller is cancelled."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -9,12 +9,12 @@ T = TypeVar("T")
 
 
 async def finish_even_if_cancelled(work: Awaitable[T]) -> T:
-    """Its result. A caller who is cancelled, be it several times, is cancelled when the work has ended."""
+    """Return the result of `work`. A cancelled caller, even one cancelled several times, waits for the end of the work first."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         while not task.done():
-            with suppress(asyncio.CancelledError):  # the first one is raised in the end
+            with suppress(asyncio.CancelledError):  # the first cancellation is raised at the end
                 await asyncio.wait([task])
         raise

@@ -1,6 +1,6 @@
-"""The waiting room: one bound and one patience for all that a request may have to wait for.
+"""The waiting room: one bound and one time limit for everything that a request may have to wait for.
 
-That is a switch of models, a load or a restart, and then its turn. docs/operations.md draws it.
+A request may wait for a switch of models, a load or a restart, and its turn. docs/operations.md draws it.
 """
 
 import time
@@ -11,7 +11,7 @@ from qwen_service.errors import QueueFull
 
 
 class Patience:
-    """How much longer one request waits. It begins when the request arrives, and is never renewed."""
+    """The time that one request may still wait. It starts at the request's arrival and is never renewed."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -19,7 +19,7 @@ class Patience:
 
     @property
     def left(self) -> float:
-        """Seconds, 0 at the least."""
+        """Seconds left, at least 0."""
         return max(0.0, self._ends - time.monotonic())
 
 
@@ -29,7 +29,7 @@ class WaitingRoom:
         self.size = size
         self._patience = patience
         self._for_a_model = 0
-        self.in_line: Callable[[], int] = lambda: 0  # the scheduler says how many wait for their turn
+        self.in_line: Callable[[], int] = lambda: 0  # set by the scheduler: how many wait for their turn
 
     @property
     def waiting(self) -> int:
@@ -37,7 +37,7 @@ class WaitingRoom:
 
     @property
     def places_in_line(self) -> int:
-        """How many may wait for their turn beside those that wait for a model."""
+        """How many requests may wait for their turn beside those that wait for a model."""
         return max(0, self.size - self._for_a_model)
 
     def arrive(self) -> Patience:
@@ -45,7 +45,7 @@ class WaitingRoom:
 
     @contextmanager
     def wait_for_model(self) -> Iterator[None]:
-        """Hold a place meanwhile. Raises QueueFull where there is none."""
+        """Hold a place while waiting for a model. Raises QueueFull when no place is free."""
         if self.waiting >= self.size:
             raise QueueFull(f"{self.size} requests are waiting already (queue_size); try again later", retry_after=5)
         self._for_a_model += 1

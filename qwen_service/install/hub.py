@@ -30,10 +30,10 @@ from qwen_service.install.partial_file import PartialFile
 COMMITS_LOOKED_AT = 50
 TIMEOUT = 20  # seconds without a byte
 FAILURES_IN_A_ROW = 5  # without a byte between them
-PAUSE = 1.0  # seconds before a cut connection is made anew
-LONGEST_PAUSE = 60.0  # seconds, if the hub asks for more patience
+PAUSE = 1.0  # seconds before a new connection after a cut one
+LONGEST_PAUSE = 60.0  # seconds; the longest pause when the hub asks for one
 
-# A gated repository is one kind of repository that is not found, so the order counts.
+# GatedRepoError is a subclass of RepositoryNotFoundError, so the order counts.
 _REASONS: tuple[tuple[type[HfHubHTTPError], str], ...] = (
     (GatedRepoError, "wants a consent on the repository's page, and a token in HF_TOKEN."),
     (RevisionNotFoundError, "does not have this revision."),
@@ -44,7 +44,7 @@ _REASONS: tuple[tuple[type[HfHubHTTPError], str], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """`sha256` for what is in LFS; the rest is small and known by its git blob id."""
+    """A file of the repository. `sha256` for files in LFS; the others are small and are checked by their git blob id."""
 
     path: str
     size: int
@@ -75,7 +75,7 @@ class Hub:
         return {e.path: HubFile(e.path, e.size, e.blob_id, e.lfs.sha256 if e.lfs else None) for e in entries}
 
     def newest_with(self, needed: Collection[str], one_of: Collection[str]) -> str:
-        """The newest commit that has all `needed` files, and at least one of `one_of` (if there are any)."""
+        """Find the newest commit that has all `needed` files and, unless `one_of` is empty, at least one of those."""
         with self._explained("the history"):
             commits = [commit.commit_id for commit in self._api.list_repo_commits(self.repo)]
         for commit in commits[:COMMITS_LOOKED_AT]:
@@ -89,7 +89,7 @@ class Hub:
         )
 
     def read(self, revision: str, file: HubFile) -> bytes:
-        """A small file. Raises DownloadFailed where it is not the published one."""
+        """Read a small file. Raises DownloadFailed when it does not match the published checksum."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "file"
             with PartialFile(path.with_suffix(".part")) as partial:
@@ -100,7 +100,7 @@ class Hub:
             return path.read_bytes()
 
     def fetch(self, revision: str, file: HubFile, target: PartialFile, pause: Callable[[float], object]) -> None:
-        """Go on from what `target` holds. Cut connections are resumed and 429 is waited for, a few times."""
+        """Download, continuing after the bytes in `target`. Resumes cut connections and waits after a 429, a few times."""
         if target.tell() > file.size:
             target.start_over()
         url = hf_hub_url(self.repo, file.path, revision=revision, endpoint=self.endpoint)
@@ -131,7 +131,7 @@ class Hub:
 
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:
-        """The hub's errors in our words: its own carry signed addresses and pages of HTML."""
+        """Explain an error of the hub in our words: its own contain signed URLs and HTML."""
         try:
             yield
         except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
@@ -150,11 +150,11 @@ class Hub:
 
 
 def _may_pass(error: Exception) -> bool:
-    """A connection that broke, too many requests, and a hub that is being restarted."""
+    """Whether the error may pass: a broken connection, too many requests, a hub that is being restarted."""
     return not isinstance(error, HfHubHTTPError) or error.response.status_code in (408, 429, 500, 502, 503, 504)
 
 
 def _pause_after(error: Exception) -> float:
-    """What the hub asks for, up to a minute."""
+    """The pause that the hub asks for, at most a minute."""
     asked = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
     return min(float(asked), LONGEST_PAUSE) if asked.isdigit() else PAUSE

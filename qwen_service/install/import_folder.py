@@ -1,7 +1,7 @@
-"""`pull NAME --from DIR`: make a folder that somebody has already (a git clone, a USB stick) an installed model.
+"""`pull NAME --from DIR`: makes a folder that is already there (a git clone, a USB stick) an installed model.
 
-In place when DIR is where the model belongs; else as hard links on the same disk, as symbolic links when asked
-for, as copies otherwise. Verified like a download before it appears.
+DIR is used in place when the model belongs there; otherwise by hard links on the same disk, symbolic links when asked
+for, or copies. The model is verified like a download before it appears.
 """
 
 import os
@@ -21,7 +21,7 @@ from qwen_service.models.spec import ModelSpec
 def import_folder(
     spec: ModelSpec, folder: Path, models_dir: Path, sink: ProgressSink, *, link: bool = False
 ) -> InstalledModel:
-    """Raises InstallError naming what is wrong with the folder, or with the disk."""
+    """Import the folder. Raises InstallError that names the fault of the folder or the disk."""
     with disk_faults_told(spec.name, models_dir):
         return _adopt(spec, folder, models_dir, sink, link=link)
 
@@ -89,7 +89,7 @@ def _bring(source: Path, staging: Staging, paths: list[str], programs: set[str],
         target = staging.folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
-        if path in programs:  # a program needs a run bit, which the other disk may not be able to give
+        if path in programs:  # a program needs a run bit, which the file system of the other disk may not have
             shutil.copyfile(source / path, target)
         elif link:
             target.symlink_to((source / path).resolve())

@@ -1,4 +1,4 @@
-"""A file being downloaded: what is there is kept and gone on from, its sha256 is known when its last byte is."""
+"""A file that is being downloaded: it is continued after an interruption, and its sha256 is computed on the way."""
 
 import hashlib
 import os
@@ -11,7 +11,7 @@ CHUNK = 1 << 20
 
 class PartialFile:
     def __init__(self, path: Path, on_bytes: Callable[[int], object] = lambda _: None) -> None:
-        """`on_bytes` is told of every change of the length, and may raise to stop the download."""
+        """`on_bytes` is called at every change of the length, and may raise to stop the download."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._on_bytes = on_bytes
@@ -45,7 +45,7 @@ class PartialFile:
         self._file.truncate()
 
     def finish(self, target: Path) -> None:
-        """Safe on the disk, under its own name."""
+        """Flush the file to disk, and give it its final name."""
         os.fsync(self._file.fileno())
         self._file.close()
         self.path.replace(target)

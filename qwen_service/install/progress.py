@@ -1,4 +1,4 @@
-"""How a long piece of work tells what it is doing: to a log as plain lines, to another program as JSON lines.
+"""Reports the progress of long work: to a log as plain lines, to another program as JSON lines.
 
 The bar for terminals is in pull_terminal.py, which needs rich. All sizes are in bytes.
 """
@@ -13,7 +13,7 @@ from typing import Protocol, TextIO
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One moment of a piece of work; `seconds` since it began, `resumed` bytes were there before."""
+    """The progress at one moment. `seconds` since the start; `resumed`: bytes that were there before."""
 
     action: str
     files: int = 0
@@ -35,14 +35,14 @@ class Progress:
 
 class ProgressSink(Protocol):
     def stage(self, text: str) -> None:
-        """Something without a measure begins or has ended."""
+        """Report a stage without a measurable progress."""
 
     def update(self, progress: Progress) -> None:
-        """Called often, from one thread at a time; the sink decides what is worth showing."""
+        """Report progress. Called often, from one thread at a time; the sink decides what to show."""
 
 
 class LogSink:
-    """Plain lines: each stage, and how far it is at most every `interval` seconds."""
+    """Writes plain lines: each stage, and the progress at most every `interval` seconds."""
 
     def __init__(self, out: TextIO, *, interval: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._out, self._interval, self._clock = out, interval, clock
@@ -59,7 +59,7 @@ class LogSink:
 
 
 class JsonSink:
-    """One JSON object a line, at most every `interval` seconds: {"status", "completed", "total", ...}."""
+    """Writes one JSON object per line, at most every `interval` seconds: {"status", "completed", "total", ...}."""
 
     def __init__(self, out: TextIO, *, interval: float = 0.2, clock: Callable[[], float] = time.monotonic) -> None:
         self._out, self._interval, self._clock = out, interval, clock
@@ -87,7 +87,7 @@ class JsonSink:
 
 
 class Tally:
-    """Adds up what several threads do and passes it on to a sink."""
+    """Adds up the progress of several threads and passes it on to a sink."""
 
     def __init__(self, sink: ProgressSink, action: str, total_files: int, total_bytes: int, resumed: int = 0) -> None:
         self._sink, self._action = sink, action
@@ -97,7 +97,7 @@ class Tally:
         self._began = time.monotonic()
 
     def add_bytes(self, count: int) -> None:
-        """Negative when work is thrown away."""
+        """Add bytes; negative when downloaded bytes were discarded."""
         self._add(0, count)
 
     def add_file(self) -> None:
@@ -134,7 +134,7 @@ def describe(progress: Progress) -> str:
 
 
 def human_bytes(count: float) -> str:
-    """Powers of 1000, as disks are sold: 98.4 MB."""
+    """Write a size in powers of 1000, like 98.4 MB."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit in ("B", "kB") else f"{count:.1f} {unit}"

@@ -1,6 +1,6 @@
-"""Pulls that clients of the service asked for: one at a time per model, followed by as many clients as like.
+"""Pulls that clients of the service ask for: one at a time per model; any number of clients may follow it.
 
-The work is in a thread; when the last client has left it stops, and the next pull goes on where it was.
+Each runs in a thread. When its last client has left it stops, and the next pull continues where it was.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class Pulls:
         self._stopping = False
 
     async def follow(self, spec: ModelSpec) -> AsyncGenerator[str | Progress, None]:
-        """Stages and progress until the model is installed. Raises an InstallError."""
+        """Yield stages and progress until the model is installed. Raises an InstallError."""
         if self._stopping:
             raise ShuttingDown("the service is stopping")
         running = self._running.get(spec.name)
@@ -49,14 +49,14 @@ class Pulls:
             running.followers -= 1
 
     def abandon(self) -> None:
-        """The service is stopping: whoever follows a pull is told so, and its thread stops at its next step."""
+        """End all pulls because the service stops: their clients are told, and the threads stop at their next step."""
         self._stopping = True
         for running in self._running.values():
             running.stopping.set()
             running.followers = 0
 
     async def stop(self) -> None:
-        """Return when the threads have stopped, or after STOP_TIMEOUT: one that hangs on a hub is left to itself."""
+        """Wait for the threads, at most STOP_TIMEOUT: a thread that hangs on a hub is abandoned."""
         self.abandon()
         tasks = [running.task for running in self._running.values()]
         if tasks:
@@ -81,7 +81,7 @@ def _pull(spec: ModelSpec, models_dir: Path, machine: Machine, sink: ProgressSin
 
 
 class _Pull:
-    """A ProgressSink: stage() and update() are called in the thread that works."""
+    """One pull, and the ProgressSink of its thread, which calls stage() and update()."""
 
     def __init__(self) -> None:
         self.followers = 0

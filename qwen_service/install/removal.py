@@ -1,4 +1,4 @@
-"""Taking an installed model off the disk."""
+"""Removes installed models."""
 
 import shutil
 
@@ -8,14 +8,14 @@ from qwen_service.models.installed import InstalledModel
 
 
 def on_disk(catalog: Catalog, name: str) -> InstalledModel:
-    """Also one that is not complete: it can still be looked at and removed. Raises UnknownModel."""
+    """Find a model on disk, even an incomplete one, which can still be inspected and removed. Raises UnknownModel."""
     spec = catalog.find(name)
     folder = catalog.models_dir / spec.name
     return InstalledModel(spec, folder) if folder.is_dir() else catalog.find_installed(name)
 
 
 def remove_model(catalog: Catalog, model: InstalledModel) -> int:
-    """Returns the bytes that are free again."""
+    """Remove the model. Returns the number of bytes freed."""
     freed = model.size
     try:
         if model.folder == catalog.models_dir:

@@ -1,7 +1,7 @@
-"""Where a model is put together before it is installed: `<models_dir>/.partial/NAME@SOURCE`.
+"""The staging folder in which a model is assembled before it is installed: `<models_dir>/.partial/NAME@SOURCE`.
 
-A model folder appears under its own name only when it is complete and verified, by one rename. What an
-interrupted pull left in the staging folder is used by the next one of the same source.
+A model folder gets its own name only when it is complete and verified, by one rename. Files that an
+interrupted pull left in the staging folder are used by the next pull of the same source.
 """
 
 import fcntl
@@ -15,7 +15,7 @@ from qwen_service.errors import InstallError
 from qwen_service.install.progress import human_bytes
 from qwen_service.models.record import InstallRecord
 
-SPARE_BYTES = 64_000_000  # left free for everybody else
+SPARE_BYTES = 64_000_000  # bytes of the disk that stay free for other programs
 
 
 class Staging:
@@ -45,7 +45,7 @@ class Staging:
         return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
     def need_space(self, total: int) -> None:
-        """`total` is what the folder will hold; what is there already counts."""
+        """Raise InstallError if the disk is too small. `total`: bytes of the finished folder, existing ones included."""
         needed = total - self.staged_bytes() + SPARE_BYTES
         free = shutil.disk_usage(self.folder).free
         if free < needed:
@@ -56,7 +56,7 @@ class Staging:
             )
 
     def install(self, record: InstallRecord, programs: tuple[str, ...]) -> Path:
-        """Make the folder what it claims to be, and put it in its place."""
+        """Write the record into the folder, and move the folder to its place."""
         self._drop_what_is_not_in(record)
         for program in programs:
             (self.folder / program).chmod(0o755)
@@ -69,7 +69,7 @@ class Staging:
         return target
 
     def _drop_what_is_not_in(self, record: InstallRecord) -> None:
-        for path in sorted(self.folder.rglob("*"), reverse=True):  # what is in a folder before the folder
+        for path in sorted(self.folder.rglob("*"), reverse=True):  # files before their folder
             if path.is_dir() and not path.is_symlink():
                 if not any(path.iterdir()):
                     path.rmdir()
@@ -77,7 +77,7 @@ class Staging:
                 path.unlink()
 
     def _give_to_owner_of_models(self) -> None:
-        """So that the service user can write what root pulled: the API runtime maps its embedding file writable."""
+        """Give the files to the owner of models_dir: after a pull by root the API runtime must map its embedding file writable."""
         if os.geteuid() == 0:
             owner = self.models_dir.stat()
             for path in (self.folder, *self.folder.rglob("*")):

@@ -1,4 +1,4 @@
-"""`verify`: is every file of an installed model what it was when it was installed?"""
+"""`verify`: checks that every file of an installed model is unchanged."""
 
 import os
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from qwen_service.models.record import InstallRecord, load_record
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`problems` are sentences; `unknown` files have no published or recorded checksum to compare with."""
+    """The result. `problems` are sentences; `unknown`: files without a published or recorded checksum."""
 
     checked: int
     problems: tuple[str, ...]
@@ -40,7 +40,7 @@ def verify(model: InstalledModel, machine: Machine, sink: ProgressSink) -> Verdi
 
 
 def _expected(model: InstalledModel, record: InstallRecord | None) -> Mapping[str, str | None]:
-    """Path -> sha256. What the manifest publishes wins over what was recorded."""
+    """Path -> sha256. A checksum in the manifest wins over a recorded one."""
     expected: dict[str, str | None] = {file.path: None for file in model.spec.files}
     if record is not None:
         expected |= {path: file.sha256 for path, file in record.files.items()}

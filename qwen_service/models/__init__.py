@@ -1,1 +1,1 @@
-"""What is known of a model before it runs: manifests, folders, machines."""
+"""What is known about models before they run: manifests, folders, machines."""

@@ -1,6 +1,6 @@
-"""Which files a folder in axllm's form consists of, as its config.json says. IO-free.
+"""Finds the files of a folder in axllm's form from its config.json. IO-free.
 
-The vendor's conversions differ in number and names of their files; a list in a manifest would be wrong with the next one.
+The vendor's conversions differ in their files, so a list in a manifest would be wrong for the next conversion.
 """
 
 import json
@@ -12,14 +12,14 @@ from typing import Any
 from qwen_service.errors import InstallError
 
 CONFIG = "config.json"
-POST = "filename_post_axmodel"  # the key by which a config.json is known to be axllm's
+POST = "filename_post_axmodel"  # a config.json with this key is axllm's
 LAYERS, LAYER_COUNT = "template_filename_axmodel", "axmodel_num"
 MOST_LAYERS = 1000
 _NUMBER = re.compile(r"%0?\d*d")
 
 
 def read_config(content: str | bytes) -> Mapping[str, Any] | None:
-    """None where it is no config.json of axllm's."""
+    """Read a config.json; None when it is not axllm's."""
     try:
         config = json.loads(content)
     except ValueError:
@@ -28,7 +28,7 @@ def read_config(content: str | bytes) -> Mapping[str, Any] | None:
 
 
 def needed_files(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Without these it cannot load: its layers, and what else a `filename_` key names."""
+    """The files without which axllm cannot load: the layers, and everything that a `filename_` key names."""
     names = [CONFIG]
     template, count = config.get(LAYERS), config.get(LAYER_COUNT)
     if isinstance(template, str) and isinstance(count, int) and _NUMBER.search(template):
@@ -38,7 +38,7 @@ def needed_files(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def wanted_files(config: Mapping[str, Any], there: Collection[str]) -> tuple[str, ...]:
-    """Of the files that a repository has, those that the model uses. Raises InstallError where one is missing."""
+    """The files of a repository that the model uses. Raises InstallError when one is missing."""
     needed = needed_files(config)
     if missing := [name for name in needed if name not in there]:
         raise InstallError(f"{CONFIG} names files that are not there: {', '.join(missing[:5])}.")
@@ -58,7 +58,7 @@ def has_eyes(config: Mapping[str, Any]) -> bool:
 
 
 def _inner(name: str) -> str:
-    """The path inside the folder; nothing where it is none."""
+    """The path inside the folder; empty when it would leave the folder."""
     if not name or "://" in name or "\0" in name or len(name) > 500:
         return ""
     path = PurePosixPath(name)

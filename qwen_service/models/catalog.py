@@ -1,8 +1,8 @@
-"""Which models there are: name or alias -> ModelSpec, and which of them are installed.
+"""The catalog of models: finds a ModelSpec by name or alias, and knows which models are installed.
 
-Manifests come with the package; an owner's own are read from `<models_dir>/manifests/*.yaml` and win over
+Manifests come with the package; the owner's are read from `<models_dir>/manifests/*.yaml` and win over
 packaged ones of the same name. A GGUF file, or a folder in axllm's form (config.json), that lies in
-models_dir without a manifest is a model of its own, named after the file or folder.
+models_dir without a manifest is a model, too, named after the file or folder.
 """
 
 import difflib
@@ -25,12 +25,12 @@ SETTLED = 100_000_000  # ns
 PACKAGED = Path(__file__).parents[1] / "manifests"
 
 
-_State = tuple[tuple[str, int, int], ...]  # name, time of the last change in ns, size
+_State = tuple[tuple[str, int, int], ...]  # (name, time of the last change in ns, size)
 
 
 @dataclass
 class _Kept:
-    """What the last look found. `state` is None while it may not be relied on."""
+    """The models found last. `state` is None when they must be looked up again."""
 
     state: _State | None = None
     models: tuple[InstalledModel, ...] = ()
@@ -44,7 +44,7 @@ class Catalog:
 
     @classmethod
     def load(cls, models_dir: Path) -> "Catalog":
-        """Raises ManifestError when a manifest is wrong, or two models claim one name."""
+        """Read all manifests. Raises ManifestError when a manifest is wrong, or two models claim one name."""
         by_name = {spec.name: spec for spec in _read_folder(PACKAGED)}
         by_name.update((spec.name, spec) for spec in _read_folder(models_dir / "manifests"))
         specs = tuple(by_name.values())
@@ -52,7 +52,7 @@ class Catalog:
         return cls(specs, models_dir)
 
     def find(self, name: str) -> ModelSpec:
-        """By name or alias, in any case, with or without `:latest`. UnknownModel lists what there is."""
+        """Find a spec by name or alias, case-insensitive, with or without `:latest`. UnknownModel lists the names."""
         known = {spec.name for spec in self.specs}
         others = (model.spec for model in self.installed() if model.name not in known)
         specs = (*self.specs, *others)
@@ -83,9 +83,9 @@ class Catalog:
         )
 
     def installed(self) -> list[InstalledModel]:
-        """Models whose files are all there, in the catalog's order, then those without a manifest.
+        """The complete models, in the catalog's order, then those without a manifest.
 
-        Looks at the files again only when a folder has changed since: each request for a list of models asks this.
+        Reads the files again only when a folder has changed, because each request for a list of models calls this.
         """
         state = self._folders()
         if self._kept.state != state:
@@ -99,12 +99,12 @@ class Catalog:
         return (*(model for model in in_catalog if not model.missing_files()), *self._without_manifest())
 
     def _has_incomplete(self) -> bool:
-        """Whether somebody is perhaps still copying a model: a file that grows does not change its folder."""
+        """Whether a model may still be in the middle of being copied: a growing file does not change its folder's time."""
         there = {model.folder for model in self._kept.models}
         return any((folder := self.models_dir / spec.name) not in there and folder.is_dir() for spec in self.specs)
 
     def _folders(self) -> _State:
-        """What lies in models_dir, and when the folders of its models have changed."""
+        """The entries of models_dir, with the times at which the folders changed."""
         try:
             with os.scandir(self.models_dir) as found:
                 entries = [(entry.name, entry.stat()) for entry in found if not _is_broken_link(entry)]
@@ -137,7 +137,7 @@ class Catalog:
 
 
 def _is_at_rest(state: _State) -> bool:
-    """False right after a change: a second one within the clock's step would leave the same times."""
+    """False right after a change: a second change within the clock's step would leave the same time."""
     return time.time_ns() - max((changed for _, changed, _ in state), default=0) > SETTLED
 
 
@@ -148,15 +148,15 @@ def _is_broken_link(entry: "os.DirEntry[str]") -> bool:
 def _changed(folder: Path) -> tuple[str, int, int]:
     try:
         stat = folder.stat()
-    except OSError:  # not there, or not ours to read: the look at its files says so
+    except OSError:  # missing or unreadable: the check of its files reports it
         return (str(folder), 0, 0)
     return (str(folder), stat.st_mtime_ns, stat.st_size)
 
 
 def gguf_model(path: Path) -> InstalledModel:
-    """A model of one GGUF file; what it can do is read from the file by the engine.
+    """Make the spec of a GGUF file. The engine reads from the file what it can do.
 
-    It sees if its encoder lies beside it: `mmproj-NAME.gguf`, or `NAME.mmproj.gguf`.
+    It has vision if its encoder lies beside it: `mmproj-NAME.gguf`, or `NAME.mmproj.gguf`.
     """
     file = FileSpec(path.name, path.stat().st_size if path.is_file() else None)
     beside = (f"mmproj-{path.name}", f"{path.stem}.mmproj.gguf")
@@ -173,7 +173,7 @@ def gguf_model(path: Path) -> InstalledModel:
 
 
 def axllm_model(folder: Path) -> InstalledModel:
-    """A folder as `axllm serve` takes it: everything about it is in its config.json."""
+    """Make the spec of a folder for `axllm serve`, which its config.json describes."""
     spec = ModelSpec(
         name=_name_from(folder.name),
         runtime="axllm",
@@ -194,7 +194,7 @@ def is_called(spec: ModelSpec, name: str) -> bool:
 
 
 def unaliased(name: str, aliases: Mapping[str, str]) -> str:
-    """The name that `model_aliases` of the configuration gives it, or itself. A name goes before a pattern."""
+    """Resolve `model_aliases` of the configuration. An exact name wins over a pattern."""
     for alias, meant in aliases.items():
         if same_name(alias, name):
             return meant
@@ -202,7 +202,7 @@ def unaliased(name: str, aliases: Mapping[str, str]) -> str:
 
 
 def plain_name(name: str) -> str:
-    """The name as Ollama understands it: its registry and its library are where any name is from."""
+    """The name without Ollama's registry and library prefixes."""
     name = name.strip().lower().removesuffix(":latest")
     for origin in ("registry.ollama.ai/", "ollama.com/"):
         if name.startswith(origin + LIBRARY):
@@ -234,7 +234,7 @@ def _is_axllm_folder(folder: Path) -> bool:
     try:
         return read_config((folder / CONFIG).read_bytes()) is not None
     except OSError:
-        return False  # not a folder, or of some other kind: not ours to complain about
+        return False  # not a folder, or no config.json of axllm's: ignored
 
 
 def _name_from(stem: str) -> str:

@@ -1,4 +1,4 @@
-"""A model and the folder it lies in."""
+"""A model and its folder on disk."""
 
 import hashlib
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from qwen_service.models.spec import AXLLM, Capability, FileSpec, ModelSpec
 
 TOKENIZER_FLAG = b"url_tokenizer_model"
 CHUNK = 1 << 20  # bytes
-# A file that git-lfs has not fetched begins with this line and is about 130 bytes long.
+# A file that git-lfs has not fetched begins with this line; it is about 130 bytes long.
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -30,7 +30,7 @@ class InstalledModel:
 
     @property
     def gguf(self) -> Path:
-        """The file a llamacpp model consists of (the first part where it is split)."""
+        """The GGUF file of a llamacpp model (the first part of a split one)."""
         found = next((path for path in self.paths() if path.suffix == ".gguf" and not is_mmproj(path)), None)
         if found is None:
             raise InstallError(f"{self.name} has no GGUF file: it runs on {self.spec.runtime}.")
@@ -38,7 +38,7 @@ class InstalledModel:
 
     @property
     def mmproj(self) -> Path | None:
-        """llama.cpp's encoder of pictures for this model, if it has one."""
+        """llama.cpp's picture encoder for this model; None when there is none."""
         return next((path for path in self.paths() if is_mmproj(path)), None)
 
     @property
@@ -47,17 +47,17 @@ class InstalledModel:
 
     @cached_property
     def size(self) -> int:
-        """Bytes on disk."""
+        """Size on disk in bytes."""
         return sum(path.stat().st_size for path in self.paths() if path.is_file())
 
     @cached_property
     def modified(self) -> float:
-        """When it was installed, seconds since 1970."""
+        """Time of installation, in seconds since 1970."""
         return max((path.stat().st_mtime for path in self.paths() if path.is_file()), default=0.0)
 
     @cached_property
     def digest(self) -> str:
-        """64 hexadecimal digits that tell this content from another, without reading gigabytes."""
+        """64 hexadecimal digits that identify the content, computed without reading gigabytes."""
         record = load_record(self.folder)
         if record is not None:
             identity = sorted((path, file.sha256, file.size) for path, file in record.files.items())
@@ -68,7 +68,7 @@ class InstalledModel:
 
     @cached_property
     def capabilities(self) -> frozenset[Capability]:
-        """Of its manifest, and what its folder shows besides."""
+        """The capabilities in its manifest, and those that its folder shows."""
         config = self._axllm_config()
         sees = self.mmproj is not None or (config is not None and has_eyes(config))
         return self.spec.capabilities | ({"vision"} if sees else set())
@@ -77,7 +77,7 @@ class InstalledModel:
         return [path for _, path in self._files()]
 
     def missing_files(self) -> list[str]:
-        """Files that are not there, or not of the size the manifest knows."""
+        """Files that are missing, or have another size than in the manifest."""
         return [
             file.path
             for file, path in self._files()
@@ -89,7 +89,7 @@ class InstalledModel:
         return [file.path for file, path in self._files() if is_lfs_pointer(path)]
 
     def program(self, machine: Machine) -> str:
-        """The vendor's program: a path in the folder; where the folder has no axllm, its bare name, for PATH."""
+        """The vendor's program: a path in the folder; `axllm` without a path when the folder has none, so PATH is searched."""
         candidates = self.spec.programs_for(machine) or (AXLLM,)
         there = (self.folder / name for name in candidates if (self.folder / name).is_file())
         path = next(there, self.folder / candidates[0])
@@ -101,15 +101,15 @@ class InstalledModel:
         return [self.program(machine), *(_fill(argument, known) for argument in self._arguments(machine))]
 
     def has_own_tokenizer(self, machine: Machine) -> bool:
-        """Its program is one of those of 2026, which tokenize by themselves and know no --url_tokenizer_model.
+        """Whether its program is one of 2026, which tokenizes by itself and has no --url_tokenizer_model.
 
-        A flag's name is a text within the program, so that nobody has to start it.
+        The name of a flag is searched in the program file, so that the program need not be started.
         """
         path = Path(self.program(machine))
         return path.is_file() and not is_lfs_pointer(path) and not contains(path, TOKENIZER_FLAG)
 
     def can_be_told(self, key: str, machine: Machine) -> bool:
-        """Whether its program has a flag for `devices`, or `port`: most builds have 8000 compiled in."""
+        """Whether its program has a flag for `devices` or `port`; most builds have port 8000 compiled in."""
         return any("{" + key + "}" in argument for argument in self._arguments(machine))
 
     def _arguments(self, machine: Machine) -> tuple[str, ...]:
@@ -127,12 +127,12 @@ class InstalledModel:
             return None
         try:
             return read_config((self.folder / CONFIG).read_bytes())
-        except OSError:  # it is missing, and will be called so
+        except OSError:  # missing files are reported elsewhere
             return None
 
 
 def is_mmproj(path: Path) -> bool:
-    """By its name, as llama.cpp's converter gives it."""
+    """Whether the file is a picture encoder, by the name that llama.cpp's converter gives it."""
     return path.suffix == ".gguf" and "mmproj" in path.name.lower()
 
 
@@ -144,7 +144,7 @@ def is_lfs_pointer(path: Path) -> bool:
 
 
 def contains(path: Path, text: bytes) -> bool:
-    """Whether the file has these bytes in it, also across the end of a chunk."""
+    """Whether the file contains these bytes."""
     with path.open("rb") as file:
         rest = b""
         while block := file.read(CHUNK):

@@ -1,6 +1,6 @@
-"""What kind of machine this is, as far as the choice of a vendor program goes.
+"""The kind of this machine, as far as the choice of a vendor's program depends on it.
 
-`root` is where /proc, /sys and /dev are looked up, so that a recorded machine can be examined like a live one.
+/proc, /sys and /dev are read under `root`, so that a recorded machine can be examined like a live one.
 """
 
 import platform
@@ -17,16 +17,16 @@ _ARCHITECTURES = {"aarch64": "arm64", "arm64": "arm64", "x86_64": "x86_64", "amd
 @dataclass(frozen=True, slots=True)
 class Machine:
     root: Path = Path("/")
-    machine: str = field(default_factory=platform.machine)  # as uname -m says
+    machine: str = field(default_factory=platform.machine)  # as `uname -m` prints
 
     @property
     def arch(self) -> str:
-        """arm64, x86_64, or what uname says where nobody has built anything for it."""
+        """arm64 or x86_64; for other processors the name that uname prints."""
         return _ARCHITECTURES.get(self.machine.lower(), self.machine)
 
     @property
     def kind(self) -> MachineKind | None:
-        """None where the vendor offers no program for this processor."""
+        """None when the vendor has no program for this processor."""
         if self.is_board:
             return "ax650"
         kinds: dict[str, MachineKind] = {"arm64": "axcl_arm64", "x86_64": "axcl_x86_64"}
@@ -64,5 +64,5 @@ class Machine:
 
     @property
     def has_npu(self) -> bool:
-        """On a host the device file appears when the card's driver is loaded and has found it."""
+        """Whether there is an NPU. On a host its device file appears once the driver is loaded and has found the card."""
         return self.is_board or (self.root / "dev/axcl_host").exists()

@@ -1,6 +1,6 @@
-"""Models that are another model with a system message, first messages and sampling of their own.
+"""Personas: a model under another name, with its own system message, first messages and sampling.
 
-What `ollama create` makes. One small JSON file each, in `<models_dir>/personas`; read once, written when one is made.
+`ollama create` makes them. Each is a small JSON file in `<models_dir>/personas`, read once at the start.
 """
 
 import dataclasses
@@ -21,8 +21,8 @@ from qwen_service.models.catalog import plain_name
 log = logging.getLogger(__name__)
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}(?::[a-z0-9._-]{1,64})?")
-MOST = 1000  # personas of one service
-# Ollama's names of what it may set -> ours.
+MOST = 1000  # most personas of one service
+# The parameters that a persona may set: Ollama's name -> ours.
 SAMPLING = {
     "temperature": "temperature",
     "top_p": "top_p",
@@ -38,7 +38,7 @@ SAMPLING = {
 
 @dataclass(frozen=True, slots=True)
 class Persona:
-    """`parameters` have Ollama's names: those of SAMPLING, `num_ctx`, and `stop`, a list."""
+    """One persona. `parameters` have Ollama's names: those of SAMPLING, `num_ctx`, and `stop`, a list."""
 
     name: str
     base: str
@@ -52,7 +52,7 @@ class Persona:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def applied(self, request: ChatRequest) -> ChatRequest:
-        """The request to the model that it stands on. What a request says itself goes before."""
+        """Turn a request to the persona into one to its model. Values in the request win over the persona's."""
         given = request.sampling
         missing = {
             ours: self.parameters[name]
@@ -69,7 +69,7 @@ class Persona:
         )
 
     def _with_first(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
-        if not messages:  # a prompt as it is
+        if not messages:  # a raw prompt
             return messages
         first = tuple(Message(role, content) for role, content in self.messages)
         own, rest = (messages[:1], messages[1:]) if messages[0].role == "system" else ((), messages)
@@ -79,13 +79,13 @@ class Persona:
 
 class Personas:
     def __init__(self, folder: Path | None = None) -> None:
-        """Without a folder there are none, and none can be made."""
+        """Without a folder there are no personas, and none can be made."""
         self._folder = folder
         self._by_name: dict[str, Persona] = {}
 
     @classmethod
     def load(cls, models_dir: Path) -> "Personas":
-        """A file that cannot be read is told in the log and left out."""
+        """Read all personas. A file that cannot be read is logged and left out."""
         personas = cls(models_dir / "personas")
         for path in sorted((models_dir / "personas").glob("*.json")):
             try:
@@ -103,7 +103,7 @@ class Personas:
         return self._by_name.get(plain_name(name)) if name else None
 
     def base_of(self, name: str) -> str:
-        """The name of the model that it stands on; of a model its own."""
+        """The name of a persona's model; for other names the name itself."""
         persona = self.find(name)
         return persona.base if persona is not None else name
 
@@ -112,7 +112,7 @@ class Personas:
         return persona.applied(request) if persona is not None else request
 
     def put(self, persona: Persona) -> Persona:
-        """Make it, or make it anew. Raises InvalidRequest or InstallError."""
+        """Make or replace a persona. Raises InvalidRequest or InstallError."""
         name = plain_name(persona.name)
         if not NAME.fullmatch(name):
             raise InvalidRequest(
@@ -147,7 +147,7 @@ def _file_name(name: str) -> str:
 
 
 def _positive(values: dict[str, Any]) -> dict[str, Any]:
-    """-1 and -2 of num_predict, and a negative seed, mean what silence means."""
+    """Drop negative numbers: -1 and -2 of num_predict, and a negative seed, mean the default."""
     return {name: value for name, value in values.items() if name not in ("max_tokens", "seed") or value > 0}
 
 

