@@ -62,8 +62,18 @@ async def test_the_answer_has_the_form_that_was_asked_for(tmp_path: Path) -> Non
         streamed = await transcribe(live, stream="true")
         assert streamed.headers["content-type"].startswith("text/event-stream")
         assert streamed.text.count("I heard 1.50 seconds.") == 2
+        vtt = await transcribe(live, response_format="vtt")
+        assert vtt.headers["content-type"] == "text/vtt; charset=utf-8"
+        assert vtt.text.endswith("00:00:01.500\nI heard 1.50 seconds.\n\n")
+        refused = await transcribe(live, response_format="diarized_json")
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "response_format")
+
+
+async def test_a_program_that_tells_no_times_makes_no_subtitles(tmp_path: Path) -> None:
+    async with listening(tmp_path, {"timeless": ""}) as (live, _):
         refused = await transcribe(live, response_format="srt")
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "response_format")
+        assert "gives no times" in refused.json()["error"]["message"]
 
 
 async def test_what_the_program_does_not_know_is_named(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """A text's way to the vendor's voice, which a simulator plays, and the sound's way back."""
 
 import asyncio
+import base64
 import io
+import json
 import shutil
 import subprocess
 import time
@@ -131,7 +133,7 @@ async def test_a_long_text_is_spoken_sentence_by_sentence_and_the_first_sound_co
         ({"input": "x" * 501}, 413, "input"),
         ({"input": HELLO, "speed": 9}, 400, "speed"),
         ({"input": HELLO, "response_format": "midi"}, 400, "response_format"),
-        ({"input": HELLO, "stream_format": "sse"}, 400, "stream_format"),
+        ({"input": HELLO, "stream_format": "morse"}, 400, "stream_format"),
         ({"input": HELLO, "voice": "nobody", "response_format": "wav"}, 400, "input"),
         ({}, 400, "input"),
     ],
@@ -179,6 +181,35 @@ async def test_a_fault_after_the_first_sound_is_no_clean_end(kind: str, tmp_path
             await speak(live, LONG * 3, response_format=kind)
         await speech_is(live, "ready", restarts=1)
         assert (await speak(live)).status_code == 200
+
+
+def events(content: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line.removeprefix(b"data: ")) for line in content.split(b"\n\n")[:-1]]
+
+
+async def test_sound_comes_as_events_with_an_end_of_their_own(tmp_path: Path) -> None:
+    async with speaking(tmp_path) as (live, _):
+        answer = await speak(live, LONG, stream_format="sse")
+    assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+    *deltas, done = events(answer.content)
+    assert {one["type"] for one in deltas} == {"speech.audio.delta"}
+    assert len(deltas) > 3
+    assert seconds(b"".join(base64.b64decode(one["audio"]) for one in deltas)) == pytest.approx(
+        len(LONG) / 100, abs=0.5
+    )
+    assert done == {"type": "speech.audio.done", "usage": {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}}
+
+
+async def test_a_fault_among_the_events_is_the_last_of_them(tmp_path: Path) -> None:
+    async with speaking(tmp_path) as (live, place):
+        direct(place, fault="die")
+        early = await speak(live, stream_format="sse")
+        assert (early.status_code, "SIGSEGV" in early.json()["error"]["message"]) == (502, True)
+        await speech_is(live, "ready", restarts=1)
+        direct(place, fault_after="2", fault="die")
+        late = await speak(live, LONG * 3, stream_format="sse")
+    first, *_, last = events(late.content)
+    assert (late.status_code, first["type"], last["error"]["code"]) == (200, "speech.audio.delta", "engine_died")
 
 
 async def test_a_listener_who_leaves_ends_it_after_the_sentence(tmp_path: Path) -> None:

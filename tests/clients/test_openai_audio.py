@@ -66,6 +66,14 @@ def test_the_verbose_form_has_segments(client: OpenAI) -> None:
     assert answer.segments[0].end == 1.0
 
 
+def test_subtitles_are_texts(client: OpenAI) -> None:
+    create = client.audio.transcriptions.create
+    srt = create(model="whisper-1", file=("a.wav", recording(1)), response_format="srt")
+    assert srt == "1\n00:00:00,000 --> 00:00:01,000\nI heard 1.00 seconds.\n\n"
+    vtt = create(model="whisper-1", file=("a.wav", recording(1)), response_format="vtt")
+    assert vtt == "WEBVTT\n\n00:00:00.000 --> 00:00:01.000\nI heard 1.00 seconds.\n\n"
+
+
 def test_a_stream_has_its_events(client: OpenAI) -> None:
     events = list(client.audio.transcriptions.create(model="whisper-1", file=("a.wav", recording(1)), stream=True))
     assert [event.type for event in events] == ["transcript.text.delta", "transcript.text.done"]

@@ -1,5 +1,6 @@
 """OpenAI's audio routes: transcriptions, translations, speech."""
 
+import base64
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
@@ -12,11 +13,12 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from qwen_service.api.openai.errors import error_chunk
 from qwen_service.api.openai.wire_audio import SpeechBody, TranscriptionFields, VoiceId, form_fields
 from qwen_service.api.openai.wire_reply import ERRORS
 from qwen_service.api.reply import json_response
 from qwen_service.api.streaming import WholeReply, begin_stream, until_disconnect
-from qwen_service.audio import ffmpeg
+from qwen_service.audio import ffmpeg, subtitles
 from qwen_service.audio.formats import ENCODERS, MEDIA_TYPES
 from qwen_service.audio.sound import PCM_RATE, UNKNOWN_SIZE, Sound, wav_bytes
 from qwen_service.audio.speech_to_text import Heard, Recording
@@ -28,7 +30,16 @@ log = logging.getLogger(__name__)
 
 FORM_FIELDS = 32
 FIELD_BYTES = 65_536
-IGNORED = ("timestamp_granularities[]", "include[]", "chunking_strategy")
+EVENTS = "text/event-stream; charset=utf-8"
+IGNORED = (
+    "timestamp_granularities[]",
+    "include[]",
+    "chunking_strategy",
+    "keywords[]",
+    "languages[]",
+    "known_speaker_names[]",
+    "known_speaker_references[]",
+)
 
 
 def audio_router(service: Service) -> APIRouter:
@@ -64,8 +75,8 @@ def audio_router(service: Service) -> APIRouter:
 def _fields(form: FormData) -> TranscriptionFields:
     texts = {name: value for name, value in form.items() if isinstance(value, str) and value != ""}
     fields = form_fields(texts)
-    if fields.response_format in ("srt", "vtt", "diarized_json"):
-        raise Unsupported("response_format can be json, text or verbose_json here.", param="response_format")
+    if fields.response_format == "diarized_json":
+        raise Unsupported("The speech model here does not tell speakers apart.", param="response_format")
     return fields
 
 
@@ -79,20 +90,22 @@ async def _recording(form: FormData) -> Recording:
         language=fields.language,
         prompt=fields.prompt,
         temperature=fields.temperature,
-        detailed=fields.response_format == "verbose_json",
+        detailed=fields.response_format in ("verbose_json", *subtitles.MEDIA_TYPES),
     )
 
 
 def _transcript(heard: Heard, fields: TranscriptionFields, headers: dict[str, str], *, task: str) -> Response:
     if fields.response_format == "text":
         return PlainTextResponse(heard.text + "\n", headers=headers)
+    if (media_type := subtitles.MEDIA_TYPES.get(fields.response_format)) is not None:
+        text = subtitles.subtitles(subtitles.segments_of(heard.details), fields.response_format)
+        return Response(text, headers=headers, media_type=f"{media_type}; charset=utf-8")
     if fields.stream:
         events: list[dict[str, Any]] = [
             {"type": "transcript.text.delta", "delta": heard.text},
             {"type": "transcript.text.done", "text": heard.text},
         ]
-        lines = b"".join(b"data: " + orjson.dumps(event) + b"\n\n" for event in events)
-        return Response(lines, headers=headers, media_type="text/event-stream; charset=utf-8")
+        return Response(b"".join(map(_event, events)), headers=headers, media_type=EVENTS)
     content: dict[str, Any] = {"text": heard.text}
     if fields.response_format == "verbose_json":
         content = {
@@ -107,10 +120,6 @@ def _transcript(heard: Heard, fields: TranscriptionFields, headers: dict[str, st
 
 
 def _spoken(voice: TextToSpeech, body: SpeechBody) -> Response:
-    if body.stream_format == "sse":
-        raise Unsupported(
-            "stream_format can be audio here: the sound is streamed as it is made.", param="stream_format"
-        )
     # OpenAI's default is mp3, which needs ffmpeg.
     kind = body.response_format or ("mp3" if ffmpeg.is_installed() else "wav")
     if kind in ENCODERS and not ffmpeg.is_installed():
@@ -121,7 +130,34 @@ def _spoken(voice: TextToSpeech, body: SpeechBody) -> Response:
     count = len(voice.pieces(body.input))
     sounds = voice.speak(Text(body.input, wanted, body.speed, body.model or ""))
     headers = {"X-Ignored-Parameters": "instructions"} if body.instructions else {}
-    return AudioReply(_encoded(sounds, kind, whole=count == 1), MEDIA_TYPES[kind], headers)
+    encoded = _encoded(sounds, kind, whole=count == 1)
+    if body.stream_format == "sse":
+        return AudioReply(_events(encoded), EVENTS, headers)
+    return AudioReply(encoded, MEDIA_TYPES[kind], headers)
+
+
+async def _events(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """The sound in OpenAI's events. An error before the first one is raised, a later one is told in the stream."""
+    begun = False
+    async with aclosing(chunks):
+        try:
+            async for chunk in chunks:
+                if chunk:
+                    yield _event({"type": "speech.audio.delta", "audio": base64.b64encode(chunk).decode()})
+                    begun = True
+        except ServiceError as error:
+            if not begun:
+                raise
+            log.error("speech broke off: %s", error.message)
+            yield error_chunk(error)
+            return
+    # Clients want these three; the programs count no tokens.
+    usage = dict.fromkeys(("input_tokens", "output_tokens", "total_tokens"), 0)
+    yield _event({"type": "speech.audio.done", "usage": usage})
+
+
+def _event(content: dict[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(content) + b"\n\n"
 
 
 async def _encoded(sounds: AsyncGenerator[Sound, None], kind: str, *, whole: bool) -> AsyncGenerator[bytes, None]:
