@@ -30,6 +30,8 @@ def test_all_models_have_their_line_and_nothing_is_made_up(tmp_path: Path, capsy
     [
         ("tools", "qwen3-4b-2507-axllm", "smollm2-135m"),
         ("pictures", "qwen3-vl-2b-axllm", "qwen3-4b"),
+        ("pictures", "smolvlm2-500m", "qwen3-embedding-0.6b"),
+        ("documents", "qwen3-embedding-0.6b", "qwen3-4b"),
         ("long", "minicpm5-1b-axllm", "qwen3-4b"),
     ],
 )

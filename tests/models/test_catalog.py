@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from qwen_service.chat import Sampling
 from qwen_service.errors import UnknownModel
 from qwen_service.models.catalog import PACKAGED, Catalog, axllm_model, gguf_model
 from qwen_service.models.installed import InstalledModel
@@ -52,6 +54,15 @@ def test_every_packaged_gguf_is_pinned_by_revision_size_and_sha256(catalog: Cata
         if spec.runtime == "llamacpp":
             assert all(file.size and file.sha256 for file in spec.files), spec.name
             assert isinstance(spec.source, WheelSource) or (isinstance(spec.source, HubSource) and spec.source.revision)
+
+
+def test_what_nobody_has_checked_of_a_model_is_said(catalog: Catalog) -> None:
+    for spec in catalog.specs:
+        notes = " ".join(spec.notes)
+        converted = isinstance(spec.source, HubSource) and spec.source.repo.startswith("AXERA-TECH/")
+        assert not converted or re.search("Not checked: (the|its) licence", notes), spec.name
+        has_defaults = spec.sampling != Sampling() or spec.post_config or not spec.chats
+        assert has_defaults or re.search("Not checked: .*sampling", notes), spec.name
 
 
 @pytest.mark.parametrize("name", ["qwen3", "QWEN3:4B", "qwen3-4b:latest", " qwen3:latest ", "Qwen3-4B"])
