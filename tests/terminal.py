@@ -14,11 +14,12 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
 
 
 class Terminal:
-    """A program that believes to be at a terminal."""
+    """A program that believes to be at a terminal. `script`: instead of qwen-service itself."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, script: str = "") -> None:
         self._ours, its = pty.openpty()
-        command = [sys.executable, "-m", "qwen_service", *arguments]
+        program = ["-c", script] if script else ["-m", "qwen_service"]
+        command = [sys.executable, *program, *arguments]
         environment = {**ENVIRONMENT, "TERM": "dumb", "COLUMNS": "200"}
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdin=its, stdout=its, stderr=its, start_new_session=True
@@ -33,7 +34,7 @@ class Terminal:
                 new = os.read(self._ours, 4096)
             except OSError:  # the other end is closed
                 new = b""
-            assert new, f"{text!r} was never shown: {self.shown!r}"
+            assert new, f"{text!r} was never shown: {self.shown}"
             self.shown += new.decode(errors="replace")
         before, _, self.shown = self.shown.partition(text)
         return before
@@ -56,8 +57,8 @@ class Terminal:
 
 
 @contextmanager
-def terminal(*arguments: str) -> Iterator[Terminal]:
-    made = Terminal(*arguments)
+def terminal(*arguments: str, script: str = "") -> Iterator[Terminal]:
+    made = Terminal(*arguments, script=script)
     try:
         yield made
     finally:

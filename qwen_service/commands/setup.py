@@ -211,11 +211,16 @@ class Setup:
     def _try(self, spec: ModelSpec, *, served: bool) -> None:
         if self.options.no_question or not self.questions.confirm("\nAsk it something now?"):
             return
-        print(f"\n> {self.options.question}")
+        if spec.needs_npu and not served:
+            seconds = f" in about {spec.load_seconds:.0f} s" if spec.load_seconds else ""
+            print(f"Loading {spec.name} onto the card{seconds} ...", flush=True)
+        print(f"\n> {self.options.question}", flush=True)
         # Log files of root in the service's folders would keep the service from writing its own.
         with TemporaryDirectory(prefix="qwen-setup-") as folder:
             settings = self._settings(model=spec.name, state_dir=folder, log_dir=folder)
-            talk: Talk = RemoteTalk(f"http://127.0.0.1:{settings.port}") if served else LocalTalk(settings)
+            talk: Talk = (
+                RemoteTalk(f"http://127.0.0.1:{settings.port}") if served else LocalTalk(settings, self.host.machine)
+            )
             asyncio.run(_answer(talk, self.options.question))
 
     def _show_next(self, settings: Settings, *, served: bool) -> None:

@@ -10,6 +10,7 @@ import httpx
 from qwen_service.chat import ChatRequest, Event, Message, ReasoningDelta, TextDelta
 from qwen_service.engines.waiting_room import Patience, WaitingRoom
 from qwen_service.errors import ServiceError
+from qwen_service.models.machine import Machine
 from qwen_service.service import Service
 from qwen_service.settings import Settings
 
@@ -36,13 +37,14 @@ LOADING = 600.0  # seconds
 class LocalTalk:
     """Starts the engine itself, and stops it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, machine: Machine | None = None) -> None:
         self.stopgap = ""
-        self._service = Service(settings)
+        self._service = Service(settings, machine=machine)
 
     async def open(self) -> str:
         await self._service.start()
         model = await self._service.models.obtain(None)
+        await model.first_load_done()  # of a card model, too: `ready` refuses to wait for minutes
         await model.ready(WaitingRoom(1, LOADING), Patience(LOADING))
         self.stopgap = model.spec.stopgap
         return model.name
