@@ -4,7 +4,9 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -104,15 +106,39 @@ def test_the_installer_refuses_before_it_changes_anything_where_its_python_is_mi
 
 
 def test_a_release_builds_signs_and_publishes_everything_of_a_tag() -> None:
-    workflow = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())
+    workflow = _release()
     assert workflow[True] == {"push": {"tags": ["v*"]}}  # YAML reads `on` as true
     steps = workflow["jobs"]["build"]["steps"]
     runs = "\n".join(step.get("run", "") for step in steps)
     for command in ("packaging/build_deb.sh amd64 arm64", "pipx run build", "sha256sum"):
         assert command in runs
     assert any("attest-build-provenance" in step.get("uses", "") for step in steps)
-    (guard,) = [step["run"] for step in steps if "GITHUB_REF_NAME" in step.get("run", "")]
+    (guard,) = [step["run"] for step in steps if step.get("run", "").startswith("grep")]
     version = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[0]
     for tag, code in ((f"v{version}", 0), ("v99.0", 1)):
         done = subprocess.run(["bash", "-c", guard], cwd=ROOT, env={"GITHUB_REF_NAME": tag}, check=False)
         assert done.returncode == code
+
+
+def test_a_release_names_its_repository_in_the_metadata_and_the_readme(tmp_path: Path) -> None:
+    """Nobody here knows the address; the workflow does."""
+    for name in ("pyproject.toml", "README.md", "packaging/public_links.sh"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    url = "https://forge.example/us/qwen-service"
+    subprocess.run([str(tmp_path / "packaging/public_links.sh"), url, "v1.2"], check=True)
+    urls = tomllib.loads((tmp_path / "pyproject.toml").read_text())["project"]["urls"]
+    assert urls["Homepage"] == url
+    assert all(address.startswith(url) for address in urls.values())
+    readme = (tmp_path / "README.md").read_text()
+    targets = re.findall(r"\]\(([^)]+)\)", readme) + re.findall(r"(?:src|srcset)=\"([^\"]+)\"", readme)
+    assert len(targets) > 10
+    assert [target for target in targets if not target.startswith(f"{url}/")] == []
+    for target in targets:
+        assert (ROOT / target.removeprefix(f"{url}/blob/v1.2/").removeprefix(f"{url}/raw/v1.2/")).is_file()
+    runs = [step.get("run", "") for step in _release()["jobs"]["build"]["steps"]]
+    assert sum("packaging/public_links.sh" in run for run in runs) == 1
+
+
+def _release() -> Any:
+    return yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())
