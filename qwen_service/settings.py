@@ -38,7 +38,6 @@ Pairs = Annotated[dict[str, str], NoDecode, BeforeValidator(_split_pairs)]
 Seconds = Annotated[float, Field(ge=0, le=86_400 * 365)]
 Degrees = Annotated[float, Field(ge=0, le=150)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
-LEAST_CONTEXT = 256  # tokens; less holds no question and its answer
 
 
 def _setting(default: Any, text: str, **limits: Any) -> Any:
@@ -122,7 +121,15 @@ class Settings(BaseSettings):
     context_size: int = _setting(
         0,
         "Context of the CPU engine in tokens, prompts and completions. The conversations that run at once share it, and one may have"
-        " it all. 0: what the model was trained for, as far as the memory goes, at least 4096.",
+        " it all. 0: what the model was trained for, as far as the memory goes, at least 4096. What is less than 256 counts as 256.",
+        ge=0,
+        le=1_048_576,
+    )
+
+    keep_on_disk: int = _setting(
+        1024,
+        "MiB in state_dir for what the CPU engine has computed of its last conversations, from a stop to the next start. The files hold what"
+        " was said, for the service's user only. 0: none.",
         ge=0,
         le=1_048_576,
     )
@@ -313,13 +320,6 @@ class Settings(BaseSettings):
         if degrees > (pause := others.data.get("npu_pause_above", degrees)):
             raise ValueError(f"expected at most npu_pause_above, {pause:g}: a card that pauses would never go on")
         return degrees
-
-    @field_validator("context_size")
-    @classmethod
-    def _has_room_for_a_question(cls, size: int) -> int:
-        if 0 < size < LEAST_CONTEXT:
-            raise ValueError(f"expected 0 or at least {LEAST_CONTEXT}")
-        return size
 
     @field_validator("tokenizer_port")
     @classmethod

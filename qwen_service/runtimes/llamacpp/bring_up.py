@@ -7,7 +7,7 @@ from qwen_service.engine import BringUp, Engine, ModelText
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
 from qwen_service.runtime import LoadProgress
-from qwen_service.runtimes.llamacpp.context_size import UNKNOWN, default_context
+from qwen_service.runtimes.llamacpp.context_size import SMALLEST, UNKNOWN, default_context
 from qwen_service.runtimes.llamacpp.gguf import GgufError, read_shape
 from qwen_service.runtimes.llamacpp.runtime import LlamaCpp
 from qwen_service.settings import Settings
@@ -25,7 +25,7 @@ def loaders(model: InstalledModel, settings: Settings, machine: Machine) -> dict
 
 
 async def _load(model: InstalledModel, settings: Settings, machine: Machine, progress: LoadProgress) -> Engine:
-    context = settings.context_size or _context_of(model, machine)
+    context = max(SMALLEST, settings.context_size) if settings.context_size else _context_of(model, machine)
     runtime = LlamaCpp(
         model_path=model.gguf,
         mmproj=model.mmproj,
@@ -36,6 +36,7 @@ async def _load(model: InstalledModel, settings: Settings, machine: Machine, pro
         state_dir=settings.state_folder,
         log_path=settings.log_folder / "model.log",
         stall_timeout=settings.stall_timeout,
+        keep_on_disk=settings.keep_on_disk << 20,
     )
     try:
         limits = await runtime.start(progress)

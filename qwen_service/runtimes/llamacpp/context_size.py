@@ -2,6 +2,7 @@
 
 from qwen_service.runtimes.llamacpp.gguf import GgufShape
 
+SMALLEST = 256  # tokens; llama.cpp rounds up to a multiple of it
 LEAST = 4096  # tokens; an assistant with tools does not work with less
 GOOD = 8192  # tokens; what Home Assistant asks for, and coding agents begin with
 UNKNOWN = 4096  # where the file does not tell what a token takes

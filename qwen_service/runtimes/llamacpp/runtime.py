@@ -5,6 +5,8 @@ A LlamaCpp is also the Tokenizer of the model's vocabulary, and knows its chat t
 """
 
 import asyncio
+import importlib.metadata
+import logging
 import os
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing, closing
@@ -20,10 +22,19 @@ from qwen_service.runtime import Limits, LoadProgress, Piece, Prefill, Prompt, P
 from qwen_service.runtimes.llamacpp import wire
 from qwen_service.runtimes.llamacpp.kv_room import KvRoom
 from qwen_service.runtimes.llamacpp.process import LlamaProcess, check_gguf
+from qwen_service.runtimes.llamacpp.slot_files import (
+    SAVE_WITHIN,
+    SlotFiles,
+    folder_of,
+    forget_all,
+    identity,
+)
 from qwen_service.runtimes.llamacpp.tokenizer import LlamaTokenizer
 from qwen_service.runtimes.llamacpp.unfinished import Unfinished
 from qwen_service.runtimes.llamacpp.unix_http import HttpError, UnixHttp
 from qwen_service.text.template import SPECIAL_TOKEN_SHAPE
+
+log = logging.getLogger(__name__)
 
 MEDIA_MARKER = "<__media__>"  # of builds before they made it random
 MOST_SHAPES = 64  # of texts that look like special tokens, each of which the engine is asked about
@@ -32,7 +43,10 @@ STEP = 0.01  # seconds between two looks at the slots
 
 
 class LlamaCpp(Runtime):
-    """`context`: tokens that all slots share; one conversation may have them all. `threads` None: one less than cores."""
+    """`context`: tokens that all slots share; one conversation may have them all. `threads` None: one less than cores.
+
+    `keep_on_disk`: bytes in state_dir for what the slots hold between a stop and the next start.
+    """
 
     capabilities = wire.CAPABILITIES
 
@@ -50,6 +64,7 @@ class LlamaCpp(Runtime):
         batch_size: int = 128,
         cache_ram_mib: int = 256,
         mmproj: Path | None = None,
+        keep_on_disk: int = 0,
     ) -> None:
         self._model_path = model_path
         self._mmproj = mmproj
@@ -68,6 +83,9 @@ class LlamaCpp(Runtime):
             "--threads": threads or max(1, (os.cpu_count() or 1) - 1),
             "--cache-ram": cache_ram_mib,
         }
+        self._keep_on_disk = keep_on_disk
+        self._files: SlotFiles | None = None
+        self._restored = 0  # tokens
         self._generating = 0
         self._room = KvRoom(context)
         self._process: LlamaProcess | None = None
@@ -84,19 +102,25 @@ class LlamaCpp(Runtime):
         size = check_gguf(self._model_path)
         progress(f"loading {self._model_path.name} ({size / 1e6:.0f} MB)")
         self._failure = asyncio.get_running_loop().create_future()
+        flags = ["--kv-unified", *self._prepare_files()]
         self._process = await LlamaProcess.start(
             llama_server=self._llama_server,
             model_path=self._model_path,
             options=self._options,
             mmproj=self._mmproj,
-            flags=["--kv-unified"],
+            flags=flags,
             state_dir=self._state_dir,
             log_path=self._log_path,
         )
         self._http = self._process.http
         self._watcher = asyncio.create_task(self._watch(self._process))
         try:
-            return await self._read_properties()
+            limits = await self._read_properties()
+            if self._files is not None:
+                self._restored = await self._files.restore(self._slot_action, await self._identity())
+                if self._restored:
+                    log.info("%d tokens of former conversations are back", self._restored)
+            return limits
         except BaseException:
             await self.stop()
             raise
@@ -146,6 +170,8 @@ class LlamaCpp(Runtime):
         return self._room.has_room(len(prompt.token_ids))
 
     async def warm(self, prompt: Prompt) -> bool:
+        if self._restored:  # the engine would cut one of those conversations down to this prompt
+            return False
         async with aclosing(self.generate(prompt, Sampling(max_tokens=0))) as items:
             async for _ in items:
                 pass
@@ -164,8 +190,44 @@ class LlamaCpp(Runtime):
         return await asyncio.shield(self._failure)
 
     async def stop(self) -> None:
-        if self._process is not None:
+        if self._process is None:
+            return
+        try:
+            if self._files is not None and not self._failure.done():
+                await self._save()
+        finally:
             await self._process.stop()
+
+    def _prepare_files(self) -> list[str]:
+        """The flags for it."""
+        if not self._keep_on_disk:
+            forget_all(self._state_dir)
+            return []
+        self._files = SlotFiles(folder_of(self._state_dir, self._model_path, self._keep_on_disk), self._keep_on_disk)
+        self._files.prepare()
+        return ["--slot-save-path", f"{self._files.folder}{os.sep}"]
+
+    async def _save(self) -> None:
+        """Once, while the engine is well. What is being generated is not waited for."""
+        files, self._files = self._files, None
+        try:
+            slots = [slot for slot in await self._http.get("/slots", SAVE_WITHIN) if not slot["is_processing"]]
+            slots.sort(key=lambda slot: slot.get("id_task", -1), reverse=True)  # the last ones first
+            held = [(slot["id"], slot.get("n_prompt_tokens", 0)) for slot in slots]
+            if files is not None and (kept := await files.save(self._slot_action, await self._identity(), held)):
+                log.info("%d tokens of the last conversations are kept in %s", kept, files.folder)
+        except (OSError, HttpError) as error:
+            log.warning("the last conversations are not kept: %s", error)
+
+    async def _slot_action(self, path: str, body: Any) -> Any:
+        return await self._http.post(path, body, SAVE_WITHIN)
+
+    async def _identity(self) -> str:
+        """Of all that must be the same for what is kept to be of use."""
+        files = [path for path in (self._model_path, self._mmproj, self._llama_server) if path is not None]
+        build = (await self._get("/props")).get("build_info", "")
+        version = importlib.metadata.version("xllamacpp") if self._llama_server is None else ""
+        return await asyncio.to_thread(identity, files, build, version, sorted(self._options.items()))
 
     async def encode(self, parts: PromptParts) -> list[int]:
         return await self._tokenizer.encode(parts)

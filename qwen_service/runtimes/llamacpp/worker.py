@@ -5,6 +5,7 @@ the `llama-server` binary that can stand in its place. Errors go to stderr; exit
 """
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--cache-ram", type=int, required=True, help="MiB for the prompts of former conversations")
     parser.add_argument("--kv-unified", action="store_true", help="all generations share the context")
+    parser.add_argument("--slot-save-path", help="folder for the files of slots; ends in a slash")
     parser.add_argument("--mmproj", help="GGUF file of the encoder of pictures")
     parser.add_argument("--embeddings", action="store_true", help="give vectors instead of text")
     parser.add_argument(
@@ -43,6 +45,8 @@ def parameters(options: argparse.Namespace) -> CommonParams:
     params.cache_ram_mib = options.cache_ram
     params.kv_unified = options.kv_unified
     params.cache_idle_slots = False  # they stay where they are until their room is needed
+    if options.slot_save_path:
+        params.slot_save_path = options.slot_save_path
     params.embedding = options.embeddings
     if options.pooling:
         params.pooling_type = llama_pooling_type[f"LLAMA_POOLING_TYPE_{options.pooling.upper()}"]
@@ -55,6 +59,7 @@ def parameters(options: argparse.Namespace) -> CommonParams:
 
 
 def main() -> None:
+    os.umask(0o077)
     # No handlers: a signal ends the process at once. The server's destructor would wait 30 s for running streams.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
