@@ -38,6 +38,7 @@ class NodeView:
     cards: int
     facts: NodeFacts | None = None
     fault: str = ""
+    is_head: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -15,6 +16,7 @@ from qwen_service.cluster.wire import Report
 from qwen_service.errors import ServiceError
 
 SERVE, CONTROLLER = "serve", "SERVE_CONTROLLER_ACTOR"  # Ray Serve's namespace, and the actor that knows all replicas
+HEAD = "node:__internal_head__"  # the resource by which Ray marks it
 PATIENCE = 30.0  # seconds for an answer of a node: it may have to start a process for it
 ENGINES = "CardReplica"  # the deployment
 
@@ -33,25 +35,32 @@ def connected(address: str) -> Iterator[None]:
 
 
 def nodes() -> list[NodeView]:
-    """All that have joined since the head was started, the dead ones, too."""
-    known = _nodes()
+    """All that have joined since the head was started; those that are gone, too, unless they are back."""
+    newest = {(node["NodeManagerAddress"], node["NodeManagerPort"]): node for node in sorted(_nodes(), key=_is_alive)}
+    known = list(newest.values())
     asked = {node["NodeID"]: _on(node["NodeID"], look_at_this_node).remote() for node in known if node["Alive"]}
     ray.wait(list(asked.values()), num_returns=len(asked), timeout=PATIENCE)
     return [_view(node, asked.get(node["NodeID"])) for node in known]
 
 
 def _view(node: dict[str, Any], asked: Any) -> NodeView:
-    cards = int(node["Resources"].get(CARD, 0))
-    view = NodeView(node["NodeID"], node["NodeManagerAddress"], node["Alive"], cards)
+    resources = node["Resources"]
+    view = NodeView(
+        node["NodeID"],
+        node["NodeManagerAddress"],
+        node["Alive"],
+        int(resources.get(CARD, 0)),
+        is_head=HEAD in resources,
+    )
     if asked is None:
         return view
     try:
         facts: NodeFacts = _get(asked, 0)
     except GetTimeoutError:
-        return NodeView(view.id, view.address, view.alive, cards, fault=f"has not answered for {PATIENCE:g} s")
+        return replace(view, fault=f"has not answered for {PATIENCE:g} s")
     except RayError as error:
-        return NodeView(view.id, view.address, view.alive, cards, fault=_reason(error))
-    return NodeView(view.id, view.address, view.alive, cards, facts)
+        return replace(view, fault=_reason(error))
+    return replace(view, facts=facts)
 
 
 def engines() -> list[EngineView]:
@@ -125,6 +134,10 @@ def _reason(error: RayError) -> str:
 def _nodes() -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = ray.nodes()
     return found
+
+
+def _is_alive(node: Mapping[str, Any]) -> bool:
+    return bool(node["Alive"])
 
 
 def _on(node: str, function: Callable[..., Any], **options: Any) -> Any:

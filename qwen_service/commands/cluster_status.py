@@ -110,7 +110,8 @@ def _name(node: NodeView) -> str:
 
 
 def _lacks(node: NodeView, model: str) -> bool:
-    return node.alive and node.cards > 0 and node.facts is not None and model not in node.facts.models
+    """The head needs it for the tokenizer, which the ingress has."""
+    return node.alive and (node.cards > 0 or node.is_head) and node.facts is not None and model not in node.facts.models
 
 
 def _node_json(node: NodeView) -> Row:

@@ -56,6 +56,11 @@ def test_a_model_that_is_missing_is_told_with_the_command_that_gets_it() -> None
 @pytest.mark.parametrize(
     ("nodes", "engines", "told"),
     [
+        (
+            [NodeView("a", "10.0.0.1", True, 0, NodeFacts("pi0", "1.0"), is_head=True)],
+            [EngineView("b", "STARTING")],
+            "qwen3-4b is missing on pi0 (10.0.0.1)",
+        ),
         ([HERE], [], "No model is deployed"),
         ([HERE], [WORKS, EngineView("", "STARTING")], "wait for a free card: 1"),
         (
@@ -81,7 +86,7 @@ def test_a_model_that_is_missing_is_told_with_the_command_that_gets_it() -> None
     ],
 )
 def test_each_fault_is_a_line(nodes: list[NodeView], engines: list[EngineView], told: str) -> None:
-    assert [line for line in faults(nodes, engines, "") if told in line]
+    assert [line for line in faults(nodes, engines, "qwen3-4b") if told in line]
 
 
 def test_programs_get_the_same_as_people() -> None:
