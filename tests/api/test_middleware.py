@@ -1,4 +1,5 @@
 import asyncio
+import sys
 import time
 
 import pytest
@@ -210,4 +211,5 @@ async def test_all_middleware_together_costs_microseconds() -> None:
         return min(batches)
 
     usual = {"Content-Length": "2", **dict.fromkeys(("accept", "user-agent", "accept-encoding", "x"), "value" * 3)}
-    assert await cost(all_of_it(echo)) - await cost(echo) < 100e-6  # about 15 on the machine this was made on
+    most = 1000e-6 if sys.gettrace() else 150e-6  # about 15 on the machine this was made on, without a tracer
+    assert await cost(all_of_it(echo)) - await cost(echo) < most

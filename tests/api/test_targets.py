@@ -9,17 +9,19 @@ from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from qwen_service.api.keys import new_key
 from qwen_service.api.targets import METHODS
 from tests.live_service import Live, live_service
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 ADMINISTRATION = ["/admin/shutdown", "/admin/log-level", "/v1/models/load", "/api/delete"]
 
 
-@pytest.fixture
-async def live(tmp_path: Path) -> AsyncIterator[Live]:
-    async with live_service(tmp_path) as live:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def live(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Live]:
+    async with live_service(tmp_path_factory.mktemp("live")) as live:
         live.engine.gate.set()
         yield live
 

@@ -35,7 +35,7 @@ def ask(service: ServiceProcess, max_tokens: int = 3, **fields: Any) -> httpx.Re
 
 
 def queue(service: ServiceProcess) -> tuple[int, int]:
-    shown = httpx.get(f"{service.url}/health").json()["details"]["queue"]
+    shown = service.health()["details"]["queue"]
     return shown["running"], shown["waiting"]
 
 

@@ -251,7 +251,7 @@ ODD = {
 
 
 def post(service: ServiceProcess, content: bytes, path: str = "/v1/chat/completions") -> httpx.Response:
-    return httpx.post(service.url + path, content=content, headers={"Content-Type": "application/json"}, timeout=120)
+    return service.http.post(service.url + path, content=content, headers={"Content-Type": "application/json"})
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -367,7 +367,7 @@ def test_a_worker_killed_in_mid_reply_costs_that_reply_only(
 
 
 def running(service: ServiceProcess) -> int:
-    count = httpx.get(f"{service.url}/health").json()["details"]["queue"]["running"]
+    count = service.health()["details"]["queue"]["running"]
     assert isinstance(count, int)
     return count
 
