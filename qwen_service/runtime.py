@@ -133,6 +133,13 @@ class Runtime(ABC):
         """Whether it can begin this prompt beside what it generates now, where a slot is free."""
         return True
 
+    def warming_loses(self, prompt: Prompt) -> float | None:  # noqa: ARG002
+        """How many ids of other conversations warm() would overwrite, each counted by the chance that it goes on.
+
+        None: all that is held, for the cache has room for one conversation.
+        """
+        return None
+
     def reusable_tokens(self, prompt: Prompt) -> int:  # noqa: ARG002
         """Count the first ids of this prompt that the KV cache holds. The scheduler prefers the device with the most."""
         return 0

@@ -29,6 +29,9 @@ class Option:
     kind: Literal["conversation", "head"]
     size: int  # ids
     held: bool = False
+    loses: float | None = (
+        None  # ids of others that would make room, by the chance that they go on; None: all that is held
+    )
     head: Head = b""
 
 
@@ -91,11 +94,12 @@ class WarmPolicy:
 
     def choose(self, options: Sequence[Option], now: float, *, seconds_per_id: float) -> Option | None:
         """Choose the option to prefill now; None: leave the cache as it is."""
-        chances = {option: self._chance(option, now) for option in options}
-        best = max(options, key=lambda option: chances[option] * option.size, default=None)
-        if best is None or best.held or not best.size:
+        rivals = [option for option in options if not option.held or option.loses is None]
+        gains = {option: self._chance(option, now) * option.size - (option.loses or 0.0) for option in rivals}
+        best = max(rivals, key=lambda option: gains[option], default=None)
+        if best is None or best.held or gains[best] <= 0:
             return None
-        return best if self._pays(chances[best], best.size * seconds_per_id) else None
+        return best if self._pays(self._chance(best, now), best.size * seconds_per_id) else None
 
     @property
     def _patience(self) -> float:

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 PROBES = ("a", "1")  # texts of the next message, with no token in common
 LITTLE = 64  # ids; a prefix that lacks fewer counts as held
 SHORTEST_HEAD = 32  # ids; one step of a card computes 128
+NOTHING_SAID = ChatRequest("warming")
+NOTHING = Prompt((), NOTHING_SAID)
 SECONDS_PER_ID = 0.01  # prefill time of a card, until one was measured
 
 
@@ -72,7 +74,7 @@ class _Place:
     warm: Warm | None = None
     tried: set[Ids] = field(default_factory=set)  # prefixes tried since the last request
     samples: dict[Head, ChatRequest] = field(default_factory=dict)  # head -> one request that began with it
-    heads: dict[Head, Ids] = field(default_factory=dict)  # head -> its ids; empty: too short, or it failed
+    heads: dict[Head, Prompt] = field(default_factory=dict)  # without ids: too short, or refused by the template
     stored: Head = b""  # the head in the file
     seconds_per_id: float = SECONDS_PER_ID
 
@@ -174,14 +176,14 @@ class Warmer:
             return
         candidates = await self._candidates(model, engine, place)
         choice = place.policy.choose(list(candidates), time.monotonic(), seconds_per_id=place.seconds_per_id)
-        if choice is not None and candidates[choice] not in place.tried:
-            place.tried.add(candidates[choice])
+        if choice is not None and candidates[choice].token_ids not in place.tried:
+            place.tried.add(candidates[choice].token_ids)
             await self._prefill(model, supervisor, place, choice, candidates[choice])
 
     def _recall(self, model: ServedModel, place: _Place) -> None:
         stored, place.stored = self._file.take(model.name), b""
         if stored is not None:
-            place.heads[stored.head] = stored.ids
+            place.heads[stored.head] = Prompt(stored.ids, NOTHING_SAID)
             place.policy.expect(stored.head)
 
     async def _learn_heads(self, model: ServedModel, engine: Engine, place: _Place) -> None:
@@ -190,75 +192,79 @@ class Warmer:
             if head in place.heads or request is None:
                 continue
             leading = _leading(request)
-            ids = await self._beginning(model, engine, request, leading) if leading or request.tools else ()
-            place.heads[head] = ids if len(ids) >= SHORTEST_HEAD else ()
-            if place.heads[head] and head == place.policy.common_heads[0]:
+            known = await self._beginning(model, engine, request, leading) if leading or request.tools else NOTHING
+            place.heads[head] = known if len(known.token_ids) >= SHORTEST_HEAD else NOTHING
+            if place.heads[head].token_ids and head == place.policy.common_heads[0]:
                 self._store(model, place, head)
         place.samples = {head: request for head, request in place.samples.items() if head not in place.heads}
 
-    async def _candidates(self, model: ServedModel, engine: Engine, place: _Place) -> dict[Option, Ids]:
-        found: dict[Option, Ids] = {}
+    async def _candidates(self, model: ServedModel, engine: Engine, place: _Place) -> dict[Option, Prompt]:
+        found: dict[Option, Prompt] = {}
         for head in place.policy.common_heads:
-            if ids := place.heads.get(head, ()):
-                found[Option("head", len(ids), held=_holds(engine, ids, lacking=0), head=head)] = ids
+            known = place.heads.get(head, NOTHING)
+            if size := len(known.token_ids):
+                held = _holds(engine, known.token_ids, lacking=0)
+                found[Option("head", size, held=held, loses=engine.runtime.warming_loses(known), head=head)] = known
         if place.exchange is not None and _is_conversation(place.exchange.prompt.request):
-            ids, held = await self._conversation(model, engine, place.exchange)
-            found[Option("conversation", len(ids), held=held)] = ids
+            known, held = await self._conversation(model, engine, place.exchange)
+            loses = engine.runtime.warming_loses(known)
+            found[Option("conversation", len(known.token_ids), held=held, loses=loses)] = known
         return found
 
-    async def _conversation(self, model: ServedModel, engine: Engine, exchange: Exchange) -> tuple[Ids, bool]:
+    async def _conversation(self, model: ServedModel, engine: Engine, exchange: Exchange) -> tuple[Prompt, bool]:
         """The beginning of the client's next request, if it continues, and whether the cache holds it."""
         request, reply = exchange.prompt.request, exchange.reply
         known = (*exchange.prompt.token_ids, *exchange.reply_ids)
         if exchange.remembered and _holds(engine, known, lacking=LITTLE):
-            return known, True
+            return Prompt(known, request), True
         seen = reply.content or reply.tool_calls
         messages = (*request.messages, reply) if seen else _without_question(request.messages)
-        ids = await self._beginning(model, engine, request, messages)
-        return ids, _holds(engine, ids, lacking=LITTLE)
+        beginning = await self._beginning(model, engine, request, messages)
+        return beginning, _holds(engine, beginning.token_ids, lacking=LITTLE)
 
     async def _beginning(
         self, model: ServedModel, engine: Engine, request: ChatRequest, messages: Sequence[Message]
-    ) -> Ids:
-        """The ids with which every prompt begins that continues these messages with a message of the user."""
+    ) -> Prompt:
+        """The ids with which every prompt begins that continues these messages with one of the user, and such a request."""
         moved = any(message.moved for message in request.messages)
         probes = [replace(request, messages=(*messages, *_question(text, moved=moved))) for text in PROBES]
         try:
             one, other = [
-                (await self._sessions.fit(model, engine.text, engine.limits, probe)).prompt.token_ids
-                for probe in probes
+                (await self._sessions.fit(model, engine.text, engine.limits, probe)).prompt for probe in probes
             ]
         except ServiceError:  # too long, or refused by the template
-            return ()
-        return common_beginning(one, other)[:-1]  # the last id may merge with the text that follows
+            return NOTHING
+        shared = common_beginning(one.token_ids, other.token_ids)
+        return Prompt(shared[:-1], one.request)  # the last id may merge with the text that follows
 
     async def _prefill(
-        self, model: ServedModel, supervisor: Supervisor, place: _Place, choice: Option, ids: Ids
+        self, model: ServedModel, supervisor: Supervisor, place: _Place, choice: Option, known: Prompt
     ) -> None:
         with self._scheduler.idle_turn(supervisor) as engine:
             if engine is None or engine is not place.engine or self._models.switching_to:
                 return
             started = time.monotonic()
-            request = place.exchange.prompt.request if place.exchange is not None else ChatRequest("warming")
             try:
-                if not await engine.runtime.warm(Prompt(ids, request)):
+                if not await engine.runtime.warm(known):
                     return
             except RuntimeFailure as failure:
                 log.warning("warming %s failed: %s", supervisor.name, failure.message)
-                place.heads[choice.head] = ()  # set first: a head that crashes the engine must not be tried again
+                place.heads[choice.head] = NOTHING  # set first: a head that crashes the engine must not be tried again
                 return
             seconds = time.monotonic() - started
-        place.warm = Warm(choice.kind, len(ids))
-        place.seconds_per_id = seconds / len(ids)
+        size = len(known.token_ids)
+        place.warm = Warm(choice.kind, size)
+        place.seconds_per_id = seconds / size
         self._count(choice, seconds)
         what = "the last conversation" if choice.kind == "conversation" else "how most conversations begin"
-        log.info("%s: prefilled %s, %d tokens in %.1f s", supervisor.name, what, len(ids), seconds)
+        log.info("%s: prefilled %s, %d tokens in %.1f s", supervisor.name, what, size, seconds)
         if choice.kind == "head":
             self._store(model, place, choice.head)
+        self.nudge()  # the cache may have room for something else
 
     def _store(self, model: ServedModel, place: _Place, head: Head) -> None:
         if place.stored != head:
-            self._file.put(model.name, StoredHead(head, place.heads[head]))
+            self._file.put(model.name, StoredHead(head, place.heads[head].token_ids))
             place.stored = head
 
     def _count(self, choice: Option, seconds: float) -> None:
@@ -278,7 +284,7 @@ def _is_conversation(request: ChatRequest) -> bool:
 
 
 def _holds(engine: Engine, ids: Ids, *, lacking: int) -> bool:
-    held = engine.runtime.reusable_tokens(Prompt((*ids, 0), ChatRequest("warming")))
+    held = engine.runtime.reusable_tokens(Prompt((*ids, 0), NOTHING_SAID))
     return bool(held) and held >= len(ids) - lacking
 
 

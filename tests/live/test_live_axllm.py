@@ -84,3 +84,42 @@ async def test_two_clients_in_turn_with_one_system_message_cost_each_other_nothi
                     assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] > 130 * turn
     assert [slot for slot, _ in prefilled(tmp_path)] == [0, 1] * 3
     assert max(computed for _, computed in prefilled(tmp_path)[2:]) < 230  # a reply and a question, not the history
+
+
+async def warmed(http: httpx.AsyncClient, count: int) -> None:
+    async with asyncio.timeout(60):
+        while f'qwen_warmings_total{{kind="conversation"}} {count}' not in (await http.get("/metrics")).text:
+            pass
+
+
+async def test_what_a_next_request_begins_with_is_prefilled_while_nobody_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SIM_CARDS", raising=False)
+    smi = str(ROOT / "tests/simulators/axcl-smi")
+    async with seeing(tmp_path, monkeypatch, eyes=False, axcl_smi=smi, npu_poll_interval=0) as http:
+        messages = [{"role": "system", "content": SYSTEM}]
+        for turn in range(2):
+            question = " ".join(f"one{turn}of{number}" for number in range(60))
+            messages.append({"role": "user", "content": question})
+            answer = (await http.post(CHAT, json={"messages": messages})).json()
+            messages.append({"role": "assistant", "content": answer["choices"][0]["message"]["content"]})
+            await warmed(http, turn + 1)
+    (first, _), (warm, reply), (second, rest), _ = prefilled(tmp_path)
+    assert {first, warm, second} == {0}
+    assert 120 < reply < 150
+    assert 120 < rest < 150  # the question; without warming, the reply, too
+
+
+async def test_a_request_that_comes_while_something_is_prefilled_waits_for_it_and_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with seeing(tmp_path, monkeypatch, eyes=False, sim={"SIM_PREFILL": "0.5"}) as http:
+        question = " ".join(f"one{number}" for number in range(60))
+        await http.post(CHAT, json=body(question))
+        async with asyncio.timeout(60):
+            while len(prefilled(tmp_path)) < 2:
+                await running(http)
+        answer = await http.post(CHAT, json=body("mine alone"))
+        assert answer.json()["choices"][0]["message"]["content"] == "mine alone "
+        assert len(prefilled(tmp_path)) == 3

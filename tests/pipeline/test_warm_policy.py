@@ -19,12 +19,12 @@ def policy(*arrivals: str, head: bytes = HEAD, gap: float = 8.0) -> WarmPolicy:
     return made
 
 
-def head(size: int, *, held: bool = False) -> Option:
-    return Option("head", size, held, HEAD)
+def head(size: int, *, held: bool = False, loses: float | None = None) -> Option:
+    return Option("head", size, held, loses, HEAD)
 
 
-def conversation(size: int, *, held: bool = False) -> Option:
-    return Option("conversation", size, held)
+def conversation(size: int, *, held: bool = False, loses: float | None = None) -> Option:
+    return Option("conversation", size, held, loses)
 
 
 def test_a_conversation_that_cannot_be_continued_as_it_is_is_prefilled_anew() -> None:
@@ -51,6 +51,18 @@ def test_where_each_request_begins_anew_the_head_is_worth_more_than_the_conversa
 def test_where_conversations_go_on_they_are_kept() -> None:
     made = policy("new", "on", "on", "new", "on")
     assert made.choose([head(674), conversation(700, held=True)], 33.0, seconds_per_id=CARD) is None
+
+
+def test_a_cache_with_room_for_both_gets_the_head_beside_the_conversation() -> None:
+    made = policy("new", "on", "on", "new", "on")
+    options = [head(674, loses=0), conversation(700, held=True, loses=0)]
+    assert made.choose(options, 33.0, seconds_per_id=CARD / 20) == options[0]
+
+
+def test_nothing_is_prefilled_where_a_conversation_would_make_room_that_is_worth_more() -> None:
+    made = policy("new", "new")
+    assert made.choose([head(674, loses=400)], 8.1, seconds_per_id=CARD) == head(674, loses=400)
+    assert made.choose([head(674, loses=600)], 8.1, seconds_per_id=CARD) is None
 
 
 def test_a_conversation_that_is_quiet_for_longer_than_its_rhythm_gives_way_to_the_head() -> None:

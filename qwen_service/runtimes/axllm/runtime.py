@@ -6,25 +6,38 @@ Limits, counts and finish reasons are ours. Its text, think block inline, goes u
 """
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from qwen_service.chat import IMAGE_TOKENS, Sampling
-from qwen_service.errors import Died, PromptTooLong, RuntimeFailure, Stalled, StartFailed, Unsupported
+from qwen_service.chat import IMAGE_TOKENS, ChatRequest, Message, Sampling
+from qwen_service.errors import (
+    Died,
+    InvalidRequest,
+    PromptTooLong,
+    QueueTimeout,
+    RuntimeFailure,
+    Stalled,
+    StartFailed,
+    Unsupported,
+)
 from qwen_service.runtime import Capabilities, Limits, LoadProgress, Piece, Prefill, Prompt, Runtime
 from qwen_service.runtimes.axera.program import AxeraProcess, AxeraProgram, refuse_taken_port
 from qwen_service.runtimes.axllm.client import AxLlmClient, HungUp
-from qwen_service.runtimes.axllm.conversations import Conversations, Ids, marked
+from qwen_service.runtimes.axllm.conversations import STEP, Conversations, Ids, Place, marked
 from qwen_service.runtimes.axllm.reply import AxLlmReply
 from qwen_service.runtimes.axllm.slots import SlotLog
 from qwen_service.runtimes.axllm.wire import AxLlmStream, request_body, shown
 from qwen_service.text.tokenizer import LocalTokenizer
 
+log = logging.getLogger(__name__)
+
 LIMITS = Limits(context=2048, prompt=1024)  # where neither its log nor the model's manifest says
 LAST_WORDS = 2.0  # seconds: a program that hangs up may be dying
+LITTLE = 32.0  # ids of another conversation that may be overwritten
 REMEMBERED = 64  # replies to pictures
 LOOK_EVERY = 10.0  # seconds between looks at a server that somebody else has started
 LOOKS = 3  # in vain, until it counts as gone
@@ -33,7 +46,7 @@ Texts = asyncio.Queue[str | None]  # None: the stream is over
 
 
 class AxLlm(Runtime):
-    capabilities = Capabilities(sampling=frozenset({"max_tokens", "temperature", "top_p", "top_k"}))
+    capabilities = Capabilities(sampling=frozenset({"max_tokens", "temperature", "top_p", "top_k"}), warms="all")
 
     def __init__(
         self,
@@ -98,6 +111,49 @@ class AxLlm(Runtime):
 
     def still_running(self) -> asyncio.Future[bool] | None:
         return self._reading if self._reading is not None and not self._reading.done() else None
+
+    async def warm(self, prompt: Prompt) -> bool:
+        """By a chat of one token. Once begun it cannot be stopped; it goes on if this is cancelled."""
+        request = prompt.request if prompt.request.messages else self._spoken(prompt.token_ids)
+        place = self._kept.place(prompt.token_ids, in_a_hurry=False)
+        if request is None or self.still_running() is not None or not self._is_worth_warming(prompt, place):
+            return False
+        await self._at_rest()
+        body = request_body(self._model, marked(request, place.slot), Sampling(), 1, self._said)
+        try:
+            await _outcome(self._begin_reading(body, asyncio.Queue(), AxLlmStream()))
+        except (InvalidRequest, QueueTimeout) as refusal:  # it lives on
+            log.info("axllm takes no prefill: %s", refusal.message)
+            return False
+        self._hold(place.slot, prompt.token_ids, ())
+        return True
+
+    def warming_loses(self, prompt: Prompt) -> float:
+        return self._kept.place(prompt.token_ids, in_a_hurry=False).loses
+
+    def reusable_tokens(self, prompt: Prompt) -> int:
+        """None of a conversation that would be overwritten."""
+        place = self._kept.place(prompt.token_ids)
+        return place.shared if place.loses < LITTLE or self._slots.made.count == 1 else 0
+
+    def _is_worth_warming(self, prompt: Prompt, place: Place) -> bool:
+        """Whether there is room for a question after it, and it would not be computed afresh with that question."""
+        size = len(prompt.token_ids)
+        lacking = size - place.shared
+        several = self._slots.made.count > 1
+        return 0 < size <= self._limits.prompt - STEP and lacking > 0 and (size > STEP or not several)
+
+    def _spoken(self, ids: Ids) -> ChatRequest | None:
+        """A request that begins with these ids: those of a system message, as Qwen's template writes it."""
+        if self._tokenizer is None:
+            return None
+        special = self._tokenizer.special_ids
+        start, end = special.get("<|im_start|>"), special.get("<|im_end|>")
+        if start is None or end not in ids or ids[0] != start:
+            return None
+        role, _, text = self._tokenizer.decode_now(ids[1 : ids.index(end)]).partition("\n")
+        messages = (Message("system", text), Message("user", "a"))
+        return ChatRequest("warming", messages=messages) if role == "system" else None
 
     async def failed(self) -> RuntimeFailure:
         return await asyncio.shield(self._process.failure)

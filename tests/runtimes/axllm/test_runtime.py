@@ -168,6 +168,47 @@ async def test_a_reply_cut_by_axllms_time_limit_ends_with_length(started: Callab
     assert pieces[-1].finish_reason == "length"
 
 
+async def test_it_is_warmed_by_a_chat_of_one_token(started: Callable[..., Any]) -> None:
+    it = await started(context=1000)
+    text = " ".join(f"w{number}" for number in range(60))
+    prompt = say(text)
+    assert await it.runtime.warm(Prompt(tuple(range(150)), prompt.request))
+    assert it.events("request")[0]["max_tokens"] == 1
+    assert it.runtime.reusable_tokens(Prompt(tuple(range(160)), prompt.request)) == 150
+    assert not await it.runtime.warm(Prompt(tuple(range(150)), prompt.request))  # it is held
+    assert not await it.runtime.warm(Prompt(tuple(range(1000, 1400)), prompt.request))  # no room for a question
+    assert len(it.events("request")) == 1
+
+
+async def test_it_is_not_warmed_while_it_works_for_one_that_has_left(started: Callable[..., Any]) -> None:
+    it = await started(context=1000, SIM_TOKEN="0.05")
+    await leave(it, "a b c d e f")
+    assert not await it.runtime.warm(Prompt(tuple(range(150)), say("x").request))
+
+
+async def test_a_refused_prefill_is_no_failure(started: Callable[..., Any]) -> None:
+    it = await started(context=1000)
+    empty = ChatRequest("r1", messages=(Message("assistant", "x"),))
+    assert not await it.runtime.warm(Prompt(tuple(range(150)), empty))
+    assert joined(await it.ask("x")) == "x "
+
+
+async def test_a_head_of_the_last_time_is_told_as_a_system_message(
+    started: Callable[..., Any], qwen_tokenizer_folder: Path
+) -> None:
+    tokenizer = LocalTokenizer(qwen_tokenizer_folder)
+    it = await started(tokenizer=tokenizer, context=2000)
+    start, end = (tokenizer.special_ids[name] for name in ("<|im_start|>", "<|im_end|>"))
+    text = "You are a parrot. " * 40 + "\n\nWith two lines."
+    ids = tuple(tokenizer.encode_now([start, f"system\n{text}", end, "\n", start, "user\n"]))
+    assert await it.runtime.warm(Prompt(ids, ChatRequest("warming")))
+    assert it.events("request")[0]["messages"] == [
+        {"role": "system", "content": text},
+        {"role": "user", "content": "a"},
+    ]
+    assert not await it.runtime.warm(Prompt(ids[1:], ChatRequest("warming")))
+
+
 async def test_requests_at_the_same_time_do_not_mix(started: Callable[..., Any]) -> None:
     it = await started(SIM_TOKEN="0.01")
     first, second = await asyncio.gather(it.ask("a a a a a a"), it.ask("b b b b b b"))
