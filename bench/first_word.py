@@ -31,6 +31,8 @@ from bench.soak_service import ROOT, lay_tokenizer, listening_url
 from qwen_service.text.tokenizer import LocalTokenizer
 
 MODEL = "qwen3-4b"
+PROGRAMS = ROOT / "tests" / "simulators"
+TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json"}
 BATCH = 3  # ids that the program hands over at a time
 WORDS = [
     "the",
@@ -143,6 +145,17 @@ async def voice(client: Client) -> None:
         await client.ask(voice_messages(turn), max_tokens=12)
 
 
+async def in_turn(client: Client) -> None:
+    """Two with one system message, each of whom goes on after the other."""
+    system = {"role": "system", "content": SYSTEM}
+    talks: dict[str, Messages] = {"left": [system], "right": [system]}
+    for turn in range(5):
+        for name, messages in talks.items():
+            question = f"From the {name}, question {turn}: {sentence(turn, 24)}?"
+            messages.append({"role": "user", "content": question})
+            messages.append({"role": "assistant", "content": await client.ask(messages)})
+
+
 def sentence(start: int, length: int) -> str:
     return " ".join(WORDS[(start * 5 + place) % len(WORDS)] for place in range(length))
 
@@ -156,6 +169,7 @@ class Scenario:
     talk: Talk
     from_request: int = 1
     restart: bool = False
+    axllm: bool = False  # played in place of main_api
 
 
 SCENARIOS = (
@@ -167,6 +181,7 @@ SCENARIOS = (
     Scenario("new", "a new conversation each time, up to 128 ids", new_each_time, from_request=0),
     Scenario("voice", "voice: a long head with a clock, a new question each time", voice, from_request=2),
     Scenario("restart", "the same after a restart of the service, first request", voice, from_request=0, restart=True),
+    Scenario("axllm-in-turn", "axllm, two clients in turn with one system message", in_turn, 2, axllm=True),
 )
 
 
@@ -174,15 +189,21 @@ class Bench:
     def __init__(self, chosen: argparse.Namespace) -> None:
         self._chosen = chosen
         self._reply = LocalTokenizer(chosen.tokenizer).encode_now([sentence(0, 60)])
-        self.limit = (chosen.step_ms + (BATCH - 1) * chosen.token_ms) / 1000
+
+    def limit(self, scenario: Scenario) -> float:
+        """Seconds. axllm hands over each token as it comes."""
+        tokens = 1 if scenario.axllm else BATCH - 1
+        return float(self._chosen.step_ms + tokens * self._chosen.token_ms) / 1000
 
     async def run(self, scenario: Scenario) -> list[First]:
         with tempfile.TemporaryDirectory() as folder:
             lay_tokenizer(MODEL, self._chosen.tokenizer, Path(folder))
+            if scenario.axllm:
+                lay_axllm(Path(folder), self._chosen.tokenizer)
             if scenario.restart:
                 async with self._service(Path(folder)) as http:
                     await scenario.talk(Client(http, self._chosen.pause))
-            async with self._service(Path(folder)) as http:
+            async with self._service(Path(folder), axllm=scenario.axllm) as http:
                 client = Client(http, self._chosen.pause)
                 if scenario.restart:
                     await asyncio.sleep(self._chosen.pause)
@@ -192,14 +213,16 @@ class Bench:
         return client.firsts
 
     @asynccontextmanager
-    async def _service(self, folder: Path) -> AsyncIterator[httpx.AsyncClient]:
+    async def _service(self, folder: Path, *, axllm: bool = False) -> AsyncIterator[httpx.AsyncClient]:
         port = free_port()  # of the simulated program
-        command = [sys.executable, "-m", "qwen_service", "serve", "--simulate", MODEL, "--port", "0",
+        what = ["--model", "talk", "--axcl-smi", str(PROGRAMS / "axcl-smi")] if axllm else ["--simulate", MODEL]
+        command = [sys.executable, "-m", "qwen_service", "serve", *what, "--port", "0",
                    "--host", "127.0.0.1", "--tokenizer-port", "0", "--state-dir", str(folder / "state"),
                    "--models-dir", str(folder / "models"), "--runtime-port", str(port)]  # fmt: skip
         environment = {name: value for name, value in os.environ.items() if not name.startswith("QWEN_")}
         pace = {"SIM_TOKEN": str(self._chosen.token_ms / 1000), "SIM_STEP": str(self._chosen.step_ms / 1000)}
-        play = {"SIM_REPLY": json.dumps(self._reply), "SIM_PORT": str(port), **pace}
+        reply = [f"{word} " for word in sentence(0, 60).split()] if axllm else self._reply
+        play = {"SIM_REPLY": json.dumps(reply), "SIM_PORT": str(port), **pace}
         play["PYTHONPATH"] = str(self._chosen.service)
         log = folder / "service.log"
         process = launched(command, self._chosen.service, environment | play, log)
@@ -214,6 +237,18 @@ class Bench:
             await asyncio.to_thread(process.wait, 60)
             if self._chosen.log:
                 shutil.copy(log, self._chosen.log)
+
+
+def lay_axllm(folder: Path, tokenizer: Path) -> None:
+    """A model folder as axllm takes it, with the simulator in its place; of Qwen3-4B's 36 layers the names only."""
+    model = folder / "models" / "talk"
+    shutil.copytree(tokenizer, model / "tokenizer", ignore=lambda _, names: set(names) - TOKENIZER_FILES)
+    config = {"model_name": "talk", "axmodel_num": 36, "template_filename_axmodel": "l%d.axmodel"}
+    (model / "config.json").write_text(json.dumps({**config, "filename_post_axmodel": "post.axmodel"}))
+    for name in ("post", *(f"l{number}" for number in range(36))):
+        (model / f"{name}.axmodel").touch()
+    source = (PROGRAMS / "axllm").read_text().partition("\n")[2]
+    (model / "axllm").write_text(f"#!{sys.executable}\n{source}")
 
 
 def free_port() -> int:
@@ -254,7 +289,7 @@ async def main() -> None:
         if scenario.name in chosen.only:
             results[scenario.name] = await bench.run(scenario)
             if not chosen.json:
-                print(line(scenario, results[scenario.name], bench.limit), flush=True)
+                print(line(scenario, results[scenario.name], bench.limit(scenario)), flush=True)
     if chosen.json:
         print(json.dumps({name: list(map(asdict, firsts)) for name, firsts in results.items()}, indent=2))
 

@@ -179,7 +179,7 @@ class AxLlm(Runtime):
             return None
         self._slots.taken = replace(taken, told=True)
         size = len(prompt.token_ids)
-        return Prefill(size, min(taken.shared, size))
+        return Prefill(size, min(taken.shared, max(0, size - taken.fresh)))
 
     def _hold(self, slot: int, prompt: Ids, reply: Ids) -> None:
         """Its log tells which of its slots it took: what we took to be there is gone."""

@@ -44,10 +44,11 @@ class Slots:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Which slot a prompt got, and how many of its ids (messages, if the model has eyes) were held there."""
+    """Which slot a prompt got, and how many of its ids (messages, if the model has eyes) are and are not held there."""
 
     slot: int
     shared: int
+    fresh: int
     told: bool = False
 
 
@@ -82,4 +83,5 @@ class SlotLog:
         elif found := _SIZE.search(line):
             self.slot_size = max(self.slot_size, int(found[1]) * 1024)
         elif found := _TAKEN.search(line):
-            self.taken = Taken(int(found[1]), int(found[3]) if found[2] != "0" else 0)
+            shared = int(found[3]) if found[2] != "0" else 0
+            self.taken = Taken(int(found[1]), shared, int(found[4]) - shared)

@@ -66,9 +66,9 @@ def test_the_log_says_what_was_made_and_taken() -> None:
     log.feed("12:00:00.000 WRN init_kv_slots:90 | multi-slot prefix KV cache: 3/9 slots enabled (location=host vlm=no)")
     assert str(log.made) == "3 conversations, in the host's memory"
     log.feed("kv slot select: chosen=2 reuse=1 shared=310 req=350 (slots=4)")
-    assert log.taken == Taken(2, 310)
+    assert log.taken == Taken(2, 310, 40)
     log.feed("kv slot select: chosen=1 reuse=0 shared=0 req=350 (slots=4)")
-    assert log.taken == Taken(1, 0)
+    assert log.taken == Taken(1, 0, 350)
 
 
 async def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **config: Any) -> Path:
