@@ -18,6 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from qwen_service.cluster.node import node_settings
 from qwen_service.cluster.node_facts import read_cards
 from qwen_service.cluster.ray_command import (
     LONGEST_FOLDER,
@@ -31,7 +32,7 @@ from qwen_service.cluster.ray_command import (
     start_arguments,
 )
 from qwen_service.cluster.settings import FILE as CLUSTER_FILE
-from qwen_service.cluster.settings import load_cluster_settings
+from qwen_service.cluster.settings import ClusterSettings, load_cluster_settings
 from qwen_service.cluster.token import demand_token, make_token, token_file
 from qwen_service.commands.cluster_status import HEADINGS, as_json, cells, faults, model_of, rows
 from qwen_service.commands.model_table import print_columns
@@ -127,12 +128,25 @@ def deploy(options: argparse.Namespace) -> int:
     if options.file is not None and not options.file.is_file():
         raise ClusterError(f"{options.file} does not exist.")
     cluster = load_cluster_settings(options.file or CLUSTER_FILE, **given)
+    _warn_of_exposure(cluster)
     with _cluster(options):
         place = f"http://{cluster.host}:{cluster.port}"
         print(f"serve.run({cluster.model}) at {place}: the first card is ready when its model is loaded.", flush=True)
         import_module("qwen_service.cluster.deployments").deploy(cluster)
     print(f"{cluster.model} answers at {place}. How the cards are: qwen-service cluster status")
     return 0
+
+
+def _warn_of_exposure(cluster: ClusterSettings) -> None:
+    try:
+        is_open = not ipaddress.ip_address(cluster.host).is_loopback
+    except ValueError:
+        is_open = cluster.host != "localhost"
+    if is_open and node_settings(cluster).api_keys_file is None:
+        print(
+            f"Warning: everybody who reaches {cluster.host} can use the cluster. Set api_keys_file (docs/cluster.md).",
+            file=sys.stderr,
+        )
 
 
 def status(options: argparse.Namespace) -> int:

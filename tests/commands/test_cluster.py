@@ -95,3 +95,20 @@ def test_a_machine_whose_cards_cannot_be_counted_says_what_to_type(tmp_path: Pat
     settings = load_settings({"axcl_smi": str(tmp_path / "nothing")})
     with pytest.raises(ClusterError, match="--cards N says how many"):
         cards_of(argparse.Namespace(cards=None), settings, Machine(host.folder / "root"))
+
+
+@pytest.mark.parametrize(("host", "warned"), [("192.168.1.10", True), ("0.0.0.0", True), ("127.0.0.1", False)])
+def test_an_address_that_is_open_without_keys_is_warned_of(
+    host: str, warned: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["cluster", "deploy", "--model", "qwen3-4b", "--host", host]) == 1
+    told = capsys.readouterr().err
+    assert ("Set api_keys_file" in told) == warned
+
+
+def test_a_file_that_is_not_there_and_a_machine_that_is_no_node_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["cluster", "deploy", "nowhere.yaml"]) == 1
+    assert "nowhere.yaml does not exist" in capsys.readouterr().err
+    assert cli.main(["cluster", "status"]) == 1
+    told = capsys.readouterr().err
+    assert "This machine is no node of a cluster" in told or "Ray is not installed" in told
