@@ -117,6 +117,7 @@ class ChatRequest:
     keep_alive: float | None = None  # seconds that the model stays loaded after this request; inf: for ever
     priority: Priority = "interactive"
     client: str = ""  # who asks, for fairness: API key name or address
+    session: str = ""  # what the client calls this conversation: a hint to where it ran before
 
 
 @dataclass(frozen=True, slots=True)

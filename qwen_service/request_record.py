@@ -27,6 +27,7 @@ class RequestRecord:
     model: str = ""
     fallback: bool = False  # answered by the CPU in place of the card
     priority: str = ""
+    session: str = ""  # as a header names it; the log does not show it
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0

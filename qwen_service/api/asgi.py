@@ -23,6 +23,9 @@ SINGLE_HEADERS = frozenset(
     }
 )  # fmt: skip
 
+# What clients call a conversation; the first that is there counts. Claude Code, Codex and opencode send one of their own.
+SESSION_HEADERS = (b"x-session-id", b"session-id", b"x-claude-code-session-id")
+
 
 def header(scope: Scope, name: bytes) -> bytes | None:
     """The value of a header that may occur once (`name` in lower case, one of SINGLE_HEADERS)."""

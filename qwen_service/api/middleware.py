@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import MappingProxyType
 
-from qwen_service.api.asgi import ASGIApp, ErrorResponse, Message, Receive, Scope, Send, header, joined
+from qwen_service.api.asgi import SESSION_HEADERS, ASGIApp, ErrorResponse, Message, Receive, Scope, Send, header, joined
 from qwen_service.errors import Forbidden, QueueFull, RequestTimedOut, RequestTooLarge, ServiceError
 from qwen_service.request_record import CLIENT_LEFT, RequestRecord, current_record
 
@@ -75,6 +75,8 @@ class RequestContext:
         path = scope["path"]
         record = RequestRecord(request_id, scope["method"], path, dialect_of(scope), self.client(scope))
         record.priority = (header(scope, b"x-priority") or b"")[:16].decode("latin-1").strip().lower()
+        named = filter(None, (joined(scope, name) for name in SESSION_HEADERS))
+        record.session = next(named, b"")[:256].decode("latin-1")
         scope.setdefault("state", {})["record"] = record
         return record
 

@@ -88,6 +88,7 @@ class ChatCompletion:
         """
         with recording() as record, self._cancellations.cancellable(record.id):
             request = self._priorities.apply(request, record.priority, record.client)
+            request = dataclasses.replace(request, session=record.session or request.session)
             if (persona := self._models.persona(request.model)) is not None:
                 request = persona.applied(request)
             began, patience = time.monotonic(), self._models.room.arrive()

@@ -13,6 +13,7 @@ from qwen_service.engines.supervisor import Supervisor
 from qwen_service.engines.waiting_room import Patience, WaitingRoom
 from qwen_service.errors import Died, ProtocolError, QueueFull, QueueTimeout, ServiceError, Stalled
 from qwen_service.pipeline.fairness import FairOrder, surplus
+from qwen_service.pipeline.session_hints import SessionHints
 from qwen_service.runtime import Prompt
 
 
@@ -45,6 +46,7 @@ class Scheduler:
         room.in_line = lambda: len(self._waiting)
         self._paused_reason = paused_reason
         self._order = FairOrder()
+        self._hints = SessionHints()
         self._waiting: list[_Waiter] = []  # in order of arrival
         self._running: dict[Supervisor, int] = {}
         self._warming: set[Supervisor] = set()
@@ -128,6 +130,7 @@ class Scheduler:
         self._waiting.remove(waiter)
         self._running[place] = self._running.get(place, 0) + 1
         self._order.note_turn(waiter.request)
+        self._hints.note(waiter.request, place.name)
         waiter.granted.set_result(place)
         return True
 
@@ -200,7 +203,8 @@ class Scheduler:
         self.dispatch()
 
     def _best_place(self, waiter: _Waiter) -> Supervisor | None:
-        """Choose an engine with a free slot: the one whose KV cache holds most of the prompt, then the one idle longest.
+        """Choose an engine with a free slot: the one whose KV cache holds most of the prompt, then the one where
+        the session that the client names ran last, then the one idle longest.
 
         A card holds one conversation: when nothing can be reused, the least recently used one is replaced. Waiting for a busy
         card gains nothing: by the time it is free, its cache holds the other conversation.
@@ -215,9 +219,11 @@ class Scheduler:
             and engine.runtime.has_room(waiter.prompt)
         ]
 
-        def merit(supervisor: Supervisor) -> tuple[int, int, float]:
+        hinted = self._hints.place(waiter.request)
+
+        def merit(supervisor: Supervisor) -> tuple[int, bool, int, float]:
             reusable = supervisor.engine.runtime.reusable_tokens(waiter.prompt) if supervisor.engine else 0
-            return reusable, -self._running.get(supervisor, 0), -supervisor.last_turn
+            return reusable, supervisor.name == hinted, -self._running.get(supervisor, 0), -supervisor.last_turn
 
         return max(free, key=merit, default=None)
 

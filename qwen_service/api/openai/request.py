@@ -104,6 +104,7 @@ def _conversation(
         thinking=thinking,
         template_kwargs=template_kwargs,
         continues=_continues(body, messages),
+        session=body.prompt_cache_key or "",
     )
 
 

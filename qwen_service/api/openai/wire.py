@@ -138,6 +138,7 @@ class ChatFields(Wire):
     reasoning: Reasoning | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: SmallObject | None = None
+    prompt_cache_key: str | None = None
     functions: Any = Field(None, description="Refused: use tools.")
     function_call: Any = Field(None, description="Refused: use tool_choice.")
     modalities: Texts[str] | None = Field(None, description='Only ["text"]; anything else is refused.')

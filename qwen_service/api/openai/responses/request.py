@@ -40,6 +40,7 @@ def chat_request(body: ResponsesBody, request_id: str, *, max_messages: int) -> 
         sampling=_sampling(body),
         thinking=None if effort is None else effort not in ("none", "minimal"),
         truncate=body.truncation != "disabled",
+        session=body.prompt_cache_key or "",
     )
 
 

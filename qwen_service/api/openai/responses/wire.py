@@ -91,6 +91,7 @@ class ResponsesBody(Wire):
     text: TextConfig | None = None
     reasoning: ReasoningConfig | None = None
     truncation: Literal["auto", "disabled"] | None = None
+    prompt_cache_key: str | None = None
     stream: bool | None = None
     metadata: Annotated[dict[Annotated[str, Field(max_length=64)], MetadataValue], Field(max_length=16)] | None = None
     previous_response_id: Any = Field(None, description="Refused: nothing is stored.")
