@@ -26,6 +26,7 @@ from qwen_service.settings import Settings
 
 log = logging.getLogger(__name__)
 
+LOOK_EVERY = 2.0  # seconds, for a model where there is none
 FALLBACK_LINGERS = 60.0  # seconds the CPU model stays loaded after the card is back
 
 
@@ -59,9 +60,10 @@ class ModelManager:
         self._fallback_lingers = fallback_lingers
         self._switch = Switch(self._serve, self._choice, drain_timeout=settings.drain_timeout)
         self._stand_in: asyncio.Task[None] | None = None
+        self._awaited: asyncio.Task[None] | None = None  # while there is no model
         self._changed = asyncio.Event()
         self.fallback: ServedModel | None = None
-        self.trouble = ""  # why there is no current model
+        self._trouble = ""
         self.fallback_trouble = ""
 
     @property
@@ -69,18 +71,43 @@ class ModelManager:
         return self._switch.current
 
     @property
+    def trouble(self) -> str:
+        """Why there is no current model."""
+        return self._trouble if self.current is None else ""
+
+    @property
     def switching_to(self) -> str:
         """The name of the model that is being switched to; empty when none is."""
         return self._switch.to
 
     async def start(self) -> None:
-        """Choose a model and begin to load it; returns at once."""
+        """Choose a model and begin to load it; returns at once. Where there is none, the first that is installed later."""
+        if (chosen := await self._first()) is not None:
+            self._begin(chosen)
+        elif not self._settings.simulate:
+            self._awaited = asyncio.create_task(self._until_installed(), name="wait for a model")
+
+    async def _first(self) -> InstalledModel | None:
+        """None where no model can be served; `trouble` says why."""
         try:
-            chosen = await self._simulate(self._settings.simulate) if self._settings.simulate else self._choice.first()
+            return await self._simulate(self._settings.simulate) if self._settings.simulate else self._choice.first()
         except ServiceError as error:
-            self.trouble = error.message
-            log.error("no model can be served: %s", error.message)
-            return
+            if error.message != self._trouble:
+                log.error("no model can be served: %s", error.message)
+            self._trouble = error.message
+            return None
+
+    async def _until_installed(self) -> None:
+        seen = None
+        while self.current is None:
+            await asyncio.sleep(LOOK_EVERY)
+            chosen = await self._first()
+            now = (chosen.name, chosen.size) if chosen is not None else None
+            if chosen is not None and now == seen and self.current is None and not self.switching_to:
+                self._begin(chosen)
+            seen = now  # a file that is being copied grows between two looks
+
+    def _begin(self, chosen: InstalledModel) -> None:
         if chosen.spec.stopgap:
             log.warning("%s: %s", chosen.spec.title or chosen.name, chosen.spec.stopgap)
         self._switch.current = self._serve(chosen)
@@ -88,9 +115,10 @@ class ModelManager:
             self._prepare_fallback(self._settings.fallback_model)
 
     async def stop(self) -> None:
-        if self._stand_in is not None:
-            self._stand_in.cancel()
-            await asyncio.gather(self._stand_in, return_exceptions=True)
+        tasks = [task for task in (self._stand_in, self._awaited) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._switch.stop()
         await asyncio.gather(*(model.stop() for model in (self.current, self.fallback) if model is not None))
 

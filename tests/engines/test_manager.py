@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from qwen_service.engine import BringUp, Engine
+from qwen_service.engines import manager as manager_module
 from qwen_service.engines.manager import ModelManager
 from qwen_service.engines.served import ServedModel
 from qwen_service.errors import Died, Loading, NotLoaded, QueueFull, StartFailed, Unavailable, UnknownModel
@@ -110,6 +111,22 @@ async def test_without_any_model_the_reason_and_the_cure_are_told(tmp_path: Path
         assert models.current is None
         with pytest.raises(Unavailable, match="qwen-service pull"):
             await models.obtain(None)
+
+
+async def test_a_model_that_is_installed_later_is_served_once_it_is_all_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manager_module, "LOOK_EVERY", 0.05)
+    async with manager(tmp_path, model="auto") as models:
+        with (tmp_path / "models/late.gguf").open("wb") as file:
+            for _ in range(6):  # it is being copied
+                file.write(b"GGUF" * 1000)
+                file.flush()
+                await asyncio.sleep(0.04)
+                assert models.current is None
+        await until(lambda: models.current is not None and models.current.phase == "ready")
+        assert current(models).name == "late"
+        assert models.trouble == ""
 
 
 async def test_a_configured_model_that_is_not_installed_is_told(tmp_path: Path) -> None:
