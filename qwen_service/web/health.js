@@ -85,7 +85,8 @@ function verdict(status, model, cards, details) {
   if (isLoading(model)) {
     return { level: "loading", headline: `${name} is loading`, detail: progressWords(model), progress: fraction(model.progress) };
   }
-  return { level: "down", headline: `${name} is down`, detail: reason || "The service gave no reason. Its log has more: journalctl -u qwen, or service.log." };
+  const headline = model.state === "none" ? "No model yet" : `${name} is down`;
+  return { level: "down", headline, detail: reason || "The service gave no reason. Its log has more: journalctl -u qwen, or service.log." };
 }
 
 function limits(fallback, reason) {

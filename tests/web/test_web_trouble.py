@@ -83,6 +83,26 @@ def test_a_service_that_is_down_is_explained_with_its_own_reason(page: Page, ser
     expect(page.locator("#notice code")).to_have_text("dtparam=pciex1")
 
 
+def test_without_a_model_the_page_says_what_to_do_and_goes_on_when_there_is_one(
+    page: Page, service: ScriptedService
+) -> None:
+    fine, reason = service.health["details"]["model"], "no model that chats is installed in /var/lib/qwen/models."
+    service.health["status"] = "down"
+    service.health["details"] |= {"model": {"state": "none", "error": reason}, "trouble": reason}
+    page.reload()
+    welcome = page.locator("#welcome")
+    expect(welcome).to_contain_text("First, a model.")
+    expect(welcome.locator("code").first).to_have_text("qwen-service setup")
+    expect(welcome.get_by_role("button")).to_have_count(0)
+    expect(page.locator("#notice")).to_contain_text("No model yet")
+    expect(page.locator("#notice")).to_contain_text(reason)
+    service.health["status"] = "ok"
+    service.health["details"] |= {"model": fine, "trouble": None}
+    expect(welcome).to_contain_text("What is on your mind?")
+    expect(welcome.get_by_role("button")).to_have_count(3)
+    expect(page.locator("#notice")).to_be_hidden()
+
+
 def test_a_cpu_model_that_stands_in_is_named_with_the_reason(page: Page, service: ScriptedService) -> None:
     service.health |= {"status": "degraded"}
     service.health["details"] |= {"fallback": {"name": "smollm2-135m"}, "trouble": "The card no longer answers."}
