@@ -152,7 +152,7 @@ def _switch(options: argparse.Namespace, program: Path) -> int:
 
 def _is_faster(settings: Settings, program: Path) -> bool:
     catalog = Catalog.load(settings.models_dir.expanduser())
-    model = next((m for m in catalog.installed() if m.spec.runtime == "llamacpp"), None)
+    model = next((m for m in catalog.chatting() if m.spec.runtime == "llamacpp"), None)
     if model is None:
         print("No model of the CPU is installed, so that nothing can be measured.")
         return True

@@ -12,7 +12,7 @@ def offer_model(settings: Settings) -> None:
     if not at_terminal() or settings.model_path or settings.simulate or settings.runtime_join:
         return
     catalog = Catalog.load(settings.models_dir.expanduser())
-    installed = {model.name for model in catalog.installed()}
+    installed = {model.name for model in catalog.chatting()}
     if settings.model == "auto":
         missing, name, question = not installed, None, "No model is installed yet. Choose one now?"
     else:

@@ -47,7 +47,7 @@ def run_pull(options: argparse.Namespace) -> int:
 def _pull(options: argparse.Namespace, sink: ProgressSink) -> None:
     catalog = catalog_from(options)
     spec = catalog.find(options.name)
-    if options.if_none and catalog.installed():
+    if options.if_none and catalog.chatting():
         return
     if options.source is not None:
         import_folder(spec, options.source, catalog.models_dir, sink, link=options.link)

@@ -106,7 +106,7 @@ class Setup:
     def offer(self) -> int:
         """Offer a model; scripts/start_qwen.sh calls this at a terminal before it serves."""
         settings = self._settings()
-        if not Catalog.load(settings.models_dir.expanduser()).installed():
+        if not Catalog.load(settings.models_dir.expanduser()).chatting():
             if not self.questions.confirm("No model is installed yet. Choose one now? (no: a small toy, 98 MB)"):
                 self.options.model = TOY
             self.install(settings)

@@ -24,7 +24,7 @@ class ModelChoice:
         elif settings.model != "auto":
             model = self.installed(settings.model)
         else:
-            return self._first_possible([model for model in self._catalog.installed() if model.spec.chats])
+            return self._first_possible(self._catalog.chatting())
         if not self._lacks_card_only(model):
             self.refuse_impossible(model)
         return model

@@ -62,7 +62,7 @@ def _copy(simulator: Path, folder: Path) -> Path:
 
 def _answers(catalog: Catalog) -> tuple[str, ...]:
     """The simulator's flag for the model that answers."""
-    engine = next((model.gguf for model in catalog.installed() if model.spec.runtime == "llamacpp"), None)
+    engine = next((model.gguf for model in catalog.chatting() if model.spec.runtime == "llamacpp"), None)
     return ("--engine", str(engine.resolve())) if engine is not None else ()
 
 

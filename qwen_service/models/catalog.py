@@ -94,6 +94,10 @@ class Catalog:
                 self._kept.state = state
         return list(self._kept.models)
 
+    def chatting(self) -> list[InstalledModel]:
+        """The installed models that write text: all but those made for embeddings."""
+        return [model for model in self.installed() if model.spec.chats]
+
     def _look(self) -> tuple[InstalledModel, ...]:
         in_catalog = (InstalledModel(spec, self.models_dir / spec.name) for spec in self.specs)
         return (*(model for model in in_catalog if not model.missing_files()), *self._without_manifest())

@@ -144,6 +144,18 @@ def test_serve_without_any_model_offers_one_at_a_terminal(typed: Path) -> None:
         assert service.process.wait(60) == -signal.SIGTERM  # raised once more when all has ended well
 
 
+def test_a_model_for_embeddings_is_none_to_chat_with(typed: Path) -> None:
+    (typed / "models/manifests").mkdir(parents=True)
+    (typed / "models/manifests/vectors.yaml").write_text(
+        "name: vectors\nruntime: llamacpp\nfiles: [{path: a.gguf}]\ncapabilities: [embedding]\n"
+    )
+    (typed / "models/vectors").mkdir()
+    (typed / "models/vectors/a.gguf").write_bytes(b"GGUF")
+    with terminal("serve") as service:
+        service.until("No model is installed yet. Choose one now? [Y/n] ")
+        service.interrupt()
+
+
 def test_serve_offers_to_download_the_model_that_it_is_to_serve(typed: Path) -> None:
     with terminal("serve", "--model", "SmolLM2") as service:
         service.until("smollm2-135m is not installed. Download it now? [Y/n] ")
