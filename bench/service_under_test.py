@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.raw_client import Target
 from qwen_service.process.child import ChildProcess
-from qwen_service.runtimes.llamacpp.unix_http import UnixHttp
+from qwen_service.runtimes.local_http import LocalHttp
 
 DEADLINE = 120.0  # seconds for the service to become ready
 
@@ -73,7 +73,7 @@ class _Output:
 
 
 async def _targets(socket: Path, address: tuple[str, int], questions: Sequence[str]) -> tuple[Target, Target]:
-    http = UnixHttp(socket)
+    http = LocalHttp(socket)
     end_token = (await http.get("/props", DEADLINE))["eos_token"]
     end = (await http.post("/tokenize", {"content": end_token, "parse_special": True}, DEADLINE))["tokens"][0]
     prompts = {

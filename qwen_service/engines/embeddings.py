@@ -13,7 +13,7 @@ from qwen_service.models.installed import InstalledModel
 from qwen_service.runtimes.llamacpp import wire
 from qwen_service.runtimes.llamacpp.process import LlamaProcess, check_gguf
 from qwen_service.runtimes.llamacpp.runtime import error_object
-from qwen_service.runtimes.llamacpp.unix_http import HttpError
+from qwen_service.runtimes.local_http import HttpError
 from qwen_service.settings import Settings
 
 CONTEXT = 2048  # tokens of one text, unless the settings or the model say another number

@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import httpx
-
 from qwen_service.chat import Sampling
 from qwen_service.errors import ProtocolError
+from qwen_service.runtimes.local_http import HttpError, LocalHttp
 
 TIMEOUT = 10.0  # seconds; each call only queues or reads something
 
@@ -33,43 +32,36 @@ class AxApiClient:
     """The client. Raises ProtocolError for an answer outside the program's contract, and for no answer."""
 
     def __init__(self, port: int) -> None:
-        self._http = httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}",
-            timeout=TIMEOUT,
-            trust_env=False,
-            verify=False,  # noqa: S501 # plain HTTP on the loopback; reading the certificates of the CAs takes 50 ms
-            headers={"Connection": "close"},  # its server closes idle connections without notice
-        )
+        self._http = LocalHttp(port, keep=False)  # its server closes idle connections without notice
 
     async def reset(self, key: str) -> None:
         """Returns when the reset is queued. EngineBusy when something runs."""
-        await self._call("POST", "/api/reset", {"system_prompt": key})
+        await self._call("/api/reset", {"system_prompt": key})
 
     async def generate(self, key: str, sampling: Sampling) -> None:
         """Returns when the generation is queued. EngineBusy when something runs."""
-        await self._call("POST", "/api/generate", {"prompt": key, **sampling_fields(sampling)})
+        await self._call("/api/generate", {"prompt": key, **sampling_fields(sampling)})
 
     async def stop(self) -> None:
-        await self._call("GET", "/api/stop")
+        await self._call("/api/stop")
 
     async def provider(self) -> Provided:
-        answer = await self._call("GET", "/api/generate_provider")
+        answer = await self._call("/api/generate_provider")
         return Provided(bool(answer.get("done")), str(answer.get("response", "")))
 
-    async def close(self) -> None:
-        await self._http.aclose()
-
-    async def _call(self, method: str, path: str, body: Body | None = None) -> dict[str, object]:
+    async def _call(self, path: str, body: Body | None = None) -> dict[str, object]:
         try:
-            response = await self._http.request(method, path, json=body)
-            answer = response.json() if response.content else {}
-        except (httpx.TransportError, ValueError) as error:
+            asked = self._http.get(path, TIMEOUT) if body is None else self._http.post(path, body, TIMEOUT)
+            answer = await asked
+        except HttpError as refusal:
+            if refusal.status == 400 and b"running" in refusal.body:
+                raise EngineBusy from None
+            raise ProtocolError(f"The runtime answered {path} with {refusal}") from refusal
+        except (OSError, ValueError) as error:
             raise ProtocolError(f"The runtime does not answer {path}: {error!r}") from error
-        if response.status_code == httpx.codes.BAD_REQUEST and "running" in str(answer):
-            raise EngineBusy
-        if response.status_code != httpx.codes.OK or not isinstance(answer, dict):
-            raise ProtocolError(f"The runtime answered {path} with HTTP {response.status_code}: {response.text[:200]}")
-        return answer
+        if not isinstance(answer, dict | None):
+            raise ProtocolError(f"The runtime answered {path} with {str(answer)[:200]}")
+        return answer or {}
 
 
 def sampling_fields(sampling: Sampling) -> dict[str, float]:

@@ -71,7 +71,6 @@ class AxApiEngine:
 
     async def stop(self) -> None:
         await self._process.end(self._ask_to_end)
-        await self._client.close()
 
     async def reset(self, ids: Ids) -> None:
         """Make `ids` all that the KV cache holds. EngineBusy when work runs that is not ours."""

@@ -3,17 +3,16 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator
+from contextlib import closing
 from typing import Any
 
-import httpx
-
 from qwen_service.errors import InvalidRequest, ProtocolError, QueueTimeout
-from qwen_service.runtimes.sse import SseReader
+from qwen_service.runtimes.local_http import HttpError, LocalHttp
 
 LOOK = 2.0  # seconds for an answer that needs no NPU
-FULL = (httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.TOO_MANY_REQUESTS)
+SILENCE = 86_400.0  # seconds; how long a silent stream is waited for, its reader decides
+FULL = (429, 503)
 RETRY = 0.5  # seconds, after a refusal that itself took 5
-JSON = {"Content-Type": "application/json"}
 
 
 class HungUp(ProtocolError):
@@ -22,21 +21,14 @@ class HungUp(ProtocolError):
 
 class AxLlmClient:
     def __init__(self, port: int) -> None:
-        self._http = httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}",
-            timeout=httpx.Timeout(LOOK, read=None),  # how long a silent stream is waited for, its reader decides
-            trust_env=False,
-            verify=False,  # noqa: S501 # plain HTTP on the loopback; reading the certificates of the CAs takes 50 ms
-            headers={"Connection": "close"},
-        )
+        self._http = LocalHttp(port, keep=False)
 
     async def model(self) -> str | None:
         """The name it has for its model; None while there is none. /health is no help: it always answers "healthy"."""
         try:
-            answer = await self._http.get("/v1/models", timeout=LOOK)
-            models = answer.json()["data"] if answer.status_code == httpx.codes.OK else []
+            models = (await self._http.get("/v1/models", LOOK))["data"]
             return str(models[0]["id"]) if models else None
-        except (httpx.TransportError, ValueError, LookupError, TypeError):
+        except (HttpError, OSError, ValueError, LookupError, TypeError):
             return None
 
     async def chat(self, body: dict[str, Any], *, patience: float) -> AsyncGenerator[bytes, None]:
@@ -45,38 +37,27 @@ class AxLlmClient:
         content = json.dumps(body, ensure_ascii=False).encode(errors="replace")  # a lone surrogate has no UTF-8
         while True:
             try:
-                request = self._http.stream("POST", "/v1/chat/completions", content=content, headers=JSON)
-                async with request as response:
-                    if response.status_code not in FULL:
-                        async for data in _events(response):
+                with closing(await self._http.events("/v1/chat/completions", content, SILENCE)) as stream:
+                    while events := await stream.read():
+                        for data in events:
                             yield data
-                        return
-            except httpx.TransportError as error:
+                return
+            except HttpError as refusal:
+                if refusal.status not in FULL:
+                    raise _refused(refusal) from None
+            except OSError as error:
                 raise HungUp(f"axllm hung up: {error!r}") from error
             if asyncio.get_running_loop().time() > deadline:
                 raise QueueTimeout("axllm is busy with the work of others. Does somebody use its port directly?")
             await asyncio.sleep(RETRY)
 
-    async def close(self) -> None:
-        await self._http.aclose()
 
-
-async def _events(response: httpx.Response) -> AsyncGenerator[bytes, None]:
-    if response.status_code != httpx.codes.OK:
-        await response.aread()
-        # 400 is a refusal of this conversation by a program that lives on; nothing would get better by a restart.
-        refused = response.status_code == httpx.codes.BAD_REQUEST
-        raise InvalidRequest(_refusal(response)) if refused else ProtocolError(_refusal(response))
-    reader = SseReader()
-    async for data in response.aiter_raw():
-        for event in reader.feed(data):
-            yield event
-
-
-def _refusal(response: httpx.Response) -> str:
-    if '"choices"' in response.text:  # an error that looks like an empty completion
-        return (
-            f"axllm refused the request with HTTP {response.status_code} and no reason. A conversation longer than its"
+def _refused(refusal: HttpError) -> ProtocolError | InvalidRequest:
+    """400 is a refusal of this conversation by a program that lives on; nothing would get better by a restart."""
+    kind = InvalidRequest if refusal.status == 400 else ProtocolError
+    if b'"choices"' in refusal.body:  # an error that looks like an empty completion
+        return kind(
+            f"axllm refused the request with HTTP {refusal.status} and no reason. A conversation longer than its"
             " context is the usual one."
         )
-    return f"axllm answered HTTP {response.status_code}: {response.text[:200]}"
+    return kind(f"axllm answered {refusal}")

@@ -164,7 +164,6 @@ class AxLlm(Runtime):
             if task is not None:
                 task.cancel()
                 await asyncio.wait({task})
-        await self._client.close()
 
     def _begin_reading(self, body: dict[str, Any], texts: Texts, stream: AxLlmStream) -> asyncio.Task[bool]:
         self._slots.taken = None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from qwen_service.errors import Died, StartFailed
 from qwen_service.process.child import ChildProcess, explain_exit
-from qwen_service.runtimes.llamacpp.unix_http import HttpError, UnixHttp
+from qwen_service.runtimes.local_http import HttpError, LocalHttp
 
 SOCKET = "engine.sock"  # xllamacpp and llama-server tell a socket from a host name by its ending
 SOCKET_PATH_LIMIT = 100  # bytes; the kernel's limit is 108
@@ -21,7 +21,7 @@ class LlamaProcess:
     """Made by `start` only."""
 
     def __init__(self, child: ChildProcess, folder: Path, model_path: Path) -> None:
-        self.http = UnixHttp(folder / SOCKET)
+        self.http = LocalHttp(folder / SOCKET)
         self._child = child
         self._folder = folder
         self._model_path = model_path

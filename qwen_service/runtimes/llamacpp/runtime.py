@@ -31,7 +31,7 @@ from qwen_service.runtimes.llamacpp.slot_files import (
 )
 from qwen_service.runtimes.llamacpp.tokenizer import LlamaTokenizer
 from qwen_service.runtimes.llamacpp.unfinished import Unfinished
-from qwen_service.runtimes.llamacpp.unix_http import HttpError, UnixHttp
+from qwen_service.runtimes.local_http import HttpError, LocalHttp
 from qwen_service.text.template import SPECIAL_TOKEN_SHAPE
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class LlamaCpp(Runtime):
         self._process: LlamaProcess | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._failure: asyncio.Future[RuntimeFailure]
-        self._http: UnixHttp
+        self._http: LocalHttp
         self._tokenizer: LlamaTokenizer
         self.chat_template = ""
         self.bos_token = ""

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from qwen_service.runtimes.llamacpp.unix_http import HttpError
+from qwen_service.runtimes.local_http import HttpError
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from qwen_service.chat import IMAGE_TOKENS, Sampling
 from qwen_service.runtime import Piece, Prefill, Prompt, PromptParts
 from qwen_service.runtimes.llamacpp.kv_room import KvRoom, Stay
-from qwen_service.runtimes.llamacpp.unix_http import EventStream
+from qwen_service.runtimes.local_http import EventStream
 
 _GENERATED = re.compile(rb'"tokens_predicted":\s*(\d+)')
 

@@ -10,7 +10,7 @@ from qwen_service.chat import ChatRequest, Sampling
 from qwen_service.runtime import Prefill, Prompt
 from qwen_service.runtimes.llamacpp.runtime import LlamaCpp
 from qwen_service.runtimes.llamacpp.slot_files import SlotFiles, folder_of, identity
-from qwen_service.runtimes.llamacpp.unix_http import HttpError
+from qwen_service.runtimes.local_http import HttpError
 
 PER_TOKEN = 10  # bytes
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qwen_service.runtimes.llamacpp.unix_http import HttpError, UnixHttp
+from qwen_service.runtimes.local_http import HttpError, LocalHttp
 
 DEADLINE = 20.0
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -60,14 +60,14 @@ class ScriptedServer:
 
 
 @pytest.fixture
-def http(tmp_path: Path) -> Iterator[UnixHttp]:
-    client = UnixHttp(tmp_path / "s.sock")
+def http(tmp_path: Path) -> Iterator[LocalHttp]:
+    client = LocalHttp(tmp_path / "s.sock")
     yield client
     client.close()
 
 
 @pytest.fixture
-async def server(tmp_path: Path, http: UnixHttp) -> AsyncIterator[ScriptedServer]:
+async def server(tmp_path: Path, http: LocalHttp) -> AsyncIterator[ScriptedServer]:
     scripted = ScriptedServer()
     async with await asyncio.start_unix_server(scripted.serve, tmp_path / "s.sock"):
         yield scripted
@@ -77,7 +77,7 @@ async def server(tmp_path: Path, http: UnixHttp) -> AsyncIterator[ScriptedServer
                 await scripted.left.wait()
 
 
-async def collect(http: UnixHttp, stall_timeout: float = DEADLINE) -> list[bytes]:
+async def collect(http: LocalHttp, stall_timeout: float = DEADLINE) -> list[bytes]:
     with closing(await http.events("/completion", {"n": 1}, stall_timeout)) as stream:
         events = []
         while new := await stream.read():
@@ -85,27 +85,27 @@ async def collect(http: UnixHttp, stall_timeout: float = DEADLINE) -> list[bytes
         return events
 
 
-async def test_a_request_is_sent_and_its_json_answer_read(server: ScriptedServer, http: UnixHttp) -> None:
+async def test_a_request_is_sent_and_its_json_answer_read(server: ScriptedServer, http: LocalHttp) -> None:
     server.script = [b'HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"a"', b": 12}"[:5]]
     assert await http.post("/tokenize", {"x": "é"}, DEADLINE) == {"a": 12}
     assert server.requests[0].startswith(b"POST /tokenize HTTP/1.1\r\n")
     assert server.requests[0].endswith('\r\n\r\n{"x":"é"}'.encode())
 
 
-async def test_an_event_stream_cut_into_single_bytes_is_read(server: ScriptedServer, http: UnixHttp) -> None:
+async def test_an_event_stream_cut_into_single_bytes_is_read(server: ScriptedServer, http: LocalHttp) -> None:
     answer = CHUNKED + chunk(b"data: one\n\nda") + chunk(b"ta: two\n\n") + b"0\r\n\r\n"
     server.script = [bytes([byte]) for byte in answer]
     assert await collect(http) == [b"one", b"two"]
 
 
-async def test_many_events_in_one_packet_are_all_read(server: ScriptedServer, http: UnixHttp) -> None:
+async def test_many_events_in_one_packet_are_all_read(server: ScriptedServer, http: LocalHttp) -> None:
     server.script = [CHUNKED + b"".join(chunk(b"data: %d\n\n" % n) for n in range(100)) + b"0\r\n\r\n"]
     assert await collect(http) == [b"%d" % n for n in range(100)]
 
 
 @pytest.mark.parametrize("call", [collect, lambda http: http.get("/health", DEADLINE)])
 async def test_another_status_is_an_error_with_its_body(
-    server: ScriptedServer, http: UnixHttp, call: Callable[[UnixHttp], Awaitable[object]]
+    server: ScriptedServer, http: LocalHttp, call: Callable[[LocalHttp], Awaitable[object]]
 ) -> None:
     server.script = [b"HTTP/1.1 503 Busy\r\nContent-Length: 7\r\n\r\nloa", b"ding"]
     with pytest.raises(HttpError) as caught:
@@ -114,14 +114,49 @@ async def test_another_status_is_an_error_with_its_body(
 
 
 async def test_a_connection_that_breaks_in_mid_stream_is_never_a_clean_end(
-    server: ScriptedServer, http: UnixHttp
+    server: ScriptedServer, http: LocalHttp
 ) -> None:
     server.script = [CHUNKED + chunk(b"data: one\n\n"), 0.05, -1.0]
     with pytest.raises(ConnectionResetError):
         await collect(http)
 
 
-async def test_something_that_is_not_http_is_an_error(server: ScriptedServer, http: UnixHttp) -> None:
+async def test_a_refusal_without_a_body_is_no_empty_stream(server: ScriptedServer, http: LocalHttp) -> None:
+    server.script = [b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"]
+    with pytest.raises(HttpError) as caught:
+        await collect(http)
+    assert (caught.value.status, caught.value.body) == (503, b"")
+
+
+async def test_an_empty_answer_is_none(server: ScriptedServer, http: LocalHttp) -> None:
+    server.script = [b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"]
+    assert await http.get("/api/stop", DEADLINE) is None
+
+
+async def test_a_port_is_talked_to_like_a_socket_and_no_connection_is_kept_unless_wanted() -> None:
+    server = ScriptedServer()
+    server.script = [ANSWER]
+    async with await asyncio.start_server(server.serve, "127.0.0.1", 0) as listening:
+        http = LocalHttp(listening.sockets[0].getsockname()[1], keep=False)
+        for _ in range(2):
+            assert await http.post("/api/reset", {}, DEADLINE) == {}
+        async with asyncio.timeout(DEADLINE):
+            await server.left.wait()
+    assert server.connections == 2
+    assert b"\r\nConnection: close\r\n" in server.requests[0]
+
+
+async def test_a_port_where_nobody_listens_is_an_error(unused_tcp_port: int) -> None:
+    with pytest.raises(ConnectionRefusedError):
+        await LocalHttp(unused_tcp_port).get("/health", DEADLINE)
+
+
+async def test_a_stream_of_no_stated_length_ends_with_its_connection(server: ScriptedServer, http: LocalHttp) -> None:
+    server.script = [b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b"data: one\n\n", 0.05, -1.0]
+    assert await collect(http) == [b"one"]
+
+
+async def test_something_that_is_not_http_is_an_error(server: ScriptedServer, http: LocalHttp) -> None:
     server.script = [b"220 mail.example.org ESMTP\r\n"]
     with pytest.raises(ConnectionAbortedError):
         await http.get("/health", DEADLINE)
@@ -129,21 +164,23 @@ async def test_something_that_is_not_http_is_an_error(server: ScriptedServer, ht
 
 async def test_nobody_listening_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        await UnixHttp(tmp_path / "none.sock").get("/health", DEADLINE)
+        await LocalHttp(tmp_path / "none.sock").get("/health", DEADLINE)
 
 
-async def test_pings_do_not_hide_that_the_engine_stalls(server: ScriptedServer, http: UnixHttp) -> None:
+async def test_pings_do_not_hide_that_the_engine_stalls(server: ScriptedServer, http: LocalHttp) -> None:
     server.script = [CHUNKED + chunk(b"data: one\n\n"), *((chunk(b":\n\n"), 0.05) * 200)]
     with pytest.raises(TimeoutError):
         await collect(http, stall_timeout=0.3)
 
 
-async def test_events_that_keep_coming_postpone_the_timeout(server: ScriptedServer, http: UnixHttp) -> None:
+async def test_events_that_keep_coming_postpone_the_timeout(server: ScriptedServer, http: LocalHttp) -> None:
     server.script = [CHUNKED, *((chunk(b"data: x\n\n"), 0.1) * 8), b"0\r\n\r\n"]
     assert len(await collect(http, stall_timeout=0.6)) == 8
 
 
-async def test_a_reader_that_is_slow_does_not_count_as_a_stalled_engine(server: ScriptedServer, http: UnixHttp) -> None:
+async def test_a_reader_that_is_slow_does_not_count_as_a_stalled_engine(
+    server: ScriptedServer, http: LocalHttp
+) -> None:
     read = asyncio.Event()
     server.script = [CHUNKED + chunk(b"data: one\n\n"), read, chunk(b"data: two\n\n") + b"0\r\n\r\n"]
     with closing(await http.events("/completion", {}, 0.5)) as stream:
@@ -153,7 +190,7 @@ async def test_a_reader_that_is_slow_does_not_count_as_a_stalled_engine(server: 
         assert await stream.read() == [b"two"]
 
 
-async def test_closing_the_stream_closes_the_connection(server: ScriptedServer, http: UnixHttp) -> None:
+async def test_closing_the_stream_closes_the_connection(server: ScriptedServer, http: LocalHttp) -> None:
     server.script = [CHUNKED + chunk(b"data: one\n\n")]
     with closing(await http.events("/completion", {}, DEADLINE)) as stream:
         await stream.read()
@@ -164,7 +201,7 @@ async def test_closing_the_stream_closes_the_connection(server: ScriptedServer, 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nKeep-Alive: timeout=5, max=100\r\n\r\n{}"
 
 
-async def test_a_connection_is_used_again_for_the_next_request(server: ScriptedServer, http: UnixHttp) -> None:
+async def test_a_connection_is_used_again_for_the_next_request(server: ScriptedServer, http: LocalHttp) -> None:
     server.script = [ANSWER]
     for _ in range(3):
         await http.post("/tokenize", {}, DEADLINE)
@@ -173,7 +210,7 @@ async def test_a_connection_is_used_again_for_the_next_request(server: ScriptedS
     assert (len(server.requests), server.connections) == (4, 1)
 
 
-async def test_requests_at_the_same_time_have_connections_of_their_own(server: ScriptedServer, http: UnixHttp) -> None:
+async def test_requests_at_the_same_time_have_connections_of_their_own(server: ScriptedServer, http: LocalHttp) -> None:
     server.script = [0.05, ANSWER]
     await asyncio.gather(*(http.get("/slots", DEADLINE) for _ in range(3)))
     assert server.connections == 3
@@ -188,7 +225,7 @@ async def test_requests_at_the_same_time_have_connections_of_their_own(server: S
     ],
 )
 async def test_a_connection_that_the_server_does_not_offer_to_keep_is_not_used_again(
-    server: ScriptedServer, http: UnixHttp, answer: bytes
+    server: ScriptedServer, http: LocalHttp, answer: bytes
 ) -> None:
     server.script = [answer]
     for _ in range(2):
@@ -196,7 +233,7 @@ async def test_a_connection_that_the_server_does_not_offer_to_keep_is_not_used_a
     assert server.connections == 2
 
 
-async def test_the_connection_of_a_stream_is_not_used_again(server: ScriptedServer, http: UnixHttp) -> None:
+async def test_the_connection_of_a_stream_is_not_used_again(server: ScriptedServer, http: LocalHttp) -> None:
     read = asyncio.Event()
     server.script = [CHUNKED + chunk(b"data: one\n\n"), read, chunk(b"data: two\n\n") + b"0\r\n\r\n"]
     with closing(await http.events("/completion", {}, DEADLINE)) as stream:
@@ -210,7 +247,7 @@ async def test_a_burst_that_overflows_the_backlog_of_a_slow_server_is_served(tmp
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "slow.sock"))
         listener.listen(1)
-        http = UnixHttp(tmp_path / "slow.sock")
+        http = LocalHttp(tmp_path / "slow.sock")
         burst = asyncio.gather(*(http.get("/health", DEADLINE) for _ in range(10)))
         await asyncio.sleep(0.1)
         server = ScriptedServer()

@@ -1,8 +1,7 @@
-"""HTTP/1.1 over a unix socket, for engines on this machine.
+"""HTTP/1.1 over a unix socket or a loopback port, for engines on this machine.
 
-Lean, because every token passes here: httptools parses, and no object is made but the bytes of the body. A connection
-that the server offers to keep is used again within two seconds, so that a request for ids and the generation that
-follows it share one: the engine has to wake up to accept another.
+Lean, because every token passes here: httptools parses, and no object is made but the bytes of the body
+(docs/architecture.md compares it with aiohttp and httpx2).
 """
 
 import asyncio
@@ -18,6 +17,7 @@ from httptools import HttpParserError, HttpResponseParser
 from qwen_service.runtimes.sse import SseReader
 
 REUSE_WITHIN = 2.0  # seconds; cpp-httplib closes an idle connection after 5
+_CLOSE = "Connection: close\r\n"
 BACKLOG_PAUSE = 0.005  # seconds until the next try when the server's backlog, of 5 in cpp-httplib, is full
 
 
@@ -30,22 +30,29 @@ class HttpError(Exception):
         self.body = body
 
 
-class UnixHttp:
-    """Raises OSError when nobody listens or the connection breaks; a TimeoutError is one."""
+class LocalHttp:
+    """Raises OSError when nobody listens or the connection breaks; a TimeoutError is one.
 
-    def __init__(self, path: Path) -> None:
-        self._path = str(path)
+    `keep`: a connection that the server offers to keep is used again within two seconds, so that a request for ids and the
+    generation that follows it share one: the engine has to wake up to accept another.
+    """
+
+    def __init__(self, place: Path | int, *, keep: bool = True) -> None:
+        """`place`: a unix socket's path, or a port."""
+        self._place = place
+        self._keep = keep
         self._idle: list[_Connection] = []
 
     async def get(self, path: str, timeout: float) -> Any:
+        """The JSON value of the answer; None where it is empty. Raises HttpError, and ValueError where it is no JSON."""
         return await self._json(b"", "GET", path, timeout)
 
     async def post(self, path: str, body: Any, timeout: float) -> Any:
-        return await self._json(orjson.dumps(body), "POST", path, timeout)
+        return await self._json(_content(body), "POST", path, timeout)
 
     async def events(self, path: str, body: Any, stall_timeout: float) -> "EventStream":
         """POST, for a stream of server-sent events. To be closed."""
-        return EventStream(await self._send(orjson.dumps(body), "POST", path, stall_timeout))
+        return EventStream(await self._send(_content(body), "POST", path, stall_timeout))
 
     def close(self) -> None:
         while self._idle:
@@ -59,19 +66,20 @@ class UnixHttp:
             self._release(connection)
         if connection.status != 200:
             raise HttpError(connection.status, body)
-        return orjson.loads(body)
+        return orjson.loads(body) if body else None
 
     async def _send(self, content: bytes, method: str, path: str, timeout: float) -> "_Connection":
         connection = self._take_idle() or await self._connect(timeout)
         head = (
             f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n"
+            f"{'' if self._keep else _CLOSE}\r\n"
         )
         connection.begin(head.encode() + content, timeout)
         return connection
 
     def _release(self, connection: "_Connection") -> None:
-        if connection.end():
+        if connection.end() and self._keep:
             self._idle.append(connection)
         else:
             connection.abort()
@@ -87,14 +95,21 @@ class UnixHttp:
     async def _connect(self, timeout: float) -> "_Connection":
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(timeout):
+            if isinstance(self._place, int):
+                _, connection = await loop.create_connection(lambda: _Connection(loop), "127.0.0.1", self._place)
+                return connection
             while True:
                 try:
-                    dialled = dial(self._path)
+                    dialled = dial(str(self._place))
                 except BlockingIOError:
                     await asyncio.sleep(BACKLOG_PAUSE)
                     continue
                 _, connection = await loop.create_unix_connection(lambda: _Connection(loop), sock=dialled)
                 return connection
+
+
+def _content(body: Any) -> bytes:
+    return body if isinstance(body, bytes) else orjson.dumps(body)
 
 
 def dial(path: str) -> socket.socket:
@@ -124,6 +139,8 @@ class EventStream:
             if events := self._reader.feed(part):
                 self._connection.postpone_timeout()
                 return events
+        if self._connection.status != 200:
+            raise HttpError(self._connection.status, b"")
         return []
 
     def watch(self, seen: Callable[[bytes], None]) -> None:
@@ -154,6 +171,7 @@ class _Connection(asyncio.Protocol):
         self.seen: Callable[[bytes], None] | None = None
         self._complete = False
         self._keep = False
+        self._has_length = False
         self._parser = HttpResponseParser(self)
         self._timeout = timeout
         self._deadline = self._loop.time() + timeout
@@ -220,13 +238,16 @@ class _Connection(asyncio.Protocol):
             self._fail(ConnectionAbortedError(f"not HTTP: {error}"))
         self._wake()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is None and self.status and not self._has_length:  # its end is all that ends such a body
+            self._complete = True
         self._fail(ConnectionResetError("the connection was closed before the end of the answer"))
 
     # httptools' callbacks
 
     def on_header(self, name: bytes, value: bytes) -> None:  # noqa: ARG002  # its signature
         self._keep = self._keep or name.lower() == b"keep-alive"
+        self._has_length = self._has_length or name.lower() in (b"content-length", b"transfer-encoding")
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
