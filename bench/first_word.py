@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from bench.soak_service import ROOT, lay_tokenizer, listening_url
 from qwen_service.text.tokenizer import LocalTokenizer
@@ -70,7 +70,7 @@ class First:
 
 @dataclass
 class Client:
-    http: httpx.AsyncClient
+    http: httpx2.AsyncClient
     pause: float
     firsts: list[First] = field(default_factory=list)
 
@@ -80,7 +80,7 @@ class Client:
         began, first, text = time.monotonic(), 0.0, ""
         usage: dict[str, Any] = {}
         async with self.http.stream("POST", "/v1/chat/completions", json=body) as answer:
-            if answer.status_code != httpx.codes.OK:
+            if answer.status_code != httpx2.codes.OK:
                 sys.exit(f"The service answered {answer.status_code}: {(await answer.aread()).decode()}")
             async for line in answer.aiter_lines():
                 if not line.startswith("data: {"):
@@ -213,7 +213,7 @@ class Bench:
         return client.firsts
 
     @asynccontextmanager
-    async def _service(self, folder: Path, *, axllm: bool = False) -> AsyncIterator[httpx.AsyncClient]:
+    async def _service(self, folder: Path, *, axllm: bool = False) -> AsyncIterator[httpx2.AsyncClient]:
         port = free_port()  # of the simulated program
         what = ["--model", "talk", "--axcl-smi", str(PROGRAMS / "axcl-smi")] if axllm else ["--simulate", MODEL]
         command = [sys.executable, "-m", "qwen_service", "serve", *what, "--port", "0",
@@ -228,8 +228,8 @@ class Bench:
         process = launched(command, self._chosen.service, environment | play, log)
         try:
             url = await listening_url(process, log)
-            async with httpx.AsyncClient(base_url=url, timeout=120) as http:
-                while (await http.get("/health")).status_code != httpx.codes.OK:  # noqa: ASYNC110
+            async with httpx2.AsyncClient(base_url=url, timeout=120) as http:
+                while (await http.get("/health")).status_code != httpx2.codes.OK:  # noqa: ASYNC110
                     await asyncio.sleep(0.2)
                 yield http
         finally:

@@ -19,7 +19,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from bench.service_under_test import ServiceUnderTest, running
 
@@ -187,8 +187,8 @@ class Memory:
         return int(found[1]) * 1024
 
 
-async def cost_of(body: Body, client: httpx.AsyncClient, pid: int) -> Cost:
-    """Raises httpx.TransportError when the service closes the connection, or answers no health question in time."""
+async def cost_of(body: Body, client: httpx2.AsyncClient, pid: int) -> Cost:
+    """Raises httpx2.TransportError when the service closes the connection, or answers no health question in time."""
     memory = Memory(pid)
     memory.reset()
     before = memory.bytes("VmRSS")
@@ -207,7 +207,7 @@ async def cost_of(body: Body, client: httpx.AsyncClient, pid: int) -> Cost:
 class _Watch:
     """Asks /health/live without a pause."""
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
+    def __init__(self, client: httpx2.AsyncClient) -> None:
         self._client = client
         self.asked = asyncio.Event()
         self.slowest = 0.0
@@ -249,7 +249,7 @@ async def measured(service: ServiceUnderTest) -> list[Cost]:
     assert isinstance(service.api.address, tuple)
     host, port = service.api.address
     costs = []
-    async with httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=DEADLINE) as client:
+    async with httpx2.AsyncClient(base_url=f"http://{host}:{port}", timeout=DEADLINE) as client:
         model = (await client.get("/v1/models")).json()["data"][0]["id"]
         for body in bodies(model):
             costs.append(await cost_of(body, client, service.process.pid))

@@ -28,7 +28,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import httpx
+import httpx2
 
 from qwen_service.api.keys import new_key
 from qwen_service.process.child import ChildProcess
@@ -80,9 +80,9 @@ class Victim:
     port: int
     key: str
 
-    def client(self) -> httpx.AsyncClient:
+    def client(self) -> httpx2.AsyncClient:
         headers = {"Authorization": f"Bearer {self.key}"}
-        return httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", headers=headers, timeout=60)
+        return httpx2.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", headers=headers, timeout=60)
 
 
 class _Output:
@@ -114,7 +114,7 @@ async def victim(folder: Path, host: str, arguments: Sequence[str]) -> AsyncIter
         await process.stop(grace=20)
 
 
-async def operations(client: httpx.AsyncClient) -> list[tuple[str, str]]:
+async def operations(client: httpx2.AsyncClient) -> list[tuple[str, str]]:
     """All of the API's description, but what is open to everybody."""
     paths: dict[str, dict[str, Any]] = (await client.get("/openapi.json")).json()["paths"]
     found = [(method.upper(), re.sub(r"\{\w+\}", "x", path)) for path, methods in paths.items() for method in methods]
@@ -155,7 +155,7 @@ def _send_and_reset(target: Victim, random: Random, method: str, path: str) -> N
             time.sleep(random.expovariate(200))
 
 
-async def _statuses(client: httpx.AsyncClient) -> Counter[tuple[str, str]]:
+async def _statuses(client: httpx2.AsyncClient) -> Counter[tuple[str, str]]:
     text = (await client.get("/metrics")).text
     lines = re.findall(r"^qwen_requests_total\{(.*)\} ([\d.e+]+)$", text, re.MULTILINE)
     counted: Counter[tuple[str, str]] = Counter()
@@ -165,7 +165,7 @@ async def _statuses(client: httpx.AsyncClient) -> Counter[tuple[str, str]]:
     return counted
 
 
-async def _is_at_rest(client: httpx.AsyncClient) -> bool:
+async def _is_at_rest(client: httpx2.AsyncClient) -> bool:
     """False if the service does not answer any more."""
     try:
         async with asyncio.timeout(60):
@@ -174,7 +174,7 @@ async def _is_at_rest(client: httpx.AsyncClient) -> bool:
                 if (queue["running"], queue["waiting"]) == (0, 0):
                     return True
                 await asyncio.sleep(0.1)
-    except (httpx.TransportError, TimeoutError):
+    except (httpx2.TransportError, TimeoutError):
         return False
 
 

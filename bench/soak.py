@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from bench.soak_clients import Clients
 from bench.soak_figures import COLUMNS, Sample, percentiles, row, summary
@@ -34,7 +34,7 @@ ENDED = (0, -signal.SIGTERM)  # uvicorn raises the signal once more when all has
 class Soak:
     service: Service
     state_dir: Path
-    http: httpx.AsyncClient
+    http: httpx2.AsyncClient
     clients: Clients
     samples: list[Sample] = field(default_factory=list)
     complaints: list[dict[str, Any]] = field(default_factory=list)  # of the service's log
@@ -97,7 +97,7 @@ async def soak(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     service = Service(model, folder, options.token_ms)
     try:
         url = await service.url()
-        async with httpx.AsyncClient(base_url=url, timeout=30) as http, asyncio.timeout(options.seconds + 180):
+        async with httpx2.AsyncClient(base_url=url, timeout=30) as http, asyncio.timeout(options.seconds + 180):
             run = Soak(service, folder / "state", http, Clients(url, model, QUEUE + SLOTS + SURPLUS))
             async with asyncio.timeout(STARTING):
                 await run.until(lambda health: health["status"] == "ok")

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx
+import httpx2
 
 PATIENCE = 120.0  # seconds: longer than the service lets anybody wait, and a reply
 LONGEST_PAUSE = 2.0  # seconds until a refused client comes back: soon, so that the line stays full
@@ -21,8 +21,8 @@ class Clients:
     """`outcomes` counts what became of each request; whatever is no answer and no proper refusal is in `faults`."""
 
     def __init__(self, url: str, model: str, count: int) -> None:
-        limits = httpx.Limits(max_connections=2 * count, max_keepalive_connections=count // 2)
-        self._http = httpx.AsyncClient(base_url=url, timeout=PATIENCE, limits=limits)
+        limits = httpx2.Limits(max_connections=2 * count, max_keepalive_connections=count // 2)
+        self._http = httpx2.AsyncClient(base_url=url, timeout=PATIENCE, limits=limits)
         self._model = model
         self._rng = random.Random(count)
         self.outcomes: Counter[str] = Counter()
@@ -36,7 +36,7 @@ class Clients:
             kind = self._rng.choice(self.kinds)
             try:
                 await kind()
-            except (httpx.HTTPError, ValueError, LookupError) as error:
+            except (httpx2.HTTPError, ValueError, LookupError) as error:
                 self._fault(f"{kind.__name__}: {error!r}")
                 await asyncio.sleep(LONGEST_PAUSE)
 
@@ -103,7 +103,7 @@ class Clients:
         return reply
 
     @asynccontextmanager
-    async def _asked(self, question: dict[str, Any], path: str = OPENAI) -> AsyncIterator[httpx.Response]:
+    async def _asked(self, question: dict[str, Any], path: str = OPENAI) -> AsyncIterator[httpx2.Response]:
         """The response; it has no lines when it is a refusal, after the pause that a polite client makes."""
         async with self._http.stream("POST", path, json=question, headers=self._address()) as response:
             if response.status_code == 200:
@@ -116,7 +116,7 @@ class Clients:
         else:
             self._fault(f"{response.status_code}: {text}")
         await asyncio.sleep(min(float(response.headers.get("retry-after", 1)), LONGEST_PAUSE))
-        yield httpx.Response(response.status_code)
+        yield httpx2.Response(response.status_code)
 
     def _question(self, *, stream: bool = False) -> dict[str, Any]:
         """The engine repeats what is new to it of the prompt: there stands a number that only this client knows."""

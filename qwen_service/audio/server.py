@@ -8,7 +8,7 @@ import stat
 from collections.abc import Awaitable
 from pathlib import Path
 
-import httpx
+import httpx2
 
 from qwen_service.audio.engine import Answer, File, SpeechProgram, SpeechServer
 from qwen_service.card.faults import explain
@@ -37,9 +37,9 @@ class _Client:
     models: tuple[str, ...] = ()
 
     def __init__(self, base_url: str, key: str) -> None:
-        self._http = httpx.AsyncClient(
+        self._http = httpx2.AsyncClient(
             base_url=base_url,
-            timeout=httpx.Timeout(LOOK, read=None, write=None),  # the caller bounds how long an answer may take
+            timeout=httpx2.Timeout(LOOK, read=None, write=None),  # the caller bounds how long an answer may take
             trust_env=False,
             headers={"Connection": "close", **({"Authorization": f"Bearer {key}"} if key else {})},
         )
@@ -55,22 +55,22 @@ class _Client:
         """Whether the server answers. Remembers the models that it lists; not every server lists them."""
         try:
             answer = await self._http.get("/v1/models", timeout=LOOK)
-            if answer.status_code == httpx.codes.OK:
+            if answer.status_code == httpx2.codes.OK:
                 self.models = tuple(str(model["id"]) for model in answer.json()["data"])
-        except httpx.TransportError:
+        except httpx2.TransportError:
             return False
         except (ValueError, LookupError, TypeError):
             return True
-        return answer.status_code < 500 or answer.status_code == httpx.codes.NOT_IMPLEMENTED
+        return answer.status_code < 500 or answer.status_code == httpx2.codes.NOT_IMPLEMENTED
 
-    async def _answer(self, asked: Awaitable[httpx.Response]) -> Answer:
+    async def _answer(self, asked: Awaitable[httpx2.Response]) -> Answer:
         try:
             response = await asked
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             raise await self._explained(error) from error
         return Answer(response.status_code, response.content)
 
-    async def _explained(self, error: httpx.TransportError) -> RuntimeFailure:
+    async def _explained(self, error: httpx2.TransportError) -> RuntimeFailure:
         return ProtocolError(f"The speech server hung up: {error!r}")
 
 
@@ -125,7 +125,7 @@ class OwnServer(_Client):
         except TimeoutError:
             raise StartFailed(f"{self._program.kind}: it was not up within {START_TIMEOUT:g} s.") from None
 
-    async def _explained(self, error: httpx.TransportError) -> RuntimeFailure:
+    async def _explained(self, error: httpx2.TransportError) -> RuntimeFailure:
         if await self._child.ends_within(LAST_WORDS):  # its exit explains more
             return Died(self._end(await self._child.wait()))
         return await super()._explained(error)

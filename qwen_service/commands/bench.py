@@ -16,7 +16,7 @@ from itertools import count
 from statistics import median
 from typing import Any
 
-import httpx
+import httpx2
 from rich.console import Console
 from rich.table import Table
 
@@ -91,7 +91,7 @@ def bench(options: argparse.Namespace) -> int:
 async def _measure(options: argparse.Namespace) -> list[Row]:
     key = os.environ.get(options.api_key_env)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    async with httpx.AsyncClient(base_url=options.url, headers=headers, timeout=600) as http:
+    async with httpx2.AsyncClient(base_url=options.url, headers=headers, timeout=600) as http:
         await _warm_up(http, options)
         numbers = count(1)
         rows = []
@@ -104,23 +104,23 @@ async def _measure(options: argparse.Namespace) -> list[Row]:
         return rows
 
 
-async def _warm_up(http: httpx.AsyncClient, options: argparse.Namespace) -> None:
+async def _warm_up(http: httpx2.AsyncClient, options: argparse.Namespace) -> None:
     """Send one question that does not count, so that a missing service gives one line instead of many errors."""
     try:
         await _ask(http, options, "Hello!")
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise BenchError(f"{options.url} does not answer: {error or type(error).__name__}. Is it running?") from None
     except _Refused as refused:
         raise BenchError(f"{options.url} refuses: {refused}") from None
 
 
-async def _client(http: httpx.AsyncClient, options: argparse.Namespace, numbers: "count[int]", row: Row) -> None:
+async def _client(http: httpx2.AsyncClient, options: argparse.Namespace, numbers: "count[int]", row: Row) -> None:
     for _ in range(options.rounds):
         number = next(numbers)
         try:
             # The number makes each prompt differ from its first tokens on, so no cache helps.
             row.replies.append(await _ask(http, options, f"Question {number}. {QUESTIONS[number % len(QUESTIONS)]}"))
-        except (httpx.HTTPError, _Refused) as error:
+        except (httpx2.HTTPError, _Refused) as error:
             row.errors[str(error) or type(error).__name__] += 1
 
 
@@ -128,7 +128,7 @@ class _Refused(Exception):
     """The service answered with an error, before or in the stream."""
 
 
-async def _ask(http: httpx.AsyncClient, options: argparse.Namespace, question: str) -> Reply:
+async def _ask(http: httpx2.AsyncClient, options: argparse.Namespace, question: str) -> Reply:
     body = {
         "messages": [{"role": "user", "content": question}],
         "max_tokens": options.tokens,
@@ -139,7 +139,7 @@ async def _ask(http: httpx.AsyncClient, options: argparse.Namespace, question: s
     }
     began, first, tokens = time.monotonic(), 0.0, 0
     async with http.stream("POST", "/v1/chat/completions", json=body) as response:
-        if response.status_code != httpx.codes.OK:
+        if response.status_code != httpx2.codes.OK:
             raise _Refused(_message(await response.aread(), response.status_code))
         async for line in response.aiter_lines():
             if not line.startswith("data: {"):

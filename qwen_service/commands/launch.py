@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from qwen_service.commands.agents import AGENTS, Agent, Start, Target
 from qwen_service.config import load_settings
@@ -97,7 +97,7 @@ def _loaded(url: str, api_key: str, name: str | None) -> _Model:
     headers = {"Authorization": f"Bearer {api_key}"}
     question = {"messages": [{"role": "user", "content": "Hi"}]} | ({"model": name} if name else {})
     try:
-        with httpx.Client(base_url=url, headers=headers, timeout=httpx.Timeout(10, read=LOADING)) as client:
+        with httpx2.Client(base_url=url, headers=headers, timeout=httpx2.Timeout(10, read=LOADING)) as client:
             counted = client.post("/v1/messages/count_tokens", json=question)  # answered once the model is loaded
             if counted.is_error:
                 raise LaunchFailed(f"{url}: {_message(counted)}")
@@ -105,7 +105,7 @@ def _loaded(url: str, api_key: str, name: str | None) -> _Model:
             known = client.get(path).raise_for_status().json()
         entries = [known] if name else [entry for entry in known["data"] if entry["parent"] is None]
         models = [_model(entry) for entry in entries if entry["state"] == "loaded"]
-    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+    except (httpx2.HTTPError, ValueError, KeyError, TypeError) as error:
         raise LaunchFailed(f"no qwen-service answers at {url}: {error}. Start it with: qwen-service serve") from None
     if not models:
         raise LaunchFailed(f"{url}: no model is loaded")
@@ -116,7 +116,7 @@ def _model(entry: dict[str, Any]) -> _Model:
     return _Model(str(entry["id"]), int(entry["context"]), entry["prompt_limit"], entry["capabilities"])
 
 
-def _message(answer: httpx.Response) -> str:
+def _message(answer: httpx2.Response) -> str:
     try:
         return str(answer.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol
 
-import httpx
+import httpx2
 
 from qwen_service.chat import ChatRequest, Event, Message, ReasoningDelta, TextDelta
 from qwen_service.engines.waiting_room import Patience, WaitingRoom
@@ -65,8 +65,8 @@ class RemoteTalk:
 
     def __init__(self, url: str, *, api_key: str | None = None, model: str | None = None) -> None:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._client = httpx.AsyncClient(
-            base_url=url.rstrip("/").removesuffix("/v1"), headers=headers, timeout=httpx.Timeout(5, read=None)
+        self._client = httpx2.AsyncClient(
+            base_url=url.rstrip("/").removesuffix("/v1"), headers=headers, timeout=httpx2.Timeout(5, read=None)
         )
         self._model = model
 
@@ -79,7 +79,7 @@ class RemoteTalk:
                 for entry in answer.json()["data"]
                 if entry.get("state", "loaded") == "loaded"
             }
-        except (httpx.HTTPError, ValueError, KeyError) as error:
+        except (httpx2.HTTPError, ValueError, KeyError) as error:
             reason = str(error).partition("\n")[0]
             raise TalkFailed(
                 f"no chat server answers at {self._client.base_url}: {reason}."
@@ -95,13 +95,13 @@ class RemoteTalk:
             body["model"] = self._model
         try:
             async with self._client.stream("POST", "/v1/chat/completions", json=body) as answer:
-                if answer.status_code != httpx.codes.OK:
+                if answer.status_code != httpx2.codes.OK:
                     raise TalkFailed(_message(json.loads(await answer.aread())))
                 async for line in answer.aiter_lines():
                     if line.startswith("data: ") and line != "data: [DONE]":
                         for event in _events(json.loads(line.removeprefix("data: "))):
                             yield event
-        except (httpx.HTTPError, ValueError) as error:
+        except (httpx2.HTTPError, ValueError) as error:
             raise TalkFailed(f"the connection to {self._client.base_url} broke: {error}") from None
 
     async def close(self) -> None:

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 from packaging.version import InvalidVersion, Version
 
 from qwen_service.commands.progress import add_models_dir_flags, add_progress_flag, catalog_from, sink_for
@@ -72,13 +72,13 @@ def newest(index: str) -> Version:
     """The newest release that is no pre-release. Raises IndexFailed."""
     url = f"{index.rstrip('/')}/{PACKAGE}/"
     try:
-        answer = httpx.get(
+        answer = httpx2.get(
             url, headers={"Accept": JSON_INDEX, "User-Agent": PACKAGE}, timeout=TIMEOUT, follow_redirects=True
         )
-        if answer.status_code != httpx.codes.OK:
+        if answer.status_code != httpx2.codes.OK:
             raise IndexFailed(f"{url} does not tell what is released: HTTP {answer.status_code}")
         versions = _readable(answer.json()["versions"])
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, KeyError, TypeError) as error:
         raise IndexFailed(f"{url} does not tell what is released: {error}") from None
     if not versions:
         raise IndexFailed(f"{url} has no release of {PACKAGE}")

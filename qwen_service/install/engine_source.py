@@ -9,7 +9,7 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import httpx
+import httpx2
 
 from qwen_service.errors import ChecksumMismatch, DownloadFailed, InstallError
 from qwen_service.install.partial_file import CHUNK, PartialFile, sha256_of
@@ -54,11 +54,11 @@ def fetch_source(source: EngineSource, folder: Path, sink: ProgressSink, *, loca
     with PartialFile(folder / f"{source.name}.part", tally.add_bytes) as partial:
         partial.start_over()
         try:
-            with httpx.stream("GET", source.url, timeout=TIMEOUT, follow_redirects=True) as answer:
+            with httpx2.stream("GET", source.url, timeout=TIMEOUT, follow_redirects=True) as answer:
                 answer.raise_for_status()
                 for block in answer.iter_raw(CHUNK):
                     partial.write(block)
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             raise DownloadFailed(f"{source.url} could not be downloaded: {error}. --source takes a file.") from None
         if partial.sha256 != source.sha256:
             raise ChecksumMismatch(f"{source.url}: sha256 {partial.sha256}, expected {source.sha256}. It is not used.")

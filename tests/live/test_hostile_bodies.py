@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from bench.hostile_bodies import GROWTH, SIZE, SLOWEST, bodies, cost_of, faults
@@ -19,7 +19,7 @@ def service(smollm2: Path) -> Iterator[ServiceProcess]:
 async def test_no_body_of_the_largest_size_stops_the_service_or_fills_its_memory(service: ServiceProcess) -> None:
     """The time is 10 times what an idle machine keeps (`python -m bench.hostile_bodies`)."""
     found = []
-    async with httpx.AsyncClient(base_url=service.url, timeout=90) as client:
+    async with httpx2.AsyncClient(base_url=service.url, timeout=90) as client:
         model = (await client.get("/v1/models")).json()["data"][0]["id"]
         for body in bodies(model):
             assert SIZE * 0.5 < len(body.content) <= SIZE, body.name
