@@ -23,6 +23,8 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from bench.load.processes import resident_mb
+
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = "qwen2.5-1.5b-instruct"
 PROMPT_TOKENS = 8
@@ -148,11 +150,6 @@ def wait_until_ready(port: int) -> None:
                 return
         time.sleep(0.1)
     raise SystemExit("the service did not come up")
-
-
-def resident_mb(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return int(next(line for line in status if line.startswith("VmRSS:")).split()[1]) / 1024
 
 
 def main() -> None:

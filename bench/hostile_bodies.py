@@ -246,8 +246,7 @@ def table(costs: list[Cost]) -> str:
 
 
 async def measured(service: ServiceUnderTest) -> list[Cost]:
-    assert isinstance(service.api.address, tuple)
-    host, port = service.api.address
+    host, port = service.api.client.host, service.api.client.port
     costs = []
     async with httpx2.AsyncClient(base_url=f"http://{host}:{port}", timeout=DEADLINE) as client:
         model = (await client.get("/v1/models")).json()["data"][0]["id"]

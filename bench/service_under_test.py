@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.load.http_client import HttpClient
+from bench.load.processes import resident_mb
 from bench.raw_client import Target
 from qwen_service.process.child import ChildProcess
 from qwen_service.runtimes.local_http import LocalHttp
@@ -32,10 +34,7 @@ class ServiceUnderTest:
         return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
     def rss_mb(self) -> float:
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        found = re.search(r"VmRSS:\s+(\d+) kB", status)
-        assert found is not None
-        return int(found[1]) / 1024
+        return resident_mb(self.process.pid)
 
 
 @asynccontextmanager
@@ -89,9 +88,11 @@ async def _targets(socket: Path, address: tuple[str, int], questions: Sequence[s
         common = {"messages": _messages(question), "max_tokens": max_tokens, "temperature": 0, "stream": True}
         return {**common, "logit_bias": {str(end): -100}, "stream_options": {"include_usage": True}}
 
-    engine = Target("engine", "/completion", str(socket), for_engine, re.compile(rb'"tokens_predicted":(\d+)'))
-    api_path = "/v1/chat/completions"
-    return engine, Target("service", api_path, address, for_api, re.compile(rb'"completion_tokens":(\d+)'))
+    to_engine = HttpClient("http://localhost", {}, timeout=DEADLINE, socket=str(socket))
+    to_api = HttpClient(f"http://{address[0]}:{address[1]}", {}, timeout=DEADLINE)
+    count, usage = re.compile(rb'"tokens_predicted":(\d+)'), re.compile(rb'"completion_tokens":(\d+)')
+    engine = Target("engine", "/completion", to_engine, for_engine, count)
+    return engine, Target("service", "/v1/chat/completions", to_api, for_api, usage)
 
 
 def _messages(question: str) -> list[dict[str, str]]:

@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from bench.load.processes import resident_mb
 from qwen_service.models.catalog import Catalog
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,16 +53,11 @@ class Service:
         return [json.loads(line) for line in whole.splitlines() if line.startswith(b"{")]
 
     def children(self) -> list[int]:
-        found: list[int] = []
-        for thread in Path(f"/proc/{self.pid}/task").iterdir():
-            with suppress(OSError):  # it has just ended
-                found += map(int, (thread / "children").read_text().split())
-        return found
+        return [child.pid for child in psutil.Process(self.pid).children()]
 
     def figures(self) -> dict[str, float]:
-        status = dict(re.findall(r"(\w+):\s+(\d+)", Path(f"/proc/{self.pid}/status").read_text()))
-        files = len(os.listdir(f"/proc/{self.pid}/fd"))
-        return {"rss_mb": int(status["VmRSS"]) / 1024, "files": files, "threads": int(status["Threads"])}
+        process = psutil.Process(self.pid)
+        return {"rss_mb": resident_mb(self.pid), "files": process.num_fds(), "threads": process.num_threads()}
 
     async def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
@@ -81,7 +78,7 @@ async def listening_url(process: subprocess.Popen[bytes], log: Path) -> str:
 
 
 def alive(pids: Sequence[int]) -> list[int]:
-    return [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
+    return [pid for pid in pids if psutil.pid_exists(pid)]
 
 
 def lay_tokenizer(model: str, tokenizer: Path, folder: Path) -> None:

@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.load.processes import resident_mb
+
 IDS = [14990, 1879, 0]
 BODY = json.dumps({"token_ids": IDS}).encode()
 HEAD = b"POST /decode HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % len(
@@ -74,11 +76,6 @@ def measure(call: Callable[[int], None], port: int, calls: int) -> Latencies:
         call(port)
         seconds.append(time.perf_counter() - started)
     return Latencies(seconds)
-
-
-def resident_mb(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return int(next(line for line in status if line.startswith("VmRSS:")).split()[1]) / 1024
 
 
 @contextlib.contextmanager

@@ -71,7 +71,9 @@ class Exchange(asyncio.Protocol):
 class HttpClient:
     """Of one server. `headers` go with every request."""
 
-    def __init__(self, url: str, headers: Mapping[str, str], *, timeout: float) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str], *, timeout: float, socket: str | None = None) -> None:
+        """`socket`: the unix socket on which it listens, instead of the host and port of its URL."""
+        self._socket = socket
         parts = urlsplit(url)
         self.secure = parts.scheme == "https"
         self.host = parts.hostname or "localhost"
@@ -106,11 +108,13 @@ class HttpClient:
         return exchange.reply
 
     async def _connect(self, exchange: Exchange) -> asyncio.WriteTransport:
+        loop = asyncio.get_running_loop()
+        if self._socket is not None:
+            transport, _ = await loop.create_unix_connection(lambda: exchange, self._socket)
+            return transport
         context = ssl.create_default_context() if self.secure else None
-        transport, _ = await asyncio.get_running_loop().create_connection(
-            lambda: exchange, self.host, self.port, ssl=context
-        )
-        return transport
+        tcp, _ = await loop.create_connection(lambda: exchange, self.host, self.port, ssl=context)
+        return tcp
 
     def _request(self, method: str, path: str, body: bytes) -> bytes:
         head = f"{method} {self._prefix}{path} HTTP/1.1\r\n{self._head}"

@@ -4,19 +4,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
+from statistics import median, quantiles
 
 RESAMPLES = 2000
 
 
-def percentile(values: Sequence[float], percent: float) -> float:
+def percentile(values: Sequence[float], percent: int) -> float:
     """Linear between the closest ranks, as NumPy does by default. NaN of nothing."""
-    if not values:
-        return math.nan
-    ordered = sorted(values)
-    place = (len(ordered) - 1) * percent / 100
-    below = math.floor(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+    if len(values) < 2:
+        return values[0] if values else math.nan
+    return quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,5 +48,8 @@ class Ratio:
 
 def ratio_of(ratios: Sequence[float]) -> Ratio:
     random = Random(0)
-    medians = [percentile(random.choices(ratios, k=len(ratios)), 50) for _ in range(RESAMPLES)] if ratios else []
-    return Ratio(len(ratios), percentile(ratios, 50), percentile(medians, 2.5), percentile(medians, 97.5))
+    if not ratios:
+        return Ratio(0, math.nan, math.nan, math.nan)
+    medians = [median(random.choices(ratios, k=len(ratios))) for _ in range(RESAMPLES)]
+    low, *_, high = quantiles(medians, n=40, method="inclusive")
+    return Ratio(len(ratios), median(ratios), low, high)
