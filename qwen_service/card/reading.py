@@ -9,7 +9,9 @@ from pathlib import Path
 from qwen_service.card.faults import explain
 from qwen_service.card.smi import Card, read_board, read_table
 from qwen_service.errors import DeviceLost
+from qwen_service.models.machine import Machine
 from qwen_service.process.child import run_tool
+from qwen_service.settings import Settings
 
 ALREADY_RUNNING = "is already running"  # axcl-smi takes one caller at a time
 REBOOT_TIMEOUT = 60.0  # seconds: it resets the card and loads its firmware
@@ -81,3 +83,20 @@ class BoardFiles:
         except OSError:  # the board has no such sensor, or the sensor has no value just now
             thermal = ""
         return Reading((read_board(memory, thermal),))
+
+
+async def read_cards(settings: Settings, machine: Machine) -> Reading | None:
+    """The cards of this machine, or the board's own NPU."""
+    if machine.is_board:
+        return await BoardFiles(machine.root).read()
+    return await AxclSmi(settings.axcl_smi, settings.npu_timeout).read()
+
+
+def card_memory(settings: Settings, machine: Machine) -> int | None:
+    """KiB that the smallest of the cards to be used has; None where nobody tells. Not within a running loop."""
+    if not machine.has_npu:
+        return None
+    reading = asyncio.run(read_cards(settings, machine))
+    cards = reading.cards if reading is not None else ()
+    used = [card.cmm_total for card in cards if card.index in settings.devices and card.cmm_total is not None]
+    return min(used, default=None)

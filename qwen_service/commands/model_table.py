@@ -25,11 +25,13 @@ HEADINGS = ("NAME", "RUNS ON", "SIZE", "MEMORY", "CONTEXT", "CAN", "SPEED")
 NOT_MEASURED = "not measured"
 
 
-def print_table(models: Sequence[tuple[ModelSpec, InstalledModel | None]], machine: Machine) -> None:
-    """SIZE is of what is installed; `-` where it is not. MEMORY is the card's."""
+def print_table(
+    models: Sequence[tuple[ModelSpec, InstalledModel | None]], machine: Machine, card_kib: int | None = None
+) -> None:
+    """SIZE is of what is installed; `-` where it is not. MEMORY is the card's; `card_kib`: how much this machine's has."""
     if not models:
         return
-    print_columns([HEADINGS, *(_row(spec, model, machine) for spec, model in models)])
+    print_columns([HEADINGS, *(_row(spec, model, machine, card_kib) for spec, model in models)])
 
 
 def print_columns(rows: Sequence[Sequence[str]]) -> None:
@@ -45,14 +47,28 @@ def speed(spec: ModelSpec) -> str:
     return f"{', '.join(parts)} ({spec.measured_on})" if parts and spec.measured_on else ", ".join(parts)
 
 
-def _row(spec: ModelSpec, model: InstalledModel | None, machine: Machine) -> tuple[str, ...]:
-    memory = human_bytes(spec.card_memory_kib * 1024) if spec.card_memory_kib else NOT_MEASURED
+def fits(spec: ModelSpec, card_kib: int | None) -> bool | None:
+    """Whether the card has the memory for it; None where one of the two is not known."""
+    return None if spec.card_memory_kib is None or card_kib is None else spec.card_memory_kib <= card_kib
+
+
+def memory(spec: ModelSpec, card_kib: int | None) -> str:
+    if not spec.card_memory_kib:
+        return NOT_MEASURED
+    need = human_bytes(spec.card_memory_kib * 1024)
+    if card_kib is None:
+        return need
+    have = human_bytes(card_kib * 1024)
+    return f"{need}, fits ({have})" if fits(spec, card_kib) else f"{need}, too large ({have})"
+
+
+def _row(spec: ModelSpec, model: InstalledModel | None, machine: Machine, card_kib: int | None) -> tuple[str, ...]:
     abilities = (model.capabilities if model else spec.capabilities) - {"completion"}
     return (
         spec.name,
         ("card" if spec.needs_npu else "CPU") + (" (not here)" if spec.obstacle(machine) else ""),
         human_bytes(model.size) if model else "-",
-        memory if spec.needs_npu else "-",
+        memory(spec, card_kib) if spec.needs_npu else "-",
         str(spec.context) if spec.context else "?",
         ", ".join(sorted(abilities)) or "chat",
         speed(spec) or NOT_MEASURED,

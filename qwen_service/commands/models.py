@@ -3,13 +3,22 @@
 import argparse
 import json
 
-from qwen_service.commands.model_table import PURPOSES, VOICE, print_table, speed
-from qwen_service.commands.progress import add_models_dir_flags, add_progress_flag, catalog_from, sink_for
+from qwen_service.card.reading import card_memory
+from qwen_service.commands.model_table import PURPOSES, VOICE, fits, print_table, speed
+from qwen_service.commands.progress import (
+    add_models_dir_flags,
+    add_progress_flag,
+    catalog_from,
+    settings_from,
+    sink_for,
+)
 from qwen_service.install.progress import human_bytes
 from qwen_service.install.removal import on_disk, remove_model
 from qwen_service.install.verify import verify
+from qwen_service.models.catalog import Catalog
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
+from qwen_service.models.personas import Personas
 from qwen_service.models.record import load_record
 from qwen_service.models.spec import HubSource, ModelSpec, WheelSource
 
@@ -36,7 +45,9 @@ def add_model_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
 
 
 def list_models(options: argparse.Namespace) -> int:
-    catalog = catalog_from(options)
+    settings = settings_from(options)
+    catalog = Catalog.load(settings.models_dir.expanduser())
+    personas = Personas.load(settings.models_dir.expanduser()).all() if options.purpose is None else []
     everything = catalog.installed()
     names = {model.name for model in everything}
     is_good = PURPOSES[options.purpose] if options.purpose else _is_anything
@@ -44,14 +55,19 @@ def list_models(options: argparse.Namespace) -> int:
     wide = options.all or options.purpose is not None
     available = [spec for spec in catalog.specs if wide and spec.name not in names and is_good(spec)]
     if options.json:
-        rows = [_row(model.spec, model) for model in installed] + [_row(spec, None) for spec in available]
+        card = card_memory(settings, Machine())
+        rows = [_row(model.spec, model, card) for model in installed] + [_row(spec, None, card) for spec in available]
+        rows += [{"name": persona.name, "stands_on": persona.base} for persona in personas]
         print(json.dumps(rows, indent=1, ensure_ascii=False))
         return 0
     if wide:
-        print_table([*((model.spec, model) for model in installed), *((spec, None) for spec in available)], Machine())
+        models = [*((model.spec, model) for model in installed), *((spec, None) for spec in available)]
+        print_table(models, Machine(), card_memory(settings, Machine()))
     else:
         for model in installed:
             print(f"{model.name:28} {human_bytes(model.size):>9}  {model.spec.title}")
+    for persona in personas:
+        print(f"{persona.name:28} {'persona':>9}  of {persona.base}")
     if options.purpose == "voice":
         print(VOICE)
     elif not installed and not available:
@@ -104,7 +120,7 @@ def _is_anything(_spec: ModelSpec) -> bool:
     return True
 
 
-def _row(spec: ModelSpec, model: InstalledModel | None) -> dict[str, object]:
+def _row(spec: ModelSpec, model: InstalledModel | None, card_kib: int | None) -> dict[str, object]:
     return {
         "name": spec.name,
         "aliases": spec.aliases,
@@ -116,6 +132,7 @@ def _row(spec: ModelSpec, model: InstalledModel | None) -> dict[str, object]:
         "prefill_rate": spec.prefill_rate,
         "measured_on": spec.measured_on or None,
         "card_memory": spec.card_memory_kib * 1024 if spec.card_memory_kib else None,
+        "fits_card": fits(spec, card_kib),
         "obstacle": spec.obstacle(Machine()),
         "installed": model is not None,
         "size": model.size if model else None,

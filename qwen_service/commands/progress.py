@@ -11,6 +11,7 @@ from qwen_service.commands.pull_terminal import TerminalSink
 from qwen_service.config import describe, load_settings
 from qwen_service.install.progress import JsonSink, LogSink, ProgressSink
 from qwen_service.models.catalog import Catalog
+from qwen_service.settings import Settings
 
 
 def add_models_dir_flags(parser: argparse.ArgumentParser) -> None:
@@ -27,9 +28,12 @@ def add_progress_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def settings_from(options: argparse.Namespace) -> Settings:
+    return load_settings({"models_dir": options.models_dir}, config_file=options.config)
+
+
 def catalog_from(options: argparse.Namespace) -> Catalog:
-    settings = load_settings({"models_dir": options.models_dir}, config_file=options.config)
-    return Catalog.load(settings.models_dir.expanduser())
+    return Catalog.load(settings_from(options).models_dir.expanduser())
 
 
 def sink_for(kind: str) -> AbstractContextManager[ProgressSink]:

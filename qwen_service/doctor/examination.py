@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from qwen_service.config import ConfigError, load_settings
+from qwen_service.doctor.axllm import examine_axllm
 from qwen_service.doctor.card import examine_card
 from qwen_service.doctor.finding import Finding, fail, ok
 from qwen_service.doctor.host import Host
@@ -22,6 +23,7 @@ async def examine(host: Host, settings: Settings) -> list[Finding]:
     models = catalog.installed() if catalog else []
     findings += [finding async for finding in examine_card(host, settings, _of_card(models))]
     findings += examine_models(host, catalog, settings) if catalog else [problem]
+    findings += [finding async for finding in examine_axllm(host, catalog, models)] if catalog else []
     return findings
 
 

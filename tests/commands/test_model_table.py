@@ -5,9 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from qwen_service.card.reading import card_memory
 from qwen_service.cli import main
-from qwen_service.commands.model_table import speed
+from qwen_service.commands.model_table import memory, speed
 from qwen_service.models.catalog import Catalog
+from qwen_service.models.machine import Machine
+from qwen_service.models.personas import Persona, Personas
+from qwen_service.settings import Settings
+from tests.service_process import ROOT
 
 
 def listed(capsys: pytest.CaptureFixture[str], folder: Path, *flags: str) -> str:
@@ -66,3 +71,30 @@ def test_the_plans_names_still_mean_the_plans_models(tmp_path: Path) -> None:
     catalog = Catalog.load(tmp_path)
     assert catalog.find("qwen2.5").name == "qwen2.5-1.5b-instruct"
     assert catalog.find("qwen3").name == "qwen3-4b"
+
+
+@pytest.mark.parametrize(("card", "shown"), [(7040, "5.01 GB, fits (7.38 GB)"), (4096, "5.01 GB, too large (4.29 GB)")])
+def test_the_memory_of_the_card_that_is_here_decides_what_fits(card: int, shown: str, tmp_path: Path) -> None:
+    spec = Catalog.load(tmp_path).find("qwen3-4b")
+    unknown = Catalog.load(tmp_path).find("qwen3-1.7b-axllm")
+    assert memory(spec, card * 1024) == shown
+    assert memory(spec, None) == "5.01 GB"
+    assert memory(unknown, card * 1024) == "not measured"
+
+
+def test_the_card_is_asked_how_much_memory_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIM_CARDS", str(tmp_path / "cards.json"))
+    (tmp_path / "cards.json").write_text(json.dumps({"cards": [{"cmm_total": 4096 * 1024}, {}]}))
+    (tmp_path / "dev").mkdir()
+    settings = Settings(axcl_smi=str(ROOT / "tests/simulators/axcl-smi"), devices=(0, 1))
+    assert card_memory(settings, Machine(root=tmp_path)) is None  # no driver
+    (tmp_path / "dev/axcl_host").touch()
+    assert card_memory(settings, Machine(root=tmp_path)) == 4096 * 1024
+
+
+def test_personas_are_listed_with_what_they_stand_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Personas.load(tmp_path).put(Persona("pirate", "qwen3-4b", system="Speak as a pirate."))
+    assert listed(capsys, tmp_path).splitlines()[0].split() == ["pirate", "persona", "of", "qwen3-4b"]
+    assert "pirate" in listed(capsys, tmp_path, "--all").splitlines()[-1]
+    assert "pirate" not in listed(capsys, tmp_path, "--for", "tools")
+    assert json.loads(listed(capsys, tmp_path, "--json")) == [{"name": "pirate", "stands_on": "qwen3-4b"}]

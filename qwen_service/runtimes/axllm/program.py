@@ -6,6 +6,7 @@ A model's package may bring a build for the board where a host with a card needs
 import logging
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -25,20 +26,52 @@ Backend = Literal["AXCL", "AX650"]
 NEEDED_ON: dict[Backend, str] = {"AXCL": "a host with a card", "AX650": "the AX650 board"}
 
 
+@dataclass(frozen=True, slots=True)
+class Build:
+    """An axllm that was found, and what it says of itself."""
+
+    path: Path
+    version: str
+
+    @property
+    def backend(self) -> Backend | None:
+        return backend_of(self.version)
+
+    def mistake(self, machine: Machine) -> str:
+        """Why it is not for this machine; empty where it is, or where it does not say what it was built for."""
+        wanted = backend_for(machine)
+        if self.backend in (None, wanted):
+            return ""
+        return f"{self.path} is a build for {NEEDED_ON[self.backend]} ({self.backend}), this is {NEEDED_ON[wanted]}"
+
+
 async def find_axllm(model: InstalledModel, machine: Machine) -> str:
     """Its path. Raises StartFailed, which names each that was found and why it cannot be used."""
-    wanted: Backend = "AX650" if machine.is_board else "AXCL"
     wrong: list[str] = []
     for path in _candidates(model):
-        said = await _version(path)
-        backend = backend_of(said)
-        if backend in (None, wanted):
-            log.info("%s: %s", path, " ".join(said.split())[:200] or "tells no version")
+        build = Build(path, await version_of(path))
+        if not (mistake := build.mistake(machine)):
+            log.info("%s: %s", path, build.version or "tells no version")
             return str(path)
-        wrong.append(f"{path} is a build for {NEEDED_ON[backend]} ({backend}), this is {NEEDED_ON[wanted]}")
-        log.warning("%s", wrong[-1])
-    where = WHERE.format(wanted=f"{NEEDED_ON[wanted]} ({wanted})", folder=model.folder)
-    raise StartFailed(f"{'; '.join(wrong) or 'There is no axllm here'}. {where}", permanent=True)
+        wrong.append(mistake)
+        log.warning("%s", mistake)
+    raise StartFailed(f"{'; '.join(wrong) or 'There is no axllm here'}. {advice(model, machine)}", permanent=True)
+
+
+def backend_for(machine: Machine) -> Backend:
+    return "AX650" if machine.is_board else "AXCL"
+
+
+def advice(model: InstalledModel, machine: Machine) -> str:
+    """Where to get the build that this machine needs."""
+    wanted = backend_for(machine)
+    return WHERE.format(wanted=f"{NEEDED_ON[wanted]} ({wanted})", folder=model.folder)
+
+
+def own_builds(model: InstalledModel) -> list[Path]:
+    """Those that lie in the model's folder."""
+    places = (model.folder / AXLLM, model.folder / "bin" / AXLLM)
+    return [place.absolute() for place in places if place.is_file() and not is_lfs_pointer(place)]
 
 
 def backend_of(version: str) -> Backend | None:
@@ -49,19 +82,20 @@ def backend_of(version: str) -> Backend | None:
 
 
 def _candidates(model: InstalledModel) -> Iterator[Path]:
-    for place in (model.folder / AXLLM, model.folder / "bin" / AXLLM):
-        if place.is_file() and not is_lfs_pointer(place):
-            mend_program(place)
-            yield place.absolute()
+    for place in own_builds(model):
+        mend_program(place)
+        yield place
     try:
         yield Path(find_program(AXLLM))
     except OSError:  # none on PATH; the folder may have had one
         return
 
 
-async def _version(path: Path) -> str:
+async def version_of(path: Path) -> str:
+    """Its first words; empty where it says nothing."""
     try:
-        return (await run_tool([str(path), "version"], VERSION_TIMEOUT)).output
+        said = (await run_tool([str(path), "version"], VERSION_TIMEOUT)).output
     except (OSError, TimeoutError) as error:
         log.warning("%s version: %s", path, error or "no answer")
         return ""
+    return " ".join(said.split())[:200]
