@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from openai.types import Model
 from openai.types.chat import ChatCompletionMessageParam
 
 from qwen_service.api.openai.wire_reply import ModelList
@@ -161,7 +162,10 @@ def test_a_completion_is_streamed_and_echoed(client: openai.OpenAI, model: str) 
 
 def test_models_are_listed_and_found_by_name(client: openai.OpenAI, model: str) -> None:
     assert client.models.retrieve(model).id == model
-    ModelList.model_validate(httpx.get(f"{client.base_url}models").json(), strict=True)
+    listed = httpx.get(f"{client.base_url}models").json()
+    ModelList.model_validate(listed, strict=True)
+    for entry in listed["data"]:
+        Model.model_validate(entry, strict=True)
     with pytest.raises(openai.NotFoundError) as caught:
         client.models.retrieve("gpt-5")
     assert model in caught.value.message

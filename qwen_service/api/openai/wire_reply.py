@@ -1,4 +1,7 @@
-"""What OpenAI's routes answer, for /docs. The answers are not made from these models; a test holds them to it."""
+"""What OpenAI's routes answer: the page /docs shows these fields.
+
+The answers are made elsewhere. Tests hold them to this, and to the types of the package openai.
+"""
 
 from typing import Any, Literal
 

@@ -3,6 +3,9 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import pytest
+from openai.types import Completion
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from pydantic import BaseModel
 
 from qwen_service.api.openai import wire_reply
 from qwen_service.api.openai.response import ChatChunks, chat_completion, collect
@@ -26,6 +29,12 @@ def end(reason: Any = "stop") -> Finished:
     return Finished(reason, Usage(5, 2, 3, 1))
 
 
+def hold_to(answer: object, described: type[BaseModel], theirs: type[BaseModel]) -> None:
+    """What /docs says of the answer, and what the package openai makes of it."""
+    described.model_validate(answer, strict=True)
+    theirs.model_validate(answer, strict=True)
+
+
 async def coming(*events: Event | tuple[int, Event]) -> AsyncGenerator[tuple[int, Event], None]:
     for event in events:
         yield event if isinstance(event, tuple) else (0, event)
@@ -36,7 +45,7 @@ async def stream(*events: Any, count: int = 1, usage: bool = False, logprobs: bo
     chunks = ChatChunks("id1", count, include_usage=usage, logprobs=logprobs, headers=ReplyHeaders())
     parts = parsed([chunk async for chunk in chunks.encode(coming(*events))])
     for part in parts[:-1]:
-        wire_reply.ChatCompletionChunk.model_validate(part, strict=True)
+        hold_to(part, wire_reply.ChatCompletionChunk, ChatCompletionChunk)
     return parts
 
 
@@ -134,7 +143,7 @@ async def test_logprobs_of_a_chunk_are_openais() -> None:
 async def whole(*events: Any, count: int = 1, logprobs: bool = False) -> dict[str, Any]:
     replies, usage = await collect(coming(*events), count, ReplyHeaders())
     reply = chat_completion("id1", "m", replies, usage, logprobs=logprobs)
-    wire_reply.ChatCompletion.model_validate(reply, strict=True)
+    hold_to(reply, wire_reply.ChatCompletion, ChatCompletion)
     return reply
 
 
@@ -239,7 +248,7 @@ OFFSETS = {"tokens": ["Hi"], "token_logprobs": [-0.5], "top_logprobs": [{"Hi": -
 async def test_logprobs_of_a_text_completion_are_lists_side_by_side() -> None:
     reply = await completion("Ah ", logprobs=True).whole(coming(STARTED, TextDelta("Hi", (LOGPROB,)), end()))
     assert reply["choices"][0]["logprobs"] == {**OFFSETS, "text_offset": [3]}
-    wire_reply.Completion.model_validate(reply, strict=True)
+    hold_to(reply, wire_reply.Completion, Completion)
 
 
 async def test_offsets_of_streamed_logprobs_go_on_from_chunk_to_chunk() -> None:
