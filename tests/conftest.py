@@ -17,6 +17,7 @@ from qwen_service.operation.logs import OTHER_LOGGERS
 from qwen_service.operation.logs import ROOT as ROOT_LOGGER
 from qwen_service.operation.logs import TOKENIZER as TOKENIZER_LOGGER
 from qwen_service.text.tokenizer import LocalTokenizer
+from tests.simulated_card import Card, simulated_card
 from tests.simulated_repl import Rig, repl_rig
 
 TESTS = Path(__file__).resolve().parent
@@ -110,6 +111,12 @@ def weather(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Weather:
 def tokenizer(qwen_tokenizer_folder: Path) -> LocalTokenizer:
     """Qwen3's."""
     return LocalTokenizer(qwen_tokenizer_folder)
+
+
+@pytest.fixture
+def card(tmp_path: Path, tokenizer: LocalTokenizer) -> Card:
+    """A card whose runtime has not been started."""
+    return lambda **options: simulated_card(tmp_path, tokenizer, **options)
 
 
 @pytest.fixture

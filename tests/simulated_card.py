@@ -4,8 +4,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,9 @@ class SimulatedCard:
 
 def prompt(ids: list[int]) -> Prompt:
     return Prompt(tuple(ids), ChatRequest("r1"))
+
+
+Card = Callable[..., AbstractAsyncContextManager[SimulatedCard]]
 
 
 @asynccontextmanager

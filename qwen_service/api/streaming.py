@@ -12,6 +12,7 @@
 import asyncio
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -47,10 +48,34 @@ class WholeReply(Response):
             await response(scope, receive, send)
 
 
+class LateReply(Response, ABC):
+    """A response whose status is open until it begins: an error before that is raised, and answered by the app."""
+
+    def __init__(self) -> None:
+        self.begun = False
+        self.background = None
+
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await until_disconnect(self.stream(send), receive)
+        except Exception as error:
+            if not self.begun:
+                raise
+            await self.break_off(error, send)
+
+    @abstractmethod
+    async def stream(self, send: Send) -> None:
+        """Send all of it."""
+
+    @abstractmethod
+    async def break_off(self, error: Exception, send: Send) -> None:
+        """End what has begun. Raise the error where only a cut connection can tell of it."""
+
+
 T = TypeVar("T")
 
 
-class StreamReply(Response, Generic[T]):
+class StreamReply(LateReply, Generic[T]):
     """A response that streams. `headers` is called at the first chunk, or when the time for it is over. Raises an error before that."""
 
     def __init__(
@@ -64,6 +89,7 @@ class StreamReply(Response, Generic[T]):
         headers_after: float = HEADERS_AFTER,
         ping_every: float = PING_EVERY,
     ) -> None:
+        super().__init__()
         self._events = events
         self._encode = encode
         self._dialect = dialect
@@ -72,24 +98,9 @@ class StreamReply(Response, Generic[T]):
         self._headers_after = headers_after
         self._ping_every = ping_every
         self._is_worked_on = asyncio.Event()
-        self._begun = False
         self._last_sent = 0.0
-        self.background = None
 
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await until_disconnect(self._stream(send), receive)
-        except ServiceError as error:
-            if not self._begun:
-                raise
-            await self._fail(error, send)
-        except Exception:  # an unexpected exception: the client must still learn that the reply is incomplete
-            if not self._begun:
-                raise
-            log.exception("a stream failed")
-            await self._fail(ServiceError("internal error; the service's log has details"), send)
-
-    async def _stream(self, send: Send) -> None:
+    async def stream(self, send: Send) -> None:
         pings = asyncio.create_task(self._send_pings(send))
         try:
             await self._send_chunks(send)
@@ -97,7 +108,10 @@ class StreamReply(Response, Generic[T]):
             pings.cancel()
         await self._end(send)
 
-    async def _fail(self, error: ServiceError, send: Send) -> None:
+    async def break_off(self, error: Exception, send: Send) -> None:
+        if not isinstance(error, ServiceError):  # a defect: the client must still learn that the reply is incomplete
+            log.error("a stream failed", exc_info=error)
+            error = ServiceError("internal error; the service's log has details")
         record = recording()
         record.error, record.status = type(error).__name__, self._dialect.error_response(error).status_code
         await self._send(send, self._dialect.error_chunk(error))
@@ -119,13 +133,13 @@ class StreamReply(Response, Generic[T]):
                 yield event
 
     async def _send(self, send: Send, chunk: bytes) -> None:
-        if not self._begun:
+        if not self.begun:
             await self._begin(send)
         self._last_sent = time.monotonic()
         await send({"type": "http.response.body", "body": chunk, "more_body": True})
 
     async def _begin(self, send: Send) -> None:
-        self._begun = True
+        self.begun = True
         await begin_stream(send, self._dialect.media_type, self._reply_headers())
 
     async def _send_pings(self, send: Send) -> None:
@@ -133,7 +147,7 @@ class StreamReply(Response, Generic[T]):
             async with asyncio.timeout(self._status_within):
                 await self._is_worked_on.wait()
                 await asyncio.sleep(self._headers_after)
-        if not self._begun:
+        if not self.begun:
             await self._begin(send)
         while ping := self._dialect.ping:
             silence = time.monotonic() - self._last_sent

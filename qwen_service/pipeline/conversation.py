@@ -12,7 +12,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from qwen_service.chat import IMAGE_PLACE, IMAGE_TOKENS, ChatRequest, Message, ToolCall
 from qwen_service.engine import ModelText
@@ -22,6 +22,7 @@ from qwen_service.pipeline.rendered import HOPELESS_BYTES_PER_TOKEN, Rendered, c
 from qwen_service.pipeline.trimming import Cut, cuts, turns_of, without_oldest
 from qwen_service.runtime import Limits, Prompt, Spelled
 from qwen_service.text.fill_in_middle import infill_prompt
+from qwen_service.text.template import Shown
 
 REMEMBERED_REPLIES = 256  # in the whole service; each takes four bytes per id of prompt and reply
 
@@ -158,7 +159,7 @@ def _from_client(request: ChatRequest) -> int:
     return sum(not message.moved for message in request.messages)
 
 
-def _shown(request: ChatRequest) -> dict[str, Any]:
+def _shown(request: ChatRequest) -> Shown:
     """The template's arguments beside the messages."""
     return {"tools": request.tools, "thinking": request.thinking, "kwargs": request.template_kwargs}
 

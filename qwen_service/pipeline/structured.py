@@ -5,49 +5,107 @@ message, the reply is held back until it is checked, and a faulty one goes back 
 A reply that the token limit or the client's own stop string cut is what it is, and says so in its finish reason.
 """
 
-from collections.abc import AsyncGenerator, Callable
+import json
+import re
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Literal
 
-from qwen_service.chat import ChatRequest, Event, Finished, NamedTool, Timings, Usage
+import orjson
+
+from qwen_service.chat import (
+    ChatRequest,
+    Event,
+    Finished,
+    Message,
+    NamedTool,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    Timings,
+    Tool,
+    ToolCall,
+    Usage,
+)
 from qwen_service.errors import InvalidOutput, InvalidRequest, PromptTooLong, Unsupported
-from qwen_service.pipeline.structured_prompt import ask, ask_again
-from qwen_service.pipeline.structured_reply import Reply, fault_of, forced_tools
 from qwen_service.runtime import Capabilities
 from qwen_service.text.engine_schema import guided
 from qwen_service.text.grammar import reply_grammar
-from qwen_service.text.json_schema import check_enforceable
+from qwen_service.text.json_schema import check_enforceable, first_error, json_error
 from qwen_service.text.output_format import OutputFormat
 
 Stream = Callable[[ChatRequest], AsyncGenerator[Event, None]]
+_FENCED = re.compile(r"\s*```(?:json)?\s*\n(?P<inner>.*?)\n?\s*```\s*", re.DOTALL)
+
+
+@dataclass(slots=True)
+class Reply:
+    events: list[TextDelta | ToolCall] = field(default_factory=list)
+    finished: Finished | None = None
+
+    def add(self, event: Event) -> bool:
+        """Whether it is a part of what is checked."""
+        match event:
+            case TextDelta() | ToolCall():
+                self.events.append(event)
+            case Finished():
+                self.finished = event
+            case Started() | ReasoningDelta():
+                return False
+        return True
+
+    @property
+    def text(self) -> str:
+        return "".join(event.text for event in self.events if isinstance(event, TextDelta))
+
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        return tuple(event for event in self.events if isinstance(event, ToolCall))
+
+    def message(self) -> Message:
+        return Message("assistant", self.text, tool_calls=self.calls)
+
+    def unfence(self) -> None:
+        """Take off the code fence that models put around JSON when nothing but a prompt tells them not to."""
+        match = _FENCED.fullmatch(self.text)
+        if match and not self.calls:
+            self.events = [TextDelta(match["inner"])]
 
 
 def structured(
     request: ChatRequest, stream: Stream, *, output_format: OutputFormat, capabilities: Capabilities
 ) -> AsyncGenerator[Event, None]:
     """The events of `stream`, which may be called again, held to the form that the request demands."""
-    if request.tool_choice == "none":
-        request = replace(request, tools=())  # a model that does not see tools calls none
-    _check(request, output_format)
-    if not (request.response_format or forced_tools(request)):
-        return stream(request)
-    enforceable = constrained(request, output_format)
-    if capabilities.grammars or (capabilities.constrained_output and enforceable.sampling.grammar is None):
-        return _enforced(enforceable, stream)
-    return _requested(request, stream)
+    request, held_by = _prepared(request, output_format, capabilities)
+    match held_by:
+        case "grammar":
+            return _enforced(request, stream)
+        case "words":
+            return _requested(request, stream)
+        case _:
+            return stream(request)
 
 
 def as_rendered(request: ChatRequest, *, output_format: OutputFormat, capabilities: Capabilities) -> ChatRequest:
     """The request whose prompt structured() gives to the engine first."""
+    request, held_by = _prepared(request, output_format, capabilities)
+    return ask(request) if held_by == "words" else request
+
+
+def _prepared(
+    request: ChatRequest, output_format: OutputFormat, capabilities: Capabilities
+) -> tuple[ChatRequest, Literal["nothing", "grammar", "words"]]:
+    """The request, and what holds its reply to the form that it demands."""
     if request.tool_choice == "none":
-        request = replace(request, tools=())
+        request = replace(request, tools=())  # a model that does not see tools calls none
     _check(request, output_format)
     if not (request.response_format or forced_tools(request)):
-        return request
+        return request, "nothing"
     enforceable = constrained(request, output_format)
     if capabilities.grammars or (capabilities.constrained_output and enforceable.sampling.grammar is None):
-        return enforceable
-    return ask(request)
+        return enforceable, "grammar"
+    return request, "words"
 
 
 def _check(request: ChatRequest, output_format: OutputFormat) -> None:
@@ -103,7 +161,7 @@ async def _requested(request: ChatRequest, stream: Stream) -> AsyncGenerator[Eve
 
 
 async def _collect(events: AsyncGenerator[Event, None], reply: Reply) -> AsyncGenerator[Event, None]:
-    """Fills the reply; yields what is not a part of it."""
+    """Fill the reply; yield what is not a part of it."""
     async with aclosing(events):
         async for event in events:
             if not reply.add(event):
@@ -137,3 +195,72 @@ def _sum(first: Finished, second: Finished) -> Finished:
     usage = Usage(*(getattr(first.usage, f.name) + getattr(second.usage, f.name) for f in fields(Usage)))
     timings = Timings(*(getattr(first.timings, f.name) + getattr(second.timings, f.name) for f in fields(Timings)))
     return replace(second, usage=usage, timings=timings)
+
+
+def ask(request: ChatRequest) -> ChatRequest:
+    """The request with the instructions at the end of its system message."""
+    if request.prompt is not None:
+        raise Unsupported("This engine cannot hold the reply to a raw prompt to a format.", param="response_format")
+    instructions = _call_instructions(request) or _json_instructions(request)
+    first, *others = request.messages or (Message("system"),)
+    if first.role != "system":
+        return replace(request, messages=(Message("system", instructions), first, *others))
+    system = replace(first, content=f"{first.content}\n\n{instructions}".lstrip())
+    return replace(request, messages=(system, *others))
+
+
+def ask_again(request: ChatRequest, reply: Reply, fault: str) -> ChatRequest:
+    # Not from the user: the last user message is never trimmed away, and that must stay the question.
+    complaint = Message("system", f"Your reply cannot be used: {fault}. Reply again, correctly, and with nothing else.")
+    return replace(request, messages=(*request.messages, reply.message(), complaint))
+
+
+def _call_instructions(request: ChatRequest) -> str:
+    names = [tool.name for tool in forced_tools(request)]
+    if not names:
+        return ""
+    return f"You must reply with a function call and no other text. Call {' or '.join(names)}."
+
+
+def _json_instructions(request: ChatRequest) -> str:
+    schema = request.response_format.schema if request.response_format else None
+    instructions = "Reply with JSON only: no explanation and no code fence."
+    if request.tools and request.tool_choice == "auto":
+        instructions = f"Call a function, or else: {instructions}"
+    if schema is None:
+        return f"{instructions} It must be one JSON object."
+    return f"{instructions} It must satisfy this JSON schema:\n{json.dumps(schema, ensure_ascii=False)}"
+
+
+def forced_tools(request: ChatRequest) -> tuple[Tool, ...]:
+    """Those of which one must be called; none when the model is free."""
+    if isinstance(request.tool_choice, NamedTool):
+        return tuple(tool for tool in request.tools if tool.name == request.tool_choice.name)
+    return request.tools if request.tool_choice == "required" else ()
+
+
+def fault_of(reply: Reply, request: ChatRequest) -> str | None:
+    """What is wrong with the reply, in words for the model that wrote it; None when it keeps its promise.
+
+    A reply that the token limit or the client's own stop string cut promises nothing.
+    """
+    if request.stop or reply.finished is None or reply.finished.reason == "length":
+        return None
+    if forced := forced_tools(request):
+        return _fault_of_calls(reply.calls, forced)
+    if request.response_format and not reply.calls:
+        return json_error(reply.text, request.response_format.schema)
+    return None
+
+
+def _fault_of_calls(calls: Iterable[ToolCall], tools: Iterable[Tool]) -> str | None:
+    known = {tool.name: tool for tool in tools}
+    calls = tuple(calls)
+    if not calls:
+        return f"it calls none of these functions: {', '.join(known)}"
+    for call in calls:
+        if call.name not in known:
+            return f"it calls {call.name!r}, and may call only: {', '.join(known)}"
+        if error := first_error(known[call.name].parameters, orjson.loads(call.arguments)):
+            return f"the arguments of {call.name} are wrong: {error}"
+    return None

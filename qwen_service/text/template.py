@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypedDict, Unpack
 
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -26,6 +26,16 @@ from qwen_service.errors import InvalidRequest
 SPECIAL_TOKEN_SHAPE = re.compile(r"<[^<>\s]{1,64}>|\[/?[A-Z_]{1,32}\]")
 # Tags that the model writes in replies, so they may come back in assistant messages.
 OUTPUT_TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
+
+
+class Shown(TypedDict, total=False):
+    """What a template is given beside the messages. `kwargs`: the client's own, for its variables."""
+
+    tools: Sequence[Tool]
+    thinking: bool | None
+    kwargs: Mapping[str, Any] | None
+
+
 _GUARDS = range(0xF0000, 0xF0400)  # private-use characters
 _RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
 
@@ -67,18 +77,12 @@ class ChatTemplate:
         places = [text.find(mark) for mark in marks]
         return places == sorted(places) and places[0] >= 0
 
-    def render(
-        self,
-        messages: Sequence[Message],
-        *,
-        tools: Sequence[Tool] = (),
-        thinking: bool | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> list[str | int]:
+    def render(self, messages: Sequence[Message], **shown: Unpack[Shown]) -> list[str | int]:
         """Render a conversation. Raises InvalidRequest when the template refuses it."""
-        _refuse_reserved(kwargs or {})
+        kwargs = shown.get("kwargs") or {}
+        _refuse_reserved(kwargs)
         try:
-            return self._render(messages, tools, thinking, kwargs or {})
+            return self._render(messages, shown.get("tools", ()), shown.get("thinking"), kwargs)
         except TemplateError as error:
             raise InvalidRequest(
                 f"the model's chat template refuses these messages: {error.message}", param="messages"
@@ -88,38 +92,23 @@ class ChatTemplate:
         except (TypeError, ValueError, OverflowError) as error:  # from expressions of the template
             raise InvalidRequest(f"the model's chat template cannot render this: {error}", param="messages") from error
 
-    def render_open(
-        self,
-        messages: Sequence[Message],
-        *,
-        tools: Sequence[Tool] = (),
-        thinking: bool | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> list[str | int]:
+    def render_open(self, messages: Sequence[Message], **shown: Unpack[Shown]) -> list[str | int]:
         """Render up to the end of the last message, the assistant's, so that the model continues it."""
         mark, last = _mark(), messages[-1]
         marked = [*messages[:-1], replace(last, content=last.content + mark)]
-        cut = _cut(self.render(marked, tools=tools, thinking=thinking, kwargs=kwargs), mark)
+        cut = _cut(self.render(marked, **shown), mark)
         if cut is None:
             raise InvalidRequest("this model's chat template cannot leave its last message open", param="messages")
         return cut[0]
 
-    def render_after(
-        self,
-        messages: Sequence[Message],
-        index: int,
-        *,
-        tools: Sequence[Tool] = (),
-        thinking: bool | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> list[str | int] | None:
+    def render_after(self, messages: Sequence[Message], index: int, **shown: Unpack[Shown]) -> list[str | int] | None:
         """Render the text that comes after the reply `messages[index]`; None if that cannot be determined.
 
         A KV cache that ends with that reply needs just this text to hold the whole conversation.
         """
         mark = _mark()
         marked = [*messages[:index], Message("assistant", mark), *messages[index + 1 :]]
-        cut = _cut(self.render(marked, tools=tools, thinking=thinking, kwargs=kwargs), mark)
+        cut = _cut(self.render(marked, **shown), mark)
         return None if cut is None else cut[1]
 
     def spell(self, parts: Sequence[str | int]) -> str:

@@ -89,9 +89,12 @@ class Script:
         self.go_on = asyncio.Event()
         self.closed = asyncio.Event()
 
-    async def events(self) -> AsyncGenerator[Event, None]:
+    async def events(self, after: Event | None = None) -> AsyncGenerator[Event, None]:
+        """`after` comes at once, before the others."""
         self.begun.set()
         try:
+            if after is not None:
+                yield after
             for step in self.steps:
                 await self.go_on.wait()
                 if isinstance(step, Exception):
@@ -167,13 +170,9 @@ async def test_an_error_after_early_headers_is_told_in_the_stream() -> None:
 async def test_pings_fill_a_silence_in_the_middle() -> None:
     client, script = Client(), Script(TextDelta("b"))
 
-    async def events() -> AsyncGenerator[Event, None]:
-        yield TextDelta("a")
-        async with aclosing(script.events()) as rest:
-            async for event in rest:
-                yield event
-
-    call = asyncio.create_task(client.call(reply(events(), status_within=SOON, ping_every=SOON)))
+    call = asyncio.create_task(
+        client.call(reply(script.events(after=TextDelta("a")), status_within=SOON, ping_every=SOON))
+    )
     await client.until(lambda: PING in client.body)
     assert client.body.startswith(b"0:a ")
     script.go_on.set()
@@ -205,13 +204,9 @@ async def test_a_request_that_waits_longer_than_work_may_keeps_the_status_of_its
 async def test_a_request_that_is_worked_on_gets_its_headers_before_the_first_chunk() -> None:
     client, script = Client(), Script(TextDelta("late"))
 
-    async def events() -> AsyncGenerator[Event, None]:
-        yield Started("m")
-        async with aclosing(script.events()) as rest:
-            async for event in rest:
-                yield event
-
-    call = asyncio.create_task(client.call(reply(events(), headers_after=SOON, ping_every=SOON)))
+    call = asyncio.create_task(
+        client.call(reply(script.events(after=Started("m")), headers_after=SOON, ping_every=SOON))
+    )
     await client.until(lambda: PING in client.body)
     assert client.headers["x-served-by"] == "m"
     script.go_on.set()
@@ -281,14 +276,7 @@ async def test_a_client_that_leaves_a_whole_reply_ends_the_work() -> None:
 async def test_a_server_whose_patience_ends_tells_the_client_of_a_stream(begun: bool) -> None:
     client, script = Client(), Script(TextDelta("b"))
 
-    async def events() -> AsyncGenerator[Event, None]:
-        if begun:
-            yield TextDelta("a")
-        async with aclosing(script.events()) as rest:
-            async for event in rest:
-                yield event
-
-    call = asyncio.create_task(client.call(reply(events())))
+    call = asyncio.create_task(client.call(reply(script.events(after=TextDelta("a") if begun else None))))
     await client.until(lambda: client.body == b"0:a ") if begun else await script.begun.wait()
     call.cancel()
     await call

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from openai import OpenAI
+from pydantic import BaseModel
 
 from qwen_service.chat import Sampling
 from qwen_service.runtime import Prompt
@@ -23,6 +25,14 @@ from tests.case_service import Script, scripted_service
 
 EVENT = {"name": "Science fair", "date": "Friday", "participants": ["Alice", "Bob"]}
 STARTUP = 30.0  # seconds
+
+
+class CalendarEvent(BaseModel):
+    """An entry of a calendar."""
+
+    name: str
+    date: str
+    participants: list[str]
 
 
 @dataclass
@@ -96,3 +106,9 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A service that knows the models `tiny` and `other`."""
     with served(scripted_service(tmp_path_factory.mktemp("service"), ObligingModel(), {})) as url:
         yield url
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        yield client

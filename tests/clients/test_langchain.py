@@ -7,19 +7,11 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_ollama import ChatOllama, OllamaLLM
 from langchain_openai import ChatOpenAI
-from pydantic import BaseModel, SecretStr
+from pydantic import SecretStr
 
-from tests.clients.conftest import EVENT
+from tests.clients.conftest import EVENT, CalendarEvent
 
 pytestmark = pytest.mark.usefixtures("careless")
-
-
-class CalendarEvent(BaseModel):
-    """An entry of a calendar."""
-
-    name: str
-    date: str
-    participants: list[str]
 
 
 @tool

@@ -6,17 +6,10 @@ from datetime import datetime
 import pytest
 from ollama import AsyncClient, Client, ResponseError
 from openai import OpenAI
-from pydantic import BaseModel
 
-from tests.clients.conftest import EVENT
+from tests.clients.conftest import EVENT, CalendarEvent
 
 HELLO = [{"role": "user", "content": "Say hello"}]
-
-
-class CalendarEvent(BaseModel):
-    name: str
-    date: str
-    participants: list[str]
 
 
 def get_weather(city: str) -> str:

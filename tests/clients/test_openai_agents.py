@@ -6,17 +6,10 @@ from typing import Any
 import pytest
 from agents import Agent, ModelSettings, OpenAIResponsesModel, RunConfig, Runner, function_tool
 from openai import AsyncOpenAI
-from pydantic import BaseModel
 
-from tests.clients.conftest import EVENT
+from tests.clients.conftest import EVENT, CalendarEvent
 
 QUIET = RunConfig(tracing_disabled=True)  # traces would go to OpenAI
-
-
-class CalendarEvent(BaseModel):
-    name: str
-    date: str
-    participants: list[str]
 
 
 @function_tool

@@ -1,15 +1,13 @@
 """The official `openai` package, as its README uses it."""
 
 import json
-from collections.abc import Iterator
 
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
-from pydantic import BaseModel
 
-from tests.clients.conftest import EVENT
+from tests.clients.conftest import EVENT, CalendarEvent
 
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Say hello"}]
 WEATHER: ChatCompletionToolParam = {
@@ -19,18 +17,6 @@ WEATHER: ChatCompletionToolParam = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     },
 }
-
-
-class CalendarEvent(BaseModel):
-    name: str
-    date: str
-    participants: list[str]
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 def test_a_chat_completion(client: OpenAI) -> None:

@@ -1,16 +1,14 @@
 """The Responses API with the official `openai` package, as its README uses it."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 from openai.types.responses import FunctionToolParam, Response
-from pydantic import BaseModel
 
-from tests.clients.conftest import EVENT
+from tests.clients.conftest import EVENT, CalendarEvent
 
 WEATHER: FunctionToolParam = {
     "type": "function",
@@ -18,18 +16,6 @@ WEATHER: FunctionToolParam = {
     "strict": True,
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
 }
-
-
-class CalendarEvent(BaseModel):
-    name: str
-    date: str
-    participants: list[str]
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 def test_a_response(client: OpenAI) -> None:

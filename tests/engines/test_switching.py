@@ -41,6 +41,18 @@ class Workshop:
 
         return {model.name: bring_up}
 
+    def answer_slowly(self) -> asyncio.Event:
+        """A second token comes when the event is set."""
+        go_on = asyncio.Event()
+
+        async def slowly(prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Prefill | Piece, None]:
+            yield Piece("a", 1)
+            await go_on.wait()
+            yield Piece("b", 1, finish_reason="stop")
+
+        self.script = slowly
+        return go_on
+
 
 @pytest.fixture
 def workshop() -> Workshop:
@@ -67,14 +79,7 @@ async def test_a_switch_stops_the_old_model_before_the_new_one_is_loaded(tmp_pat
 
 
 async def test_a_switch_waits_for_the_reply_that_is_running(tmp_path: Path, workshop: Workshop) -> None:
-    go_on = asyncio.Event()
-
-    async def slowly(prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Prefill | Piece, None]:
-        yield Piece("a", 1)
-        await go_on.wait()
-        yield Piece("b", 1, finish_reason="stop")
-
-    workshop.script = slowly
+    go_on = workshop.answer_slowly()
     async with pipeline(settings_with_models(tmp_path, "one", "two"), workshop.loaders) as service:
         running = asyncio.create_task(ask(service))
         await until(lambda: service.scheduler.running == 1)
@@ -89,14 +94,7 @@ async def test_a_switch_waits_for_the_reply_that_is_running(tmp_path: Path, work
 
 
 async def test_a_switch_tells_each_step_once(tmp_path: Path, workshop: Workshop) -> None:
-    go_on = asyncio.Event()
-
-    async def slowly(prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Prefill | Piece, None]:
-        yield Piece("a", 1)
-        await go_on.wait()
-        yield Piece("b", 1, finish_reason="stop")
-
-    workshop.script = slowly
+    go_on = workshop.answer_slowly()
     workshop.progress["two"] = ["layer 1/2", "layer 1/2", "layer 2/2"]
     async with pipeline(settings_with_models(tmp_path, "one", "two"), workshop.loaders) as service:
         running = asyncio.create_task(ask(service))

@@ -37,9 +37,14 @@ def hub(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    (tmp_path / "models/manifests").mkdir(parents=True)
-    (tmp_path / "models/manifests/tiny.yaml").write_text(MANIFEST)
-    return tmp_path / "models"
+    return models_dir(tmp_path, MANIFEST)
+
+
+def models_dir(folder: Path, manifest: str) -> Path:
+    """One that knows a model `tiny`."""
+    (folder / "models/manifests").mkdir(parents=True)
+    (folder / "models/manifests/tiny.yaml").write_text(manifest)
+    return folder / "models"
 
 
 def qwen(models: Path, *command: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.install.test_pull import qwen
+from tests.install.test_pull import models_dir, qwen
 
 GGUF = b"GGUF" + bytes(100_000)
 MANIFEST = f"""\
@@ -26,9 +26,7 @@ def index(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    (tmp_path / "models/manifests").mkdir(parents=True)
-    (tmp_path / "models/manifests/tiny.yaml").write_text(MANIFEST)
-    return tmp_path / "models"
+    return models_dir(tmp_path, MANIFEST)
 
 
 def make_wheel(index: Path, content: bytes, member: str = "tiny_model/tiny.gguf") -> None:

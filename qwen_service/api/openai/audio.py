@@ -11,13 +11,13 @@ from fastapi import APIRouter
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Send
 
 from qwen_service.api.openai.errors import error_chunk
 from qwen_service.api.openai.wire_audio import SpeechBody, TranscriptionFields, VoiceId, form_fields
 from qwen_service.api.openai.wire_reply import ERRORS
 from qwen_service.api.reply import json_response
-from qwen_service.api.streaming import WholeReply, begin_stream, until_disconnect
+from qwen_service.api.streaming import LateReply, WholeReply, begin_stream
 from qwen_service.audio import ffmpeg, subtitles
 from qwen_service.audio.formats import ENCODERS, MEDIA_TYPES
 from qwen_service.audio.sound import PCM_RATE, UNKNOWN_SIZE, Sound, wav_bytes
@@ -182,36 +182,32 @@ async def _encoded(sounds: AsyncGenerator[Sound, None], kind: str, *, whole: boo
             yield await encoder.finish()
 
 
-class AudioReply(Response):
+class AudioReply(LateReply):
     """Sends the status with the first sound, so that an earlier error has its own status. A later one cuts the connection."""
 
     def __init__(self, chunks: AsyncGenerator[bytes, None], media_type: str, headers: dict[str, str]) -> None:
+        super().__init__()
         self._chunks, self._media_type, self._fields = chunks, media_type, headers
-        self._begun = False
-        self.background = None
 
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await until_disconnect(self._stream(send), receive)
-        except ServiceError as error:
-            if not self._begun:
-                raise
-            # The server sees an answer without an end and closes: nobody takes it for whole.
-            log.error("speech broke off: %s", error.message)
+    async def break_off(self, error: Exception, send: Send) -> None:  # noqa: ARG002  # see LateReply
+        if not isinstance(error, ServiceError):
+            raise error
+        # The server sees an answer without an end and closes: nobody takes it for whole.
+        log.error("speech broke off: %s", error.message)
 
-    async def _stream(self, send: Send) -> None:
+    async def stream(self, send: Send) -> None:
         async with aclosing(self._chunks) as chunks:
             async for chunk in chunks:
-                if chunk and not self._begun:
+                if chunk and not self.begun:
                     await self._begin(send)
                 if chunk:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        if not self._begun:
+        if not self.begun:
             await self._begin(send)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _begin(self, send: Send) -> None:
-        self._begun = True
+        self.begun = True
         await begin_stream(send, self._media_type, self._fields)
 
 

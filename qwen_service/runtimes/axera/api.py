@@ -14,10 +14,10 @@ from qwen_service.errors import PromptTooLong, ProtocolError, RuntimeFailure, St
 from qwen_service.runtime import Capabilities, HeldIds, Limits, LoadProgress, Piece, Prefill, Prompt, Runtime
 from qwen_service.runtimes.axera.api_client import EngineBusy
 from qwen_service.runtimes.axera.api_engine import REFUSAL, AxApiEngine, Work
-from qwen_service.runtimes.axera.api_reply import AxApiReply
 from qwen_service.runtimes.axera.channel import Decoded, Idle
 from qwen_service.runtimes.axera.kv_cache import CHUNK, Ids, KvCache, Plan, held_after
 from qwen_service.runtimes.axera.program import AxeraProgram
+from qwen_service.runtimes.axera.reply import AxeraReply
 from qwen_service.runtimes.axera.tokenizer_server import TokenizerServer
 from qwen_service.text.tokenizer import LocalTokenizer
 
@@ -80,7 +80,8 @@ class AxApi(Runtime):
         ids = prompt.token_ids
         room = self._limits.context - len(ids)
         budget = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
-        reply = AxApiReply(self._tokenizer.decoder(), eos_id=self._tokenizer.eos_id, budget=budget)
+        eos = self._tokenizer.eos_id
+        reply = AxeraReply(self._tokenizer.decoder(), end_ids=() if eos is None else (eos,), most=budget)
         begun = await self._begin(ids, sampling, most=budget)
         try:
             yield Prefill(len(ids), begun.plan.cached)
@@ -148,7 +149,7 @@ class AxApi(Runtime):
                 await self._engine.finish(work)
         return undisturbed
 
-    async def _come_to_rest(self, begun: _Begun, ids: Ids, reply: AxApiReply) -> None:
+    async def _come_to_rest(self, begun: _Begun, ids: Ids, reply: AxeraReply) -> None:
         work, tokens = begun.work, reply.tokens
         try:
             await self._engine.finish(work, reply.overhear, stop=not tokens.ended)
@@ -162,7 +163,7 @@ class AxApi(Runtime):
             self._foreign_calls = self._server.foreign_calls
             self._kv.invalidate()
 
-    async def _next_piece(self, work: Work, reply: AxApiReply) -> Piece | None:
+    async def _next_piece(self, work: Work, reply: AxeraReply) -> Piece | None:
         event = await self._engine.next(work, ending=reply.tokens.undecided)
         if isinstance(event, Idle) and not reply.ids:
             if REFUSAL in work.said:  # the program lives on, and takes the next prompt after a reset

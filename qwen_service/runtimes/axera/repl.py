@@ -19,7 +19,7 @@ from qwen_service.runtime import Capabilities, HeldIds, Limits, LoadProgress, Pi
 from qwen_service.runtimes.axera.channel import ChannelEvent, Decoded, Encoded, Idle, Lost, TokenChannel
 from qwen_service.runtimes.axera.kv_cache import Ids, KvCache, Plan, Stop, held_after
 from qwen_service.runtimes.axera.repl_process import ReplProcess, ReplProgram
-from qwen_service.runtimes.axera.repl_reply import ReplReply
+from qwen_service.runtimes.axera.reply import AxeraReply
 from qwen_service.runtimes.axera.tokenizer_server import TokenizerServer
 from qwen_service.text.tokenizer import LocalTokenizer
 
@@ -71,7 +71,7 @@ class AxRepl(Runtime):
         ids = prompt.token_ids
         plan = await self._prepare(ids)
         room = self._limits.context - len(ids)
-        reply = ReplReply(self._tokenizer.decoder(), end_ids=self._end_ids, max_tokens=sampling.max_tokens, room=room)
+        reply = AxeraReply(self._tokenizer.decoder(), end_ids=self._end_ids, most=sampling.max_tokens, room=room)
         channel = self._server.prompt(ids, plan.diff, longest_hold=LONGEST_HOLD)
         if sampling.max_tokens is not None:
             channel.gate.stop_after(sampling.max_tokens)
@@ -134,19 +134,16 @@ class AxRepl(Runtime):
         if self._process.failure.done():
             raise self._process.failure.result()
 
-    def _piece(self, event: ChannelEvent, channel: TokenChannel, reply: ReplReply, stop: Stop) -> Piece | None:
+    def _piece(self, event: ChannelEvent, channel: TokenChannel, reply: AxeraReply, stop: Stop) -> Piece | None:
         try:
             match event:
-                case Decoded(call, held):
-                    if held:
-                        self._stop_held(channel, stop)
-                    return reply.feed(call)
+                case Decoded(held=True):
+                    self._stop_held(channel, stop)
                 case Idle():
-                    return reply.finish()
+                    reply.tokens.refuse_early_end()
                 case Lost(error):
                     raise error
-                case _:
-                    return None
+            return reply.feed(event)
         except ProtocolError as failure:
             raise self._process.fail(failure) from None
 
@@ -165,7 +162,7 @@ class AxRepl(Runtime):
         else:
             stop.loosely = True
 
-    async def _come_to_rest(self, ids: Ids, channel: TokenChannel, reply: ReplReply, stop: Stop) -> None:
+    async def _come_to_rest(self, ids: Ids, channel: TokenChannel, reply: AxeraReply, stop: Stop) -> None:
         """Wait until the program waits for a prompt again, or is lost."""
         with channel:
             try:
@@ -181,7 +178,7 @@ class AxRepl(Runtime):
             if held is not None:
                 self._kv.hold(held)
 
-    async def _until_idle(self, channel: TokenChannel, reply: ReplReply, stop: Stop) -> None:
+    async def _until_idle(self, channel: TokenChannel, reply: AxeraReply, stop: Stop) -> None:
         channel.gate.stop_at_next()
         now = asyncio.get_running_loop().time
         patient_until = now() + RELUCTANT if reply.tokens.ids else 0.0

@@ -57,10 +57,10 @@ class ReplyTokens:
         """Whether the last call may be the whole reply, or a batch that repeats the one before."""
         return bool(self._undecided)
 
-    @property
-    def may_be_over(self) -> bool:
-        """Whether the reply can be over. False: the whole reply cannot have been decoded yet."""
-        return self.ended or (self._calls > 0 and len(self._seen) <= BATCH)
+    def refuse_early_end(self) -> None:
+        """Raise ProtocolError when the whole reply cannot have been decoded yet."""
+        if not (self.ended or (self._calls > 0 and len(self._seen) <= BATCH)):
+            raise ProtocolError("The runtime waits for a prompt before it has decoded its whole reply.")
 
     def finish(self) -> None:
         """Note that the program waits again: an undecided call was then the whole reply, which adds no ids.

@@ -4,8 +4,7 @@ import os
 import random
 import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
-from pathlib import Path
+from contextlib import AsyncExitStack, aclosing
 
 import httpx
 import pytest
@@ -13,22 +12,14 @@ import pytest
 from qwen_service.chat import Sampling
 from qwen_service.errors import Died, PromptTooLong, RuntimeFailure, Stalled, Unsupported
 from qwen_service.runtime import Piece, Prefill
-from qwen_service.text.tokenizer import LocalTokenizer
-from tests.simulated_card import Reply, SimulatedCard, prompt, simulated_card
+from tests.simulated_card import Card, Reply, SimulatedCard, prompt
 
 START, END, NEWLINE = 151644, 151645, 198
 DEADLINE = 20.0
 FIRST = [START, 872, NEWLINE, 9707, END]
 LONG = json.dumps(list(range(1000, 1400)))
 
-Card = Callable[..., AbstractAsyncContextManager[SimulatedCard]]
 Started = Callable[..., "asyncio.Future[SimulatedCard]"]
-
-
-@pytest.fixture
-def card(tmp_path: Path, tokenizer: LocalTokenizer) -> Card:
-    """A card whose runtime has not been started."""
-    return lambda **options: simulated_card(tmp_path, tokenizer, **options)
 
 
 @pytest.fixture

@@ -3,28 +3,17 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
 
 from qwen_service.errors import StartFailed
 from qwen_service.runtime import Limits
-from qwen_service.text.tokenizer import LocalTokenizer
 from tests.runtimes.simulators.test_simulator_main_api import free_port
-from tests.simulated_card import SimulatedCard, simulated_card
+from tests.simulated_card import Card
 
 START = 151644
 DEADLINE = 20.0  # seconds
-
-Card = Callable[..., AbstractAsyncContextManager[SimulatedCard]]
-
-
-@pytest.fixture
-def card(tmp_path: Path, tokenizer: LocalTokenizer) -> Card:
-    """A card whose runtime has not been started."""
-    return lambda **options: simulated_card(tmp_path, tokenizer, **options)
 
 
 async def test_start_reports_the_limits_of_the_log_and_prefills_an_opening(card: Card) -> None:
