@@ -4,6 +4,7 @@ An unknown key is refused, with the nearest known one named.
 """
 
 import difflib
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -13,8 +14,26 @@ import yaml
 from pydantic import ValidationError
 
 from qwen_service.errors import ServiceError
-from qwen_service.renamed_settings import RENAMED, with_new_names
 from qwen_service.settings import ENV_PREFIX, Settings
+
+log = logging.getLogger(__name__)
+
+# Old name -> new name. An entry stays for a year after the release that brought the new name. Empty so far.
+RENAMED: Mapping[str, str] = {}
+
+
+def with_new_names(
+    values: Mapping[str, Any], source: str, spell: Callable[[str], str], renamed: Mapping[str, str]
+) -> dict[str, Any]:
+    """Replace old names by new ones. When both are given, the value of the new name counts."""
+    found = {key: value for key, value in values.items() if key not in renamed}
+    for old, value in values.items():
+        if old in renamed:
+            new = renamed[old]
+            log.warning("%s: %s is now called %s; the old name is taken for now", source, spell(old), spell(new))
+            found.setdefault(new, value)
+    return found
+
 
 DEFAULT_FILES = (Path("config.yaml"), Path("/etc/qwen/config.yaml"))
 # Variables of the scripts, the command line and the tests: not settings of the service.

@@ -5,61 +5,16 @@ The program is either the vendor's, started by us, or any server with OpenAI's a
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from importlib import import_module
-from typing import Protocol, TypeVar, cast
+from typing import TypeVar, cast
 
+from qwen_service.audio.program import Answer, SpeechProgram, SpeechServer
 from qwen_service.engines.supervisor import Phase, Supervisor
-from qwen_service.errors import Loading, QueueFull, QueueTimeout, RuntimeFailure, Stalled, Unavailable
+from qwen_service.errors import Loading, QueueFull, QueueTimeout, Stalled, Unavailable
 from qwen_service.runtime import LoadProgress
 from qwen_service.settings import Settings
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    status: int
-    content: bytes
-
-    @property
-    def text(self) -> str:
-        return self.content.decode(errors="replace")
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    name: str
-    content: bytes
-    media_type: str
-
-
-class SpeechServer(Protocol):
-    """A speech server that is up. `models`: the names that it lists; empty when it lists none."""
-
-    models: tuple[str, ...]
-
-    async def post_form(self, path: str, fields: dict[str, str], file: File) -> Answer: ...
-
-    async def post_json(self, path: str, body: dict[str, object]) -> Answer: ...
-
-    async def failed(self) -> RuntimeFailure: ...
-
-    async def stop(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class SpeechProgram:
-    """Which program, and where. `place` is the folder of its models, or the URL of a server that runs elsewhere."""
-
-    kind: str  # speech_to_text or text_to_speech
-    place: str
-    program: str
-    has_key: bool  # its program takes --api_key
-
-    @property
-    def is_joined(self) -> bool:
-        return self.place.startswith(("http://", "https://"))
 
 
 class SpeechEngine:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx2
 
-from qwen_service.audio.engine import Answer, File, SpeechProgram, SpeechServer
+from qwen_service.audio.program import Answer, File, SpeechProgram, SpeechServer
 from qwen_service.card.faults import explain
 from qwen_service.errors import Died, ProtocolError, RuntimeFailure, StartFailed
 from qwen_service.process.child import ChildProcess, explain_exit, find_program

@@ -6,8 +6,9 @@ from typing import Any
 import orjson
 
 from qwen_service.audio import ffmpeg
-from qwen_service.audio.engine import Answer, File, SpeechEngine, SpeechProgram
+from qwen_service.audio.engine import SpeechEngine
 from qwen_service.audio.formats import sniff
+from qwen_service.audio.program import Answer, File, SpeechProgram
 from qwen_service.audio.sound import wav_head, with_true_size
 from qwen_service.errors import InvalidRequest, NotOffered, ProtocolError, RequestTooLarge, UnknownModel, Unsupported
 from qwen_service.request_record import RequestRecord, recording

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
-from qwen_service.audio.engine import Answer, SpeechEngine, SpeechProgram
+from qwen_service.audio.engine import SpeechEngine
+from qwen_service.audio.program import Answer, SpeechProgram
 from qwen_service.audio.sentences import pieces
 from qwen_service.audio.sound import Sound, read_wav
 from qwen_service.audio.speech_to_text import reason_of

@@ -5,8 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from qwen_service.config import ConfigError, describe, load_settings
-from qwen_service.renamed_settings import RENAMED
+from qwen_service.config import RENAMED, ConfigError, describe, load_settings
 from qwen_service.settings import Settings
 
 

@@ -29,8 +29,7 @@ from qwen_service.engines.waiting_room import Patience
 from qwen_service.errors import Unsupported
 from qwen_service.models.personas import Persona
 from qwen_service.pipeline.cancellation import Cancellations
-from qwen_service.pipeline.client_context import continued
-from qwen_service.pipeline.conversation import Fitted, SessionManager
+from qwen_service.pipeline.conversation import Fitted, SessionManager, continued
 from qwen_service.pipeline.fairness import Priorities
 from qwen_service.pipeline.pictures import PictureBounds, check_pictures
 from qwen_service.pipeline.scheduler import Scheduler, Turn

@@ -17,12 +17,63 @@ from typing import NamedTuple
 from qwen_service.chat import IMAGE_PLACE, IMAGE_TOKENS, ChatRequest, Message, ToolCall
 from qwen_service.engine import ModelText
 from qwen_service.engines.served import ServedModel
-from qwen_service.errors import PromptTooLong
-from qwen_service.pipeline.rendered import HOPELESS_BYTES_PER_TOKEN, Rendered, count_or_encode
+from qwen_service.errors import PromptTooLong, Unsupported
 from qwen_service.pipeline.trimming import Cut, cuts, turns_of, without_oldest
-from qwen_service.runtime import Limits, Prompt, Spelled
+from qwen_service.runtime import Limits, Prompt, PromptParts, Spelled
 from qwen_service.text.fill_in_middle import infill_prompt
 from qwen_service.text.template import Shown
+
+HOPELESS_BYTES_PER_TOKEN = 16  # a text with more bytes per token of room than this cannot fit; usual are 2 to 5
+_CHEAP = 100_000  # characters that are tokenized in about 0.1 s, whatever they are
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """The prompt. `ending` is its last text; `estimate`: number of tokens of a prompt that was not tokenized.
+
+    `beside`: tokens reserved for pictures.
+    """
+
+    ids: list[int]
+    ending: str
+    estimate: int = 0
+    beside: int = 0
+    spelled: tuple[Spelled, ...] = ()
+
+    @property
+    def size(self) -> int:
+        return (self.estimate or len(self.ids)) + self.beside
+
+
+async def count_or_encode(text: ModelText, parts: PromptParts, most: int) -> Rendered:
+    """Tokenize, or estimate a text that is clearly longer than `most` tokens: tokenizing 4 MB would take seconds."""
+    size, enough = _characters(parts), HOPELESS_BYTES_PER_TOKEN * most
+    if size > max(_CHEAP, 4 * enough):
+        beginning = _beginning(parts, enough)
+        tokens = len(await text.tokenizer.encode(beginning))
+        if tokens > 2 * most:  # so much too long that the first cut does not matter
+            return Rendered([], _ending(text, parts), estimate=round(tokens * size // _characters(beginning), -3))
+    return Rendered(await text.tokenizer.encode(parts), _ending(text, parts))
+
+
+def _ending(text: ModelText, parts: PromptParts) -> str:
+    """The last text of a prompt, with special tokens by name. It shows whether the reply starts inside <think>."""
+    return text.template.spell(parts[-4:])[-64:]
+
+
+def _characters(parts: PromptParts) -> int:
+    return sum(len(part) for part in parts if isinstance(part, str))
+
+
+def _beginning(parts: PromptParts, characters: int) -> PromptParts:
+    beginning: list[str | int] = []
+    for part in parts:
+        if characters <= 0:
+            break
+        beginning.append(part[:characters] if isinstance(part, str) else part)
+        characters -= len(part) if isinstance(part, str) else 0
+    return beginning
+
 
 REMEMBERED_REPLIES = 256  # in the whole service; each takes four bytes per id of prompt and reply
 
@@ -213,3 +264,15 @@ def _canonical(call: ToolCall) -> str:
         return json.dumps(json.loads(call.arguments), sort_keys=True)
     except ValueError:
         return call.arguments
+
+
+async def continued(text: ModelText, request: ChatRequest) -> ChatRequest:
+    """Turn the request into a prompt of ids: the client's ids, then the text that the template writes after a reply."""
+    if not request.context:
+        return request
+    turn = (Message("user", "-"), Message("assistant", "-"), request.messages[-1])
+    rest = text.template.render_after(turn, 1, thinking=request.thinking)
+    if rest is None:
+        raise Unsupported("this model's template cannot continue a context; use /api/chat", param="context")
+    ids = (*request.context, *await text.tokenizer.encode(rest))
+    return replace(request, messages=(), prompt=ids, context=())

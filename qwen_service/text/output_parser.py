@@ -11,20 +11,76 @@
 """
 
 import re
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from qwen_service.chat import FinishReason, ReasoningDelta, TextDelta, ToolCall
+from qwen_service.chat import FinishReason, ReasoningDelta, TextDelta, TokenLogprob, ToolCall
 from qwen_service.runtime import Piece
-from qwen_service.text.held_text import HeldText
 from qwen_service.text.output_format import OutputFormat
-from qwen_service.text.tag_search import Place, padded_place, place
 from qwen_service.text.tool_calls import (
     bare_call_payload,
     could_be_bare_call,
     find_outside_strings,
     parse_tool_call,
 )
+
+
+class Place(NamedTuple):
+    """A place where a needle, or its beginning, was found. Places sort in the order in which they take effect: leftmost
+    first; at the same position a whole needle before the beginning of one,
+    and of two whole needles the one that was complete first. So the result does not depend on how the text was cut."""
+
+    start: int
+    partial: bool
+    end: int
+    needle: str
+
+
+def place(text: str, needle: str, *, growing: bool) -> Place | None:
+    """The first place of `needle`; else the place at the end of the text where more text could complete it."""
+    start = text.find(needle)
+    if start >= 0:
+        return Place(start, False, start + len(needle), needle)
+    start = text.find(needle[0], max(0, len(text) - len(needle) + 1)) if growing else -1
+    while start >= 0:
+        if needle.startswith(text[start:]):
+            return Place(start, True, len(text), needle)
+        start = text.find(needle[0], start + 1)
+    return None
+
+
+def padded_place(text: str, needle: str, padding: str | None, *, growing: bool) -> Place | None:
+    """Like `place`, but the padding in front of the needle counts as a part of it. None: any white space."""
+    found = place(text, needle, growing=growing)
+    if found:
+        return found._replace(start=len(text[: found.start].rstrip(padding)))
+    start = len(text.rstrip(padding)) if growing else len(text)
+    return Place(start, True, len(text), needle) if start < len(text) else None
+
+
+class HeldText:
+    def __init__(self) -> None:
+        self.text = ""
+        self._logprobs: deque[tuple[int, tuple[TokenLogprob, ...]]] = (
+            deque()
+        )  # (position where their text ends, logprobs)
+
+    def add(self, piece: Piece) -> None:
+        self.text += piece.text
+        if piece.logprobs:
+            self._logprobs.append((len(self.text), piece.logprobs))
+
+    def take(self, length: int) -> tuple[str, tuple[TokenLogprob, ...]]:
+        """Take `count` characters off the front, with the logprobs of the tokens that end in them."""
+        taken, self.text = self.text[:length], self.text[length:]
+        logprobs: list[TokenLogprob] = []
+        while self._logprobs and self._logprobs[0][0] <= length:
+            logprobs.extend(self._logprobs.popleft()[1])
+        if self._logprobs:
+            self._logprobs = deque((end - length, values) for end, values in self._logprobs)
+        return taken, tuple(logprobs)
+
 
 Parsed = TextDelta | ReasoningDelta | ToolCall
 RuntimeReason = Literal["stop", "length"]

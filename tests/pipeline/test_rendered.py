@@ -8,8 +8,7 @@ import pytest
 from qwen_service.chat import ChatRequest, Message
 from qwen_service.engines.served import ServedModel
 from qwen_service.errors import PromptTooLong
-from qwen_service.pipeline.conversation import SessionManager
-from qwen_service.pipeline.rendered import Rendered, count_or_encode
+from qwen_service.pipeline.conversation import Rendered, SessionManager, count_or_encode
 from qwen_service.runtime import Limits
 from tests.serving import installed, model_text
 

@@ -9,8 +9,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from qwen_service.api.ollama.errors import OLLAMA
-from qwen_service.api.ollama.models import running, show, tags
-from qwen_service.api.ollama.personas import CREATED, copied, created
+from qwen_service.api.ollama.models import CREATED, copied, created, running, show, tags
 from qwen_service.api.ollama.response import pull_lines
 from qwen_service.api.ollama.wire import CopyBody, CreateBody, DeleteBody, PullBody, ShowBody
 from qwen_service.api.reply import json_response

@@ -1,20 +1,20 @@
-"""Ollama's routes for generating text: thin, from body to request to reply."""
+"""Ollama's routes for text and vectors: thin, from body to request to reply."""
 
+import time
 import uuid
 from collections.abc import AsyncGenerator
 from typing import Any
 
 from fastapi import APIRouter
+from starlette.requests import Request
 from starlette.responses import Response
 
-from qwen_service.api.ollama.embed_routes import add_embed_routes
+from qwen_service.api.json_body import Handler, JsonRoute
 from qwen_service.api.ollama.errors import OLLAMA
-from qwen_service.api.ollama.keep_alive import seconds_of
 from qwen_service.api.ollama.model_routes import add_model_routes
-from qwen_service.api.ollama.request import chat_request, generate_request, ignored_options
+from qwen_service.api.ollama.request import chat_request, generate_request, ignored_options, seconds_of
 from qwen_service.api.ollama.response import ChatReply, GenerateReply, Reply, now
-from qwen_service.api.ollama.route import OllamaRoute
-from qwen_service.api.ollama.wire import ChatBody, GenerateBody, GenerationFields
+from qwen_service.api.ollama.wire import ChatBody, EmbedBody, EmbeddingsBody, GenerateBody, GenerationFields
 from qwen_service.api.reply import ReplyHeaders, json_response
 from qwen_service.api.streaming import StreamReply, WholeReply, merged
 from qwen_service.chat import Event
@@ -30,14 +30,16 @@ STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"application/x-ndjs
 def ollama_router(service: Service) -> APIRouter:
     router = APIRouter(tags=["Ollama"], route_class=OllamaRoute, responses=REFUSAL)
     add_model_routes(router, service)
-    add_embed_routes(router, service)
-    generation = Generation(service)
-    router.post("/api/chat", summary="Answer a conversation", responses=STREAM)(generation.chat)
-    router.post("/api/generate", summary="Answer or continue a prompt", responses=STREAM)(generation.generate)
+    routes = OllamaRoutes(service)
+    router.post("/api/chat", summary="Answer a conversation", responses=STREAM)(routes.chat)
+    router.post("/api/generate", summary="Answer or continue a prompt", responses=STREAM)(routes.generate)
+    embed = "Vectors of texts, where a model for embeddings is installed"
+    router.post("/api/embed", summary=embed)(routes.embed)
+    router.post("/api/embeddings", summary="The vector of one text (older form)")(routes.embeddings)
     return router
 
 
-class Generation:
+class OllamaRoutes:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._settings = service.settings
@@ -57,6 +59,27 @@ class Generation:
         if not body.prompt and not body.suffix:
             return self._load_or_unload(body, reply)
         return _answer(body, self._service.chat.stream(request), reply, headers)
+
+    async def embed(self, body: EmbedBody) -> Response:
+        async def whole() -> Response:
+            began = time.monotonic()
+            inputs = ([body.input] if body.input else []) if isinstance(body.input, str) else body.input
+            embedded = await self._service.embeddings.embed(
+                body.model, inputs, truncate=body.truncate is not False, dimensions=body.dimensions
+            )
+            took = round((time.monotonic() - began) * 1e9)
+            figures = {"total_duration": took, "load_duration": 0, "prompt_eval_count": embedded.tokens}
+            return json_response({"model": body.model, "embeddings": embedded.vectors} | figures)
+
+        return WholeReply(whole)
+
+    async def embeddings(self, body: EmbeddingsBody) -> Response:
+        async def whole() -> Response:
+            texts = [body.prompt] if body.prompt else []  # clients load the model by asking for the vector of nothing
+            embedded = await self._service.embeddings.embed(body.model, texts, truncate=True)
+            return json_response({"embedding": embedded.vectors[0] if embedded.vectors else []})
+
+        return WholeReply(whole)
 
     async def _engine(self, model: ServedModel) -> Engine:
         room = self._service.models.room
@@ -97,3 +120,17 @@ async def _whole(events: AsyncGenerator[Event, None], reply: Reply, headers: Rep
 
 def _new_id() -> str:
     return f"ollama-{uuid.uuid4().hex}"
+
+
+class OllamaRoute(JsonRoute):
+    """Reads the body as JSON whatever its content type is, as Ollama does: `curl -d` sends a form's content type."""
+
+    def get_route_handler(self) -> Handler:
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            others = [pair for pair in request.scope["headers"] if pair[0] != b"content-type"]
+            scope = {**request.scope, "headers": [*others, (b"content-type", b"application/json")]}
+            return await handler(Request(scope, request.receive))
+
+        return handle

@@ -1,7 +1,6 @@
 import pytest
 
-from qwen_service.api.ollama.keep_alive import FOR_EVER, seconds_of
-from qwen_service.api.ollama.request import chat_request, generate_request, ignored_options
+from qwen_service.api.ollama.request import FOR_EVER, chat_request, generate_request, ignored_options, seconds_of
 from qwen_service.api.ollama.wire import ChatBody, GenerateBody
 from qwen_service.errors import InvalidRequest, RequestTooLarge
 
