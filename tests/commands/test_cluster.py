@@ -10,7 +10,7 @@ import pytest
 
 from qwen_service import cli
 from qwen_service.cluster.ray_command import ClusterError
-from qwen_service.commands.cluster import cards_of, own_address
+from qwen_service.commands.cluster_node import cards_of, own_address
 from qwen_service.config import load_settings
 from qwen_service.models.machine import Machine
 from tests.card_service import SIMULATORS, CardHost
