@@ -21,11 +21,11 @@ ON_HEAD = {
 IN_PROGRESS = 10_000  # requests of one ingress, for Ray: the bounds of the service are far below
 
 
-def deploy(cluster: ClusterSettings) -> DeploymentHandle:
+def deploy(cluster: ClusterSettings, *, router: str = ROUTER) -> DeploymentHandle:
     """Start it, or replace one replica after the other. Returns when all of them work. Needs a ray.init before."""
     options = HTTPOptions(host=cluster.host, port=cluster.port)
     serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=options)
-    return serve.run(build_application(cluster), name=APPLICATION)
+    return serve.run(build_application(cluster, router=router), name=APPLICATION)
 
 
 def build_application(cluster: ClusterSettings, *, router: str = ROUTER) -> serve.Application:
@@ -36,7 +36,7 @@ def build_application(cluster: ClusterSettings, *, router: str = ROUTER) -> serv
         max_replicas_per_node=1 if cluster.replicas_on == "cpu" else None,
         request_router_config=RequestRouterConfig(
             request_router_class=router,
-            request_router_kwargs={"report_period": cluster.report_period} if router == ROUTER else {},
+            request_router_kwargs={"report_period": cluster.report_period},
             request_routing_stats_period_s=cluster.report_period,
             request_routing_stats_timeout_s=max(30.0, cluster.report_period),
         ),

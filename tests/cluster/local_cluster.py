@@ -1,5 +1,6 @@
 """A real Ray cluster of several nodes on this machine, each with a simulated card."""
 
+import asyncio
 import os
 import signal
 import sys
@@ -14,13 +15,14 @@ import ray
 from ray import serve
 from ray.cluster_utils import Cluster
 
-from qwen_service.cluster.deployments import deploy
+from qwen_service.cluster.deployments import ROUTER, deploy
 from qwen_service.cluster.ray_command import CARD
 from qwen_service.cluster.settings import ClusterSettings
 from tests.card_service import CardHost, free_ports
 
 MODEL = "qwen3-4b-here"
 STORE = 80_000_000  # bytes
+ATTEMPTS = 3
 
 
 @dataclass
@@ -37,19 +39,39 @@ class LocalCluster:
         return f"http://127.0.0.1:{self.settings.port}"
 
     def add_node(self, name: str) -> None:
-        self.nodes[name] = self.cluster.add_node(
-            num_cpus=1, resources={CARD: 1}, object_store_memory=STORE, node_name=name, include_dashboard=False
-        )
+        self.nodes[name] = _node(self.cluster, name, resources={CARD: 1})
 
     def kill(self, name: str) -> None:
         self.cluster.remove_node(self.nodes.pop(name), allow_graceful=False)
 
-    def deploy(self) -> None:
-        deploy(self.settings)
+    def deploy(self, *, replicas: int = 0, router: str = ROUTER) -> None:
+        deploy(self.settings.model_copy(update={"replicas": replicas}), router=router)
 
-    def health(self) -> dict[str, Any]:
-        document: dict[str, Any] = httpx.get(f"{self.url}/health", timeout=30).json()
-        return document
+    def workers(self, *marks: str) -> dict[str, list[int]]:
+        """The processes of Ray on our nodes, by the mark that their title has; the raylets, too."""
+        nodes = [self.cluster.head_node, *self.nodes.values()]
+        raylets = [info.process.pid for node in nodes for info in node.all_processes["raylet"]]
+        found: dict[str, list[int]] = {mark: [] for mark in marks} | {"raylet": raylets}
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                parent = int(stat.read_text().rpartition(")")[2].split()[1])
+                title = (stat.parent / "cmdline").read_bytes().decode(errors="replace")
+            except OSError:  # it has just ended
+                continue
+            for mark in marks:
+                if parent in raylets and mark in title:
+                    found[mark].append(int(stat.parent.name))
+        return found
+
+    async def until_ready(self, replicas: int) -> None:
+        """Return when the ingress knows so many that work, and no other."""
+        async with httpx.AsyncClient(base_url=self.url, timeout=60) as http, asyncio.timeout(180):
+            while True:
+                views = (await http.get("/health")).json()["details"]["replicas"]
+                states = [view["state"] for view in views if view["state"] != "gone"]
+                if states == ["ready"] * replicas:
+                    return
+                await asyncio.sleep(0.2)
 
 
 @contextmanager
@@ -67,27 +89,39 @@ def local_cluster(
     port = free_ports(1)
     service = {
         "models_dir": str(host.models), "state_dir": str(folder / "state"), "devices": tuple(range(cards)),
-        "runtime_port": host.ports, "axcl_smi": sys.executable, "npu_poll_interval": 0, "queue_size": 8,
+        "runtime_port": host.ports, "axcl_smi": sys.executable, "npu_poll_interval": 0, "tokenizer_port": 0, "queue_size": 8,
         **(settings or {}),
     }  # fmt: skip
     cluster_settings = ClusterSettings(model=MODEL, port=port, report_period=0.2, longest_reply=20, service=service)
     before, on_sigterm = dict(os.environ), signal.getsignal(signal.SIGTERM)
     os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", **(environment or {})})
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False, "node_name": "head"},
-    )
+    cluster = Cluster()
     local = LocalCluster(host, cluster, cluster_settings)
     try:
+        _node(cluster, "head")
         for number in range(cards):
             local.add_node(f"pi-{number}")
         ray.init(address=cluster.address, log_to_driver=False)
         local.deploy()
         yield local
     finally:
-        serve.shutdown()
+        if ray.is_initialized():  # else Ray would start a cluster to shut it down
+            serve.shutdown()
         ray.shutdown()
         cluster.shutdown()
         os.environ.clear()
         os.environ.update(before)
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray has one of its own for each node
+
+
+def _node(cluster: Cluster, name: str, **offers: Any) -> Any:
+    """Ray gives a node 30 seconds to come up, which a busy machine does not always keep: then it is tried again."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return cluster.add_node(
+                num_cpus=1, object_store_memory=STORE, node_name=name, include_dashboard=False, **offers
+            )
+        except Exception as error:  # it has no other class
+            if attempt == ATTEMPTS or "timed out during startup" not in str(error):
+                raise
+    raise AssertionError

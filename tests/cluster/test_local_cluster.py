@@ -175,6 +175,17 @@ async def test_a_lost_card_ends_its_reply_with_an_error_and_comes_back(
     await until(http, lambda found: all_ready(found) and any(replica["restarts"] for replica in found.values()))
 
 
+async def test_a_replica_that_is_killed_is_replaced(http: httpx.AsyncClient, cluster: LocalCluster) -> None:
+    before = cluster.workers("CardReplica")["CardReplica"]
+    os.kill(before[0], signal.SIGKILL)
+    answers = await asyncio.gather(*(http.post("/v1/chat/completions", json=asked(f"After {n}")) for n in range(4)))
+    assert {answer.status_code for answer in answers} == {200}
+    async with asyncio.timeout(PATIENCE):
+        while len(set(cluster.workers("CardReplica")["CardReplica"]) - {before[0]}) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    await until(http, all_ready)
+
+
 async def test_a_new_deployment_loses_no_request(http: httpx.AsyncClient, cluster: LocalCluster) -> None:
     statuses: list[int] = []
     over = asyncio.Event()
