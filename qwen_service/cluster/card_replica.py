@@ -25,6 +25,7 @@ from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
 from qwen_service.operation import logs
 from qwen_service.settings import Settings
+from qwen_service.text.template import ChatTemplate
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,18 @@ class CardReplica:
         except (Died, Stalled, ProtocolError) as failure:
             self._supervisor.report(engine, failure)
             raise
+
+    async def encode(self, parts: list[str | int]) -> list[int] | ServiceError:
+        try:
+            return await self._engine().text.tokenizer.encode(parts)
+        except ServiceError as error:
+            return error
+
+    def template(self) -> ChatTemplate | ServiceError:
+        try:
+            return self._engine().text.template
+        except ServiceError as error:
+            return error
 
     def record_routing_stats(self) -> dict[str, Any]:
         """Ray asks every `report_period`."""

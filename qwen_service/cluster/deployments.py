@@ -15,6 +15,7 @@ from qwen_service.cluster.settings import APPLICATION, ClusterSettings
 
 ROUTER = "qwen_service.cluster.router.PrefixRouter"
 LOOK_EVERY = 10.0  # seconds between Ray's looks at a replica
+TOKENIZING = 4
 ON_HEAD = {
     "node:__internal_head__": 0.001
 }  # Ray's own name: a single ingress shares the fate of the proxy, not a card's
@@ -65,7 +66,8 @@ def _needs(cluster: ClusterSettings) -> dict[str, Any]:
 
 
 def _slots(cluster: ClusterSettings) -> int:
-    return 1 if cluster.replicas_on == "card" else node_settings(cluster).slots
+    """What Ray lets in at once. On the CPU texts are tokenized there, too, while all slots work."""
+    return 1 if cluster.replicas_on == "card" else node_settings(cluster).slots + TOKENIZING
 
 
 def _one_each(cluster: ClusterSettings) -> int:

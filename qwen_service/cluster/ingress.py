@@ -10,15 +10,14 @@ from qwen_service.cluster.node import node_settings
 from qwen_service.cluster.remote_runtime import RemoteRuntime
 from qwen_service.cluster.roster import Roster
 from qwen_service.cluster.settings import ClusterSettings
-from qwen_service.engine import BringUp, Engine, ModelText
+from qwen_service.cluster.text import text_of
+from qwen_service.engine import BringUp, Engine
 from qwen_service.errors import Unsupported
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
 from qwen_service.operation import logs
 from qwen_service.runtime import LoadProgress
-from qwen_service.runtimes.axera.card_text import CardText
 from qwen_service.settings import Settings
-from qwen_service.text.output_format import OutputFormat
 
 
 class Ingress:
@@ -40,16 +39,15 @@ class Ingress:
         )
 
     def _loaders(self, model: InstalledModel, settings: Settings, _machine: Machine) -> dict[str, BringUp]:
-        return {model.name: partial(self._bring_up, CardText(model), settings)}
+        return {model.name: partial(self._bring_up, model, settings)}
 
-    async def _bring_up(self, card_text: CardText, settings: Settings, progress: LoadProgress) -> Engine:
-        tokenizer, template = await card_text.read(progress)
+    async def _bring_up(self, model: InstalledModel, settings: Settings, progress: LoadProgress) -> Engine:
         if self._first_report is None:  # the first call of all makes Ray's router, which then keeps the roster
             self._first_report = self._replicas.report.remote()
         generate = self._replicas.options(stream=True).generate
         runtime = RemoteRuntime(generate.remote, self.roster, waits=settings.queue_timeout)
         limits = await runtime.start(progress)
-        text = ModelText(tokenizer, template, OutputFormat.of_template(template.source))
+        text = await text_of(model, self._replicas, progress)
         return Engine(runtime, limits, text, slots_now=lambda: self.roster.slots)
 
 

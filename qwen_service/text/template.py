@@ -55,6 +55,10 @@ class ChatTemplate:
         self._special = _alternatives(self.special_ids)
         self._control = _alternatives(name for name in self.special_ids if name not in OUTPUT_TAGS)
 
+    def __reduce__(self) -> tuple[Callable[..., "ChatTemplate"], tuple[object, ...]]:
+        """It travels to another machine as what it was made of."""
+        return _from_parts, (self.source, self.special_ids, self._globals)
+
     @property
     def supports_tools(self) -> bool:
         return "tools" in self.source
@@ -257,3 +261,7 @@ def _unused_character(messages: Sequence[Message], tools: Sequence[Tool], kwargs
         if chr(code) not in used:
             return chr(code)
     raise InvalidRequest("messages contain a whole block of private-use characters", param="messages")
+
+
+def _from_parts(source: str, special_ids: Mapping[str, int], tokens: Mapping[str, str]) -> ChatTemplate:
+    return ChatTemplate(source, special_ids, **tokens)

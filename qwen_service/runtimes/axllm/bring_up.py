@@ -49,7 +49,7 @@ class AxLlmLoader:
             raise StartFailed(pointer_advice(pointers), permanent=True)
         if warning := fixed_port(self.model, self.settings, self.machine):
             log.warning("%s", warning)
-        tokenizer = await asyncio.to_thread(self._tokenizer)
+        tokenizer = await asyncio.to_thread(_tokenizer, self.model)
         spec, settings = self.model.spec, self.settings
         if not settings.runtime_join:
             await prepare_cards(self.recovery, settings.devices, self._memory_per_card(), progress)
@@ -91,21 +91,26 @@ class AxLlmLoader:
         weights = sum(path.stat().st_size for path in self.model.folder.glob("*.axmodel")) // 1024
         return self.model.spec.card_memory_kib or weights // len(self.settings.devices)
 
-    def _tokenizer(self) -> LocalTokenizer | None:
-        named = self.model.tokenizer_file
-        found = named or next(iter(sorted(self.model.folder.glob("**/tokenizer.json"))), None)
-        if found is None or not found.with_name("tokenizer_config.json").is_file():
-            return None
-        try:
-            return LocalTokenizer(found.parent)
-        except InstallError as error:
-            raise StartFailed(error.message, permanent=True) from error
-
     def _command(self, program: str | None, folder: Path, values: Mapping[str, str]) -> list[str]:
         """`program`: the axllm that was found; None where the manifest names another."""
         devices = ",".join(map(str, self.settings.devices))
         argv = self.model.command(self.machine, {"devices": devices, "folder": str(folder), **values})
         return [program or argv[0], *argv[1:]]
+
+
+def model_text(model: InstalledModel) -> ModelText:
+    return _text(_tokenizer(model))
+
+
+def _tokenizer(model: InstalledModel) -> LocalTokenizer | None:
+    named = model.tokenizer_file
+    found = named or next(iter(sorted(model.folder.glob("**/tokenizer.json"))), None)
+    if found is None or not found.with_name("tokenizer_config.json").is_file():
+        return None
+    try:
+        return LocalTokenizer(found.parent)
+    except InstallError as error:
+        raise StartFailed(error.message, permanent=True) from error
 
 
 def _text(tokenizer: LocalTokenizer | None) -> ModelText:
