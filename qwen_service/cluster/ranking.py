@@ -1,4 +1,4 @@
-"""Which replica gets a prompt: the one that answers it soonest and forgets the least for it. Pure, without Ray."""
+"""Which replica gets a prompt: the one that answers it soonest and is missed least for what it forgets. Pure, without Ray."""
 
 import math
 from collections.abc import Sequence
@@ -24,18 +24,20 @@ class Standing:
     per_reply: float = 10.0
     idle: float = NEVER  # since its last reply; NEVER: it has had none
 
-    def merit(self, prompt: PromptBlocks) -> float:
-        """Seconds of prefill that are saved, less those of talks that are forgotten, less the wait."""
-        reused = [cache.reusable(prompt) for cache in self.held]
-        saved = max(reused, default=0) * self.per_id
-        return saved - self._forgotten(reused) - self._wait
+    @property
+    def full(self) -> bool:
+        """Whether its cache has to forget a talk for a new one."""
+        return len(self.held) >= self.slots
 
-    def _forgotten(self, reused: Sequence[int]) -> float:
-        """A full cache gives up one of its talks, in whole or in part; it costs what prefilling that again will cost."""
-        if len(self.held) < self.slots:
-            return 0.0
-        lost = min((cache.length - kept for cache, kept in zip(self.held, reused, strict=True)), default=0)
-        return lost * self.per_id * math.exp(-self.idle / RETURNS_WITHIN)
+    def merit(self, prompt: PromptBlocks) -> float:
+        """Seconds of prefill that it saves, less the wait."""
+        return max((self._gain(cache, prompt) for cache in self.held), default=0.0) - self._wait
+
+    def _gain(self, cache: Held, prompt: PromptBlocks) -> float:
+        """A talk that is continued is there in whole. Of one that only begins alike the rest is forgotten, and missed."""
+        reused = cache.reusable(prompt)
+        missed = (cache.length - reused) * math.exp(-self.idle / RETURNS_WITHIN) if self.full else 0.0
+        return max(0.0, reused - missed) * self.per_id
 
     @property
     def _wait(self) -> float:
@@ -43,12 +45,13 @@ class Standing:
 
 
 def rank(prompt: Sequence[int], replicas: Sequence[Standing]) -> list[str]:
-    """Names, best first. Of equals the least used. Those that cannot work now are left out where others can."""
+    """Names, best first. Of equals one with room in its cache, then the least used: of talks that are forgotten the oldest
+    is missed least. Those that cannot work now are left out where others can."""
     able = [replica for replica in replicas if replica.ready and not replica.paused]
     candidates = able or [replica for replica in replicas if replica.ready] or replicas
     blocks = PromptBlocks(prompt)
 
-    def order(replica: Standing) -> tuple[float, int, float]:
-        return -round(replica.merit(blocks), 3), replica.running, -replica.idle
+    def order(replica: Standing) -> tuple[float, int, bool, float]:
+        return -round(replica.merit(blocks), 3), replica.running, replica.full, -replica.idle
 
     return [replica.name for replica in sorted(candidates, key=order)]

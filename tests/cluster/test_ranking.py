@@ -33,8 +33,8 @@ def test_of_full_cards_the_one_that_rested_longest_is_given_up() -> None:
     assert rank((9, 9), [holding("young", TALK, idle=5), holding("old", OTHER, idle=500)]) == ["old", "young"]
 
 
-def test_of_equally_old_ones_the_shortest_talk_is_given_up() -> None:
-    assert rank((9, 9), [holding("long", TALK), holding("short", OTHER[:100])]) == ["short", "long"]
+def test_how_long_a_forgotten_talk_was_does_not_count() -> None:
+    assert rank((9, 9), [holding("long", TALK, idle=9), holding("short", OTHER[:100], idle=5)]) == ["long", "short"]
 
 
 def test_a_shared_beginning_does_not_drive_a_talk_from_its_card_while_another_is_empty() -> None:
