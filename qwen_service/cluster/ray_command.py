@@ -16,6 +16,8 @@ PORT = 6379  # Ray's usual one
 PORTS = 60
 WORKER_PORTS = 10  # the first of them, counted from `port`: one for each replica, proxy and task
 OBJECT_STORE_BYTES = 80_000_000  # little goes through it: replies are streamed, prompts are a few kilobytes
+# Ray gives its proxy 5 s to be ready, three times: too few for a Pi that reads the libraries from an SD card.
+SLOW_START = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
 MARK = "QWEN_SERVICE_CLUSTER"  # in the environment of every process of a node; the value is its state folder
 LONGEST_FOLDER = 43  # letters: Ray puts sockets 64 letters deeper, and a socket's path has at most 107
 
@@ -76,6 +78,7 @@ def node_environment(node: Node, state_folder: Path, config_file: Path | None) -
     values = {
         "RAY_AUTH_MODE": "token",
         "RAY_USAGE_STATS_ENABLED": "0",
+        **SLOW_START,
         "DASHBOARD_METRIC_PORT": str(node.port + 8),
         MARK: str(state_folder),
     }

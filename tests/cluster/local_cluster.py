@@ -16,7 +16,7 @@ from ray import serve
 from ray.cluster_utils import Cluster
 
 from qwen_service.cluster.deployments import ROUTER, deploy
-from qwen_service.cluster.ray_command import CARD
+from qwen_service.cluster.ray_command import CARD, SLOW_START
 from qwen_service.cluster.settings import ClusterSettings
 from tests.card_service import CardHost, free_ports
 
@@ -94,7 +94,7 @@ def local_cluster(
     }  # fmt: skip
     cluster_settings = ClusterSettings(model=MODEL, port=port, report_period=0.2, longest_reply=20, service=service)
     before, on_sigterm = dict(os.environ), signal.getsignal(signal.SIGTERM)
-    os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", **(environment or {})})
+    os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", **SLOW_START, **(environment or {})})
     cluster = Cluster()
     local = LocalCluster(host, cluster, cluster_settings)
     try:

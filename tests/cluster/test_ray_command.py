@@ -56,6 +56,7 @@ def test_the_environment_asks_for_the_token_and_does_not_hold_it() -> None:
     assert environment["RAY_AUTH_MODE"] == "token"
     assert "QWEN_DEVICES" not in environment
     assert environment["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert float(environment["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"]) == 60
     assert environment[MARK] == "/home/pi/state"
     assert environment["QWEN_CONFIG"] == "/etc/qwen/config.yaml"
     assert "RAY_AUTH_TOKEN" not in environment
