@@ -42,11 +42,13 @@ pid=$!
 identity "$pid" >"$pid_file"
 logged() { tail -c "+$((seen + 1))" "$log"; }
 trouble="no model can be served| cannot run: "
-for _ in $(seq 100); do
-  if grep -qE "is ready after|$trouble" <(logged); then break; fi
+ready=no
+for _ in $(seq 300); do # 30 s: a Raspberry Pi needs 10 s to the first line, a card's model is not waited for
+  if grep -qE "is ready after|$trouble" <(logged); then ready=yes && break; fi
   kill -0 "$pid" 2>/dev/null || { echo "start_qwen.sh: the service ended at once; the end of $log:" >&2; tail -n 5 "$log" >&2; rm -f "$pid_file"; exit 1; }
   sleep 0.1
 done
 echo "qwen-service runs with PID $pid, log in $log"
 grep -oE -m1 'listening on http[^ "]*' <(logged) || true
+[ "$ready" = yes ] || echo "The model is still loading; until it is ready, requests are answered with 503. The log tells when it is."
 grep -E "$trouble" <(logged) >&2 || true # it runs, and says the same to whoever asks
