@@ -38,6 +38,12 @@ class Offer:
         return "card" if self.spec.needs_npu else "CPU"
 
     @property
+    def can(self) -> str:
+        """Beside talking."""
+        words = {"tools": "tools", "vision": "pictures", "thinking": "thinking"}
+        return ", ".join(word for name, word in words.items() if name in self.spec.capabilities) or "-"
+
+    @property
     def speed(self) -> str:
         """The measured speed, and the machine it was measured on."""
         if not self.spec.decode_rate:

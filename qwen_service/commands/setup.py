@@ -160,7 +160,7 @@ class Setup:
         if best is None:
             raise ServiceError(f"no model fits here: {found[-1].spec.name}: {found[-1].obstacle}")
         rows = [_row(offer) for offer in possible]
-        print(f"\n   {'model':28} {'runs on':8} {'download':>9}  speed that was seen")
+        print(f"\n   {'model':28} {'runs on':8} {'download':>9}  {'can':16} speed that was seen")
         for number, row in enumerate(rows, 1):
             print(f"{number:2} {row}{'   (recommended)' if possible[number - 1] is best else ''}")
         for obstacle in dict.fromkeys(offer.obstacle for offer in found if offer.obstacle):
@@ -236,7 +236,7 @@ class Setup:
 
 def _row(offer: Offer) -> str:
     done = "installed" if offer.installed else offer.size
-    return f"{offer.spec.name:28} {offer.place:8} {done:>9}  {offer.speed}"
+    return f"{offer.spec.name:28} {offer.place:8} {done:>9}  {offer.can:16} {offer.speed}"
 
 
 async def _answer(talk: Talk, question: str) -> None:

@@ -180,7 +180,9 @@ def test_a_machine_with_a_card_is_shown_with_its_models(tmp_path: Path, capsys: 
     assert "Machine  Raspberry Pi 5 Model B Rev 1.0, 8.45 GB of memory" in shown
     assert "Card     its driver is loaded" in shown
     assert "Port     0.0.0.0:8000 is taken by /opt/m5stack/bin/llm_sys (pid 700)" in shown
-    assert re.search(r"qwen2.5-1.5b-instruct +card +1.50 GB  15 tokens/s on a Raspberry Pi 5 .+\(recommended\)", shown)
+    assert re.search(
+        r"qwen2.5-1.5b-instruct +card +1.50 GB  tools +15 tokens/s on a Raspberry Pi 5 .+\(recommended\)", shown
+    )
 
 
 def catalog(folder: Path) -> Catalog:
