@@ -1,4 +1,4 @@
-"""The capabilities of a model, in Ollama's words: completion, tools, insert, thinking, vision. All dialects show the same."""
+"""The capabilities of a model, in Ollama's words: completion, tools, insert, thinking, vision, embedding. All dialects show the same."""
 
 from qwen_service.engine import Engine
 from qwen_service.models.installed import InstalledModel

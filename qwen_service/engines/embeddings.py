@@ -47,6 +47,8 @@ class Embeddings:
         self._start_task: asyncio.Task[LlamaProcess] | None = None
         self._stopped = False
         self._waiting = 0
+        self._rest_timer: asyncio.TimerHandle | None = None
+        self._rest_task: asyncio.Task[None] | None = None
 
     async def embed(
         self, model: str | None, inputs: Sequence[Input], *, truncate: bool = False, dimensions: int | None = None
@@ -62,11 +64,14 @@ class Embeddings:
             vectors = [await self._vector(one, dimensions) for one in ids]
         finally:
             self._waiting -= size
+            self._plan_rest()
         return Embedded(name, tuple(vectors), sum(map(len, ids)))
 
     async def stop(self) -> None:
         """Stop the process, also one that is just starting. Nothing starts afterwards."""
         self._stopped = True
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
         if (starting := self._start_task) is not None and not starting.cancel():
             self._process = None if starting.exception() else starting.result()
         if starting is not None:
@@ -74,6 +79,24 @@ class Embeddings:
         if self._process is not None:
             await self._process.stop()
             self._process = None
+        if self._rest_task is not None:
+            await asyncio.wait([self._rest_task])
+
+    def _plan_rest(self) -> None:
+        """Its memory is freed when nobody has asked for `unload_when_idle` seconds; the next request starts it again."""
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
+        if (idle := self._settings.unload_when_idle) and not self._stopped:
+            self._rest_timer = asyncio.get_running_loop().call_later(idle, self._begin_rest)
+
+    def _begin_rest(self) -> None:
+        self._rest_task = asyncio.create_task(self._rest(), name="unload embeddings")
+
+    async def _rest(self) -> None:
+        async with self._turn:
+            if not self._waiting and (process := self._process) is not None:
+                self._process = None
+                await process.stop()
 
     def _check(self, model: str | None) -> str:
         """Check the requested name, and return the name of the model that answers."""

@@ -19,6 +19,7 @@ from qwen_service.engines.embeddings import Embeddings
 from qwen_service.errors import QueueFull
 from qwen_service.settings import Settings
 from tests.case_service import Script, scripted_service
+from tests.waiting import until
 
 NAME = "smollm2-135m-instruct.q4_1"
 
@@ -181,6 +182,25 @@ async def test_a_cut_text_keeps_the_token_that_closes_it(monkeypatch: pytest.Mon
     assert await made._ids("abc", True) == [1, *b"abc", 2, 3]
     assert await made._ids("abcdefgh", True) == [1, *b"abc", 2, 3]
     assert await made._ids([*b"abcdefgh"], True) == [*b"abcdef"]
+
+
+async def test_an_idle_model_is_unloaded_and_comes_back(tmp_path: Path, smollm2: Path) -> None:
+    settings = Settings(
+        embedding_model=smollm2,
+        embedding_pooling="mean",
+        context_size=256,
+        threads=1,
+        state_dir=tmp_path,
+        unload_when_idle=0.3,
+    )
+    made = Embeddings(settings)
+    try:
+        first = await made.embed(None, ["Hello"])
+        await until(lambda: made._process is None)
+        again = await made.embed(None, ["Hello"])
+        assert likeness(list(first.vectors[0]), list(again.vectors[0])) > 0.9999
+    finally:
+        await made.stop()
 
 
 async def test_what_is_bounded_is_the_text_that_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
