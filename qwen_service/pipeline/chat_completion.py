@@ -5,26 +5,18 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Self
 
 from qwen_service.chat import (
     ChatRequest,
     Event,
-    Finished,
-    Message,
     Sampling,
     Started,
-    TextDelta,
-    Timings,
-    ToolCall,
-    Usage,
 )
 from qwen_service.engine import Engine
 from qwen_service.engines.manager import ModelManager
 from qwen_service.engines.served import ServedModel
-from qwen_service.engines.supervisor import Supervisor
 from qwen_service.engines.waiting_room import Patience
 from qwen_service.errors import Unsupported
 from qwen_service.models.personas import Persona
@@ -32,12 +24,13 @@ from qwen_service.pipeline.cancellation import Cancellations
 from qwen_service.pipeline.conversation import Fitted, SessionManager, continued
 from qwen_service.pipeline.fairness import Priorities
 from qwen_service.pipeline.pictures import PictureBounds, check_pictures
+from qwen_service.pipeline.reply import Reply, SeenByClient
 from qwen_service.pipeline.scheduler import Scheduler, Turn
 from qwen_service.pipeline.stable_prefix import StablePrefix
 from qwen_service.pipeline.structured import as_rendered, structured
 from qwen_service.pipeline.warming import Exchange, Warmer
-from qwen_service.request_record import RequestRecord, recording
-from qwen_service.runtime import Capabilities, Piece, Prefill
+from qwen_service.request_record import recording
+from qwen_service.runtime import Capabilities
 from qwen_service.text.output_format import OutputFormat
 from qwen_service.text.output_parser import OutputParser
 
@@ -141,9 +134,9 @@ class ChatCompletion:
             log.info("prompt: %s", fitted.prompt.request.prompt or _said(fitted.prompt.request))
         sampling = dataclasses.replace(request.sampling, max_tokens=fitted.max_tokens)
         parser = _parser(engine, request, fitted)
-        with _Seen(self._warmer, Exchange(model, fitted.prompt)) as seen:
+        with SeenByClient(self._warmer, Exchange(model, fitted.prompt)) as seen:
             async with self._scheduler.turn(model, fitted.prompt, arrival.patience) as turn:
-                reply = _Reply(recording(), load=arrival.load, queue=turn.waited, pictures=bool(fitted.prompt.spelled))
+                reply = Reply(recording(), load=arrival.load, queue=turn.waited, pictures=bool(fitted.prompt.spelled))
                 seen.began(turn, reply)
                 yield reply.begin(_started(model, turn, arrival.asked, fitted))
                 async with aclosing(turn.engine.runtime.generate(fitted.prompt, sampling)) as pieces:
@@ -160,9 +153,6 @@ class ChatCompletion:
             yield reply.finished(fitted, parser)
 
 
-_NOTHING = Piece()
-
-
 @dataclass(frozen=True, slots=True)
 class _Arrival:
     """What the request asked for before defaults were filled in, how long it still waits, and how long it has, for its model."""
@@ -170,96 +160,6 @@ class _Arrival:
     asked: Sampling
     patience: Patience
     load: float  # seconds
-
-
-@dataclass(slots=True)
-class _Seen:
-    """Tells the warmer of one exchange as far as its client has seen it, also where the client leaves."""
-
-    warmer: Warmer | None
-    exchange: Exchange
-    place: Supervisor | None = None
-    reply: "_Reply | None" = None
-
-    def began(self, turn: Turn, reply: "_Reply") -> None:
-        self.place, self.reply = turn.place, reply
-        if self.warmer is not None:
-            self.warmer.began(turn.place, self.exchange)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.warmer is not None and self.place is not None and self.reply is not None:
-            self.exchange.reply = self.reply.message()
-            self.exchange.reply_ids = tuple(self.reply.token_ids)
-            self.exchange.cached = self.reply.cached_tokens
-            self.warmer.ended(self.place, self.exchange)
-
-
-@dataclass(slots=True)
-class _Reply:
-    """What has been generated so far, and when; what the request's record must know of it goes there."""
-
-    record: RequestRecord
-    load: float
-    queue: float
-    started: float = field(default_factory=time.monotonic)
-    first_piece: float = 0.0
-    token_count: int = 0
-    pictures: bool = False
-    cached_tokens: int = 0
-    prompt_tokens: int = 0
-    token_ids: list[int] = field(default_factory=list)
-    text: list[str] = field(default_factory=list)
-    calls: list[ToolCall] = field(default_factory=list)
-    reason: Literal["stop", "length"] = "stop"
-
-    def begin(self, event: Started) -> Started:
-        self.record.begin(event)
-        return event
-
-    def add(self, item: Prefill | Piece) -> Piece:
-        if isinstance(item, Prefill):
-            self.cached_tokens = item.cached_tokens
-            if self.pictures:  # only the engine knows what they cost
-                self.prompt_tokens = item.prompt_tokens
-            return _NOTHING
-        self.first_piece = self.first_piece or time.monotonic()
-        self.token_count += item.token_count
-        self.prompt_tokens = item.prompt_tokens or self.prompt_tokens
-        self.record.generated(item.token_count)
-        self.token_ids += item.token_ids
-        self.reason = item.finish_reason or self.reason
-        return item
-
-    def note(self, event: Event) -> Event:
-        if isinstance(event, TextDelta):
-            self.text.append(event.text)
-        elif isinstance(event, ToolCall):
-            self.calls.append(event)
-        return event
-
-    @property
-    def ids_are_exact(self) -> bool:
-        return len(self.token_ids) == self.token_count
-
-    def message(self) -> Message:
-        return Message("assistant", "".join(self.text), tool_calls=tuple(self.calls))
-
-    def finished(self, fitted: Fitted, parser: OutputParser) -> Finished:
-        now = time.monotonic()
-        first = self.first_piece or now
-        prompt_ids = fitted.prompt.token_ids
-        event = Finished(
-            parser.finish_reason(self.reason),
-            Usage(self.prompt_tokens or len(prompt_ids), self.token_count, self.cached_tokens, parser.reasoning_tokens),
-            Timings(self.load, self.queue, prefill=first - self.started, generation=now - first),
-            (*prompt_ids, *self.token_ids) if self.ids_are_exact and not self.pictures else (),
-            parser.stop_string,
-        )
-        self.record.end(event)
-        return event
 
 
 def _with_defaults(request: ChatRequest, model: ServedModel, engine: Engine) -> ChatRequest:
