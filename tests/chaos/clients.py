@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 WORDS = ("zebra", "violin", "harbour", "cactus", "planet", "button", "ladder", "turtle", "window", "pepper")
+HEAD = "You are a parrot that says again what it has heard, word by word, and adds nothing. "
 PATIENCE = 90.0  # seconds: longer than every limit of the service together
 REFUSALS = frozenset({429, 502, 503, 504})  # the only errors that a good request may get
 
@@ -18,11 +19,17 @@ class Violation(Exception):
 
 
 class Clients:
-    """`echo`: the engine repeats what it is asked. Otherwise it is a real model, which goes on with a row of words."""
+    """`echo`: the engine repeats what it is asked. Otherwise it is a real model, which goes on with a row of words.
 
-    def __init__(self, http: httpx.AsyncClient, rng: random.Random, *, echo: bool) -> None:
+    `head`: what all conversations begin with, so that there is something to prefill while nobody waits.
+    """
+
+    def __init__(self, http: httpx.AsyncClient, rng: random.Random, *, echo: bool, head: str = HEAD) -> None:
         self._http, self._rng, self._echo = http, rng, echo
+        self._head = {"role": "system", "content": head}
         self.kinds: tuple[Callable[[], Awaitable[str]], ...] = (self.whole, self.stream, self.ollama, self.leaver)
+        if echo:
+            self.kinds += (self.talk,)
 
     async def any(self) -> str:
         """One request of any kind; its outcome in a word."""
@@ -63,7 +70,11 @@ class Clients:
 
     async def ollama(self) -> str:
         word = self._rng.choice(WORDS)
-        body = {"model": "model", "messages": [{"role": "user", "content": f"{word} {word}"}], "options": LIMIT}
+        body = {
+            "model": "model",
+            "messages": [self._head, {"role": "user", "content": f"{word} {word}"}],
+            "options": LIMIT,
+        }
         async with self._http.stream("POST", "/api/chat", json=body) as response:
             text = (await response.aread()).decode()
         if response.status_code != 200:
@@ -74,6 +85,24 @@ class Clients:
         if self._echo:
             self._check_own(word, "".join(line["message"]["content"] for line in lines))
         return f"200 {self._reason(lines[-1]['done_reason'])}"
+
+    async def talk(self) -> str:
+        """A conversation of two turns, long enough to be worth a prefill."""
+        word, outcome = self._rng.choice(WORDS), ""
+        messages = [self._head]
+        for _ in range(2):
+            question = f"{word} {self._rng.randrange(10**6)} {word}. {self._head['content']}"
+            messages.append({"role": "user", "content": question})
+            response = await self._http.post("/v1/chat/completions", json={"messages": messages, "max_tokens": 90})
+            if response.status_code != 200:
+                return self._refusal(response.status_code, response.text)
+            choice = response.json()["choices"][0]
+            reply = choice["message"]["content"]
+            self._check_own(word, reply)
+            outcome = f"200 {self._reason(choice['finish_reason'])}"
+            messages.append({"role": "assistant", "content": reply})
+            await asyncio.sleep(self._rng.random() * 0.5)
+        return outcome
 
     async def leaver(self) -> str:
         path, body = self._question(self._rng.choice(WORDS))
@@ -86,7 +115,10 @@ class Clients:
     def _question(self, word: str) -> tuple[str, dict[str, Any]]:
         if self._echo:
             text = f"{word} {self._rng.randrange(10**6)} {word}"
-            return "/v1/chat/completions", {"messages": [{"role": "user", "content": text}], "max_tokens": 60}
+            return "/v1/chat/completions", {
+                "messages": [self._head, {"role": "user", "content": text}],
+                "max_tokens": 90,
+            }
         return "/v1/completions", {"prompt": " ".join([word] * 40), "max_tokens": 12, "temperature": 0}
 
     def _check_own(self, word: str, reply: str) -> None:
@@ -112,4 +144,4 @@ class Clients:
         return "200, then an error"
 
 
-LIMIT = {"num_predict": 60}
+LIMIT = {"num_predict": 90}

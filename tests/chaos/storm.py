@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.chaos.clients import Clients, Violation
+from tests.chaos.clients import HEAD, Clients, Violation
 from tests.chaos.faults import Nuisances, engine_faults, strike
 from tests.chaos.process import Sample, Service, is_alive
 
@@ -19,6 +20,8 @@ STOPPING = 13.0  # seconds that runtimes give a program to stop, before they giv
 LONGEST_BACKOFF = 30.0  # seconds, of the supervisor
 LOAD = 20.0  # seconds for an engine to load on a busy machine
 CLIENTS = 4
+WARMED = ("ax_api", "axllm")  # targets whose runtime prefills while nobody waits, in a storm
+CALM = 2.0  # seconds without a new request after each recovery: only then something can be prefilled
 
 
 @dataclass
@@ -28,6 +31,7 @@ class Figures:
     worst_truth: float = 0.0  # seconds from a fault to /health showing it
     worst_health: float = 0.0  # seconds for an answer of /health
     recoveries: list[float] = field(default_factory=list)
+    warmings: int = 0
     before: Sample | None = None
     after: Sample | None = None
 
@@ -40,6 +44,7 @@ class Figures:
             *(f"            {count:6} {outcome}" for outcome, count in sorted(self.outcomes.items())),
             f"faults      {', '.join(f'{count} {fault}' for fault, count in sorted(self.faults.items()))}",
             f"recoveries  after {seconds} s",
+            f"prefilled   {self.warmings} times while nobody waited",
             f"health      told the truth within {self.worst_truth:.2f} s, answered within {self.worst_health:.2f} s",
             f"memory      {self.before.rss / 1e6:.1f} -> {self.after.rss / 1e6:.1f} MB",
             f"files       {self.before.files} -> {self.after.files}",
@@ -52,9 +57,12 @@ class Storm:
     def __init__(self, service: Service, http: httpx.AsyncClient, seed: int) -> None:
         self._service, self._http = service, http
         self._rng = random.Random(seed)
-        self._clients = Clients(http, self._rng, echo=service.target != "llamacpp")
+        head = HEAD * (8 if service.target == "axllm" else 2)  # axllm computes a prompt of up to 128 ids afresh
+        self._clients = Clients(http, self._rng, echo=service.target != "llamacpp", head=head)
         self._nuisances = Nuisances(service, http, self._clients, self._rng)
         self._over = asyncio.Event()
+        self._open = asyncio.Event()
+        self._open.set()
         self.figures = Figures()
 
     async def run(self, seconds: float) -> Figures:
@@ -69,10 +77,12 @@ class Storm:
             group.create_task(self._disturb())
             group.create_task(self._break(seconds))
         await self._quiet()
+        await self._warmed()
         return self.figures
 
     async def _use(self) -> None:
         while not self._over.is_set():
+            await self._open.wait()
             self.figures.outcomes[await self._clients.any()] += 1
 
     async def _disturb(self) -> None:
@@ -105,6 +115,9 @@ class Storm:
             self.figures.worst_truth = max(self.figures.worst_truth, time.monotonic() - struck)
         await self._well(LONGEST_BACKOFF + LOAD)
         self.figures.recoveries.append(time.monotonic() - struck)
+        self._open.clear()
+        await asyncio.sleep(CALM)
+        self._open.set()
 
     async def _told(self, restarts: int, patience: float) -> None:
         deadline = time.monotonic() + patience
@@ -150,6 +163,20 @@ class Storm:
             raise Violation(f"after the storm a request was answered {outcome}")
         await asyncio.sleep(4)  # the limits of target.py close what half-open connections are left
         self.figures.after = self._service.sample()
+
+    async def _warmed(self) -> None:
+        """Where the runtime can, something is prefilled once nobody waits."""
+        deadline = time.monotonic() + 60
+        while not (count := await self._warmings()) and self._service.target in WARMED:
+            if time.monotonic() > deadline:
+                raise Violation("nothing is prefilled while nobody waits")
+            await self._clients.talk()
+            await asyncio.sleep(CALM)
+        self.figures.warmings = count
+
+    async def _warmings(self) -> int:
+        counts = re.findall(r"^qwen_warmings_total\{[^}]*\} (\d+)", (await self._http.get("/metrics")).text, re.M)
+        return sum(map(int, counts))
 
 
 async def storm(target: str, folder: Path, seconds: float, seed: int) -> Figures:

@@ -3,6 +3,7 @@
 python -m tests.chaos.target llamacpp|ax_repl|ax_api|axllm FOLDER
 """
 
+import json
 import os
 import shutil
 import sys
@@ -76,7 +77,10 @@ def _at_full_speed(model: InstalledModel) -> InstalledModel:
 
 def _axllm(folder: Path) -> InstalledModel:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text("{}")
+    config = {"filename_post_axmodel": "post.axmodel", "template_filename_axmodel": "l%d.axmodel", "axmodel_num": 2}
+    (folder / "config.json").write_text(json.dumps(config))
+    for name in ("post", "l0", "l1"):
+        (folder / f"{name}.axmodel").touch()
     shutil.copy(SIMULATORS / "axllm", folder / "axllm")
     return axllm_model(folder)
 
