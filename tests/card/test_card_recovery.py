@@ -11,7 +11,7 @@ from tests.conftest import AXCL_SMI, Weather
 
 
 def recovery(per_hour: int = 2, device_file: Path = Path("/dev/null")) -> CardRecovery:
-    return CardRecovery(AxclSmi(AXCL_SMI, timeout=1), device_file, per_hour=per_hour, patience=20, pause=0.02)
+    return CardRecovery(AxclSmi(AXCL_SMI, timeout=4), device_file, per_hour=per_hour, patience=60, pause=0.02)
 
 
 def fault(line: str) -> CardFault:

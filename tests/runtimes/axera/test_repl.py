@@ -149,7 +149,7 @@ async def test_a_death_while_idle_is_noticed(rig: Rig) -> None:
 
 
 async def test_a_hang_is_a_stall_and_the_process_is_ended(rig: Rig) -> None:
-    runtime = await rig.start(options={"stall_timeout": 0.5}, SIM_REPLY="endless", SIM_FAULT="hang:4")
+    runtime = await rig.start(options={"stall_timeout": 2}, SIM_REPLY="endless", SIM_FAULT="hang:4")
     pid = rig.pid
     with pytest.raises(Stalled):
         await reply(runtime, rig.prompt("hello"))
@@ -159,8 +159,8 @@ async def test_a_hang_is_a_stall_and_the_process_is_ended(rig: Rig) -> None:
 
 
 async def test_a_long_prompt_is_given_its_time(rig: Rig) -> None:
-    runtime = await rig.start(options={"stall_timeout": 0.3}, SIM_TOKEN_MS="15", SIM_REPLY="[40, 41, 42]")
-    prompt = rig.prompt("word " * 60)  # 0.9 s of feeding
+    runtime = await rig.start(options={"stall_timeout": 1}, SIM_TOKEN_MS="15", SIM_REPLY="[40, 41, 42]")
+    prompt = rig.prompt("word " * 120)  # 1.8 s of feeding
     assert (await reply(runtime, prompt))[1:] == (3, "stop")
 
 

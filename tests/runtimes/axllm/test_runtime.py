@@ -279,8 +279,8 @@ async def test_what_axllm_cannot_take_is_refused_before_it_is_asked(started: Cal
 
 
 async def test_a_silent_axllm_is_stalled(started: Callable[..., Any]) -> None:
-    it = await started(SIM_FAULT="hang:2", stall=0.5)
-    with pytest.raises(Stalled, match=r"0\.5 s"):
+    it = await started(SIM_FAULT="hang:2", stall=2)
+    with pytest.raises(Stalled, match=r"\b2 s"):
         await it.ask("a b c")
     assert isinstance(await it.runtime.failed(), Stalled)
 

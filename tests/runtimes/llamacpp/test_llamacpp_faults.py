@@ -97,7 +97,7 @@ async def test_a_start_that_fails_is_permanent_unless_memory_was_short(
 async def test_an_engine_without_a_token_for_too_long_has_stalled_whatever_its_pings_say(
     start: Start, fault: str
 ) -> None:
-    engine = await start(fault=fault, after=2, stall_timeout=0.5)
+    engine = await start(fault=fault, after=2, stall_timeout=2)
     with pytest.raises(Stalled):
         await reply(engine)
     async with asyncio.timeout(DEADLINE):
@@ -138,7 +138,7 @@ async def test_a_crash_in_mid_reply_is_named(start: Start) -> None:
 
 
 async def test_an_engine_that_does_not_stop_a_generation_is_given_up(start: Start) -> None:
-    engine = await start(fault="stall", after=1, stall_timeout=0.5)
+    engine = await start(fault="stall", after=1, stall_timeout=2)
     async with aclosing(engine.generate(PROMPT, Sampling())) as items:
         await anext(items)
     async with asyncio.timeout(DEADLINE):
