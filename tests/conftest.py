@@ -21,6 +21,8 @@ from tests.simulated_card import Card, simulated_card
 from tests.simulated_repl import Rig, repl_rig
 
 TESTS = Path(__file__).resolve().parent
+TRIED_AGAIN = ("chaos", "web")  # a browser and storms of faults: they depend on what else the machine does
+NOT_MEASURED = ("bench", "chaos", "clients", "live", "simulators", "web")  # mostly they run other processes
 ROOT = TESTS.parent
 TEST_FILES = Path(os.environ.get("QWEN_VENV", ROOT / ".venv")) / "share" / "qwen-test"
 AXCL_SMI = str(ROOT / "tests" / "simulators" / "axcl-smi")
@@ -42,10 +44,13 @@ def _hear_interrupts() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A browser and a storm of faults depend on what else the machine does: they are tried again. All others pass the first time."""
+    """Mark by folder: the tests that may be tried again, and those that --cov does not trace, since tracing costs time."""
     for item in items:
-        if item.path.is_relative_to(TESTS / "web") or item.path.is_relative_to(TESTS / "chaos"):
+        folders = item.path.relative_to(TESTS).parts
+        if folders[0] in TRIED_AGAIN:
             item.add_marker(pytest.mark.flaky(reruns=2))
+        if not set(NOT_MEASURED).isdisjoint(folders):
+            item.add_marker(pytest.mark.no_cover)
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
