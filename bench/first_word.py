@@ -1,6 +1,6 @@
 """How long until the first word: talks as people and programs hold them, with the simulated Qwen3-4B at a card's pace.
 
-    python -m bench.first_word TOKENIZER_FOLDER [--only NAME ...] [--pause 8] [--step-ms 1200] [--token-ms 270]
+    python -m bench.first_word TOKENIZER_FOLDER [--only NAME ...] [--gguf FILE] [--pause 8] [--step-ms 1200] [--token-ms 270]
                                [--service FOLDER] [--json]
 
 The service is started as a user starts it. Beside each measured time stands the hardware's limit: the prefill steps of
@@ -170,6 +170,7 @@ class Scenario:
     from_request: int = 1
     restart: bool = False
     axllm: bool = False  # played in place of main_api
+    gguf: bool = False  # llama.cpp itself, with the model of --gguf
 
 
 SCENARIOS = (
@@ -182,6 +183,7 @@ SCENARIOS = (
     Scenario("voice", "voice: a long head with a clock, a new question each time", voice, from_request=2),
     Scenario("restart", "the same after a restart of the service, first request", voice, from_request=0, restart=True),
     Scenario("axllm-in-turn", "axllm, two clients in turn with one system message", in_turn, 2, axllm=True),
+    Scenario("llamacpp", "llama.cpp, a talk of 900 ids goes on after a restart", whole, 2, gguf=True),
 )
 
 
@@ -190,20 +192,41 @@ class Bench:
         self._chosen = chosen
         self._reply = LocalTokenizer(chosen.tokenizer).encode_now([sentence(0, 60)])
 
-    def limit(self, scenario: Scenario) -> float:
-        """Seconds. axllm hands over each token as it comes."""
+    def limit(self, scenario: Scenario, firsts: Sequence[First]) -> float:
+        """Seconds. axllm hands over each token as it comes. For llama.cpp it is what was measured without a restart."""
+        if scenario.gguf:
+            return firsts[1].seconds
         tokens = 1 if scenario.axllm else BATCH - 1
         return float(self._chosen.step_ms + tokens * self._chosen.token_ms) / 1000
 
+    async def over_restart(self) -> list[First]:
+        """Three turns of one talk; before the third the service is started again."""
+        messages: Messages = [{"role": "system", "content": f"{SYSTEM} {sentence(0, 700)}."}]
+        firsts: list[First] = []
+        with tempfile.TemporaryDirectory() as folder:
+            for turns in ((0, 1), (2,)):
+                async with self._service(Path(folder), ["--model-path", str(self._chosen.gguf.resolve())]) as http:
+                    client = Client(http, self._chosen.pause, firsts)
+                    for turn in turns:
+                        messages.append({"role": "user", "content": f"Question {turn}: {sentence(turn, 24)}?"})
+                        reply = await client.ask(messages, max_tokens=24, temperature=0)
+                        messages.append({"role": "assistant", "content": reply})
+        return firsts
+
     async def run(self, scenario: Scenario) -> list[First]:
+        if scenario.gguf:
+            return await self.over_restart()
         with tempfile.TemporaryDirectory() as folder:
             lay_tokenizer(MODEL, self._chosen.tokenizer, Path(folder))
             if scenario.axllm:
                 lay_axllm(Path(folder), self._chosen.tokenizer)
+                what = ["--model", "talk", "--axcl-smi", str(PROGRAMS / "axcl-smi")]
+            else:
+                what = ["--simulate", MODEL]
             if scenario.restart:
-                async with self._service(Path(folder)) as http:
+                async with self._service(Path(folder), what) as http:
                     await scenario.talk(Client(http, self._chosen.pause))
-            async with self._service(Path(folder), axllm=scenario.axllm) as http:
+            async with self._service(Path(folder), what, axllm=scenario.axllm) as http:
                 client = Client(http, self._chosen.pause)
                 if scenario.restart:
                     await asyncio.sleep(self._chosen.pause)
@@ -213,9 +236,10 @@ class Bench:
         return client.firsts
 
     @asynccontextmanager
-    async def _service(self, folder: Path, *, axllm: bool = False) -> AsyncIterator[httpx2.AsyncClient]:
+    async def _service(
+        self, folder: Path, what: Sequence[str], *, axllm: bool = False
+    ) -> AsyncIterator[httpx2.AsyncClient]:
         port = free_port()  # of the simulated program
-        what = ["--model", "talk", "--axcl-smi", str(PROGRAMS / "axcl-smi")] if axllm else ["--simulate", MODEL]
         command = [sys.executable, "-m", "qwen_service", "serve", *what, "--port", "0",
                    "--host", "127.0.0.1", "--tokenizer-port", "0", "--state-dir", str(folder / "state"),
                    "--models-dir", str(folder / "models"), "--runtime-port", str(port)]  # fmt: skip
@@ -228,7 +252,7 @@ class Bench:
         process = launched(command, self._chosen.service, environment | play, log)
         try:
             url = await listening_url(process, log)
-            async with httpx2.AsyncClient(base_url=url, timeout=120) as http:
+            async with httpx2.AsyncClient(base_url=url, timeout=600) as http:
                 while (await http.get("/health")).status_code != httpx2.codes.OK:  # noqa: ASYNC110
                     await asyncio.sleep(0.2)
                 yield http
@@ -273,6 +297,7 @@ def line(scenario: Scenario, firsts: Sequence[First], limit: float) -> str:
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tokenizer", type=Path, help="folder with Qwen3's tokenizer.json and tokenizer_config.json")
+    parser.add_argument("--gguf", type=Path, help="a model file for llama.cpp, in a talk over a restart")
     parser.add_argument("--only", nargs="*", default=[scenario.name for scenario in SCENARIOS])
     parser.add_argument("--pause", type=float, default=8.0, help="seconds between two requests")
     parser.add_argument("--step-ms", type=float, default=1200)
@@ -286,10 +311,10 @@ async def main() -> None:
     if not chosen.json:
         print("| scenario | first words, in turn | the worst that counts | limit |\n|---|--:|--:|--:|")
     for scenario in SCENARIOS:
-        if scenario.name in chosen.only:
+        if scenario.name in chosen.only and (chosen.gguf is not None or not scenario.gguf):
             results[scenario.name] = await bench.run(scenario)
             if not chosen.json:
-                print(line(scenario, results[scenario.name], bench.limit(scenario)), flush=True)
+                print(line(scenario, results[scenario.name], bench.limit(scenario, results[scenario.name])), flush=True)
     if chosen.json:
         print(json.dumps({name: list(map(asdict, firsts)) for name, firsts in results.items()}, indent=2))
 

@@ -19,5 +19,5 @@ async def test_a_reply_that_was_cut_is_continued_and_the_line_tells_the_worst(qw
     assert len(firsts) == 5
     for before, first in pairwise(firsts):
         assert first.cached >= before.prompt + 49
-    assert bench.limit(scenario) == pytest.approx(0.007)
-    assert line(scenario, firsts, bench.limit(scenario)).startswith("| replies cut by max_tokens 50 |")
+    assert bench.limit(scenario, firsts) == pytest.approx(0.007)
+    assert line(scenario, firsts, bench.limit(scenario, firsts)).startswith("| replies cut by max_tokens 50 |")

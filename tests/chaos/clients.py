@@ -28,8 +28,7 @@ class Clients:
         self._http, self._rng, self._echo = http, rng, echo
         self._head = {"role": "system", "content": head}
         self.kinds: tuple[Callable[[], Awaitable[str]], ...] = (self.whole, self.stream, self.ollama, self.leaver)
-        if echo:
-            self.kinds += (self.talk,)
+        self.kinds += (self.talk if echo else self.counting,)
 
     async def any(self) -> str:
         """One request of any kind; its outcome in a word."""
@@ -67,6 +66,20 @@ class Clients:
         choices = [choice for event in events[:-1] for choice in json.loads(event)["choices"]]
         self._check_own(word, "".join(c["delta"].get("content") or "" if "delta" in c else c["text"] for c in choices))
         return f"200 {self._reason(choices[-1]['finish_reason'])}"
+
+    async def counting(self) -> str:
+        """A long row of numbers, which the real model goes on with: two of them outgrow a context of 512 together."""
+        start = self._rng.randrange(100, 800)
+        prompt = " ".join(f"{number}," for number in range(start, start + 10))
+        body = {"prompt": prompt, "max_tokens": 220, "temperature": 0}
+        response = await self._http.post("/v1/completions", json=body)
+        if response.status_code != 200:
+            return self._refusal(response.status_code, response.text)
+        choice = response.json()["choices"][0]
+        numbers = [int(text) for text in choice["text"].split(",")[:-1] if text.strip().isdecimal()]
+        if numbers[:20] != list(range(start + 10, start + 10 + len(numbers[:20]))):
+            raise Violation(f"cross-talk or loss: after {prompt!r} came {choice['text']!r}")
+        return f"200 {self._reason(choice['finish_reason'])}"
 
     async def ollama(self) -> str:
         word = self._rng.choice(WORDS)

@@ -160,7 +160,7 @@ class Storm:
             await asyncio.sleep(0.1)
         outcome = await self._clients.whole()
         if not outcome.startswith("200"):
-            raise Violation(f"after the storm a request was answered {outcome}")
+            raise Violation(f"after the storm a request was answered {outcome}:\n{self._service.log[-3000:]}")
         await asyncio.sleep(4)  # the limits of target.py close what half-open connections are left
         self.figures.after = self._service.sample()
 

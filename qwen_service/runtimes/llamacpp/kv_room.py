@@ -3,7 +3,7 @@
 llama.cpp ends every running generation with an error when they outgrow the cache together. So a generation enters when it
 fits beside the others, its growth is counted, and when they come near the end the youngest is interrupted: it goes on
 from where it was when there is room again. One that cannot go on (its grammar would begin anew) holds room for all
-that it may become. Whoever came first enters first, so that a long prompt is not overtaken for ever.
+that it may become, if its request has bounded that; if not, it ends where the context ends, and that is where others need it. Whoever came first enters first, so that a long prompt is not overtaken for ever.
 """
 
 import asyncio
@@ -18,13 +18,14 @@ class Stay:
     used: int
     most: int
     can_pause: bool
+    can_end: bool = False  # it was promised no length
     interrupt: Callable[[], None] = lambda: None
     interrupted: bool = False
     number: int = 0
     admitted: asyncio.Future[None] | None = None
 
     def claim(self, reserve: int) -> int:
-        return min(self.most, self.used + reserve) if self.can_pause else self.most
+        return min(self.most, self.used + reserve) if self.can_pause or self.can_end else self.most
 
 
 @dataclass(slots=True)
@@ -58,14 +59,16 @@ class KvRoom:
         self._admit()
 
     def grow(self, stay: Stay, used: int) -> None:
-        """It holds so many tokens now. Interrupts the youngest of those that can go on later, where it gets tight."""
+        """It holds so many tokens now. Where it gets tight, the youngest of those that can go on later is interrupted."""
         stay.used = max(stay.used, used)
         margin = self.size // 32  # the engine is some steps ahead of what has been read of it
         while len(running := [other for other in self._inside if not other.interrupted]) > 1:
-            pausable = [other for other in running if other.can_pause]
-            if sum(other.claim(margin // len(running)) for other in running) <= self.size or not pausable:
+            candidates = [other for other in running if other.can_pause] or [
+                other for other in running if other.can_end
+            ]
+            if sum(other.claim(margin // len(running)) for other in running) <= self.size or not candidates:
                 return
-            youngest = max(pausable, key=lambda other: other.number)
+            youngest = max(candidates, key=lambda other: other.number)
             youngest.interrupted = True
             youngest.interrupt()
 

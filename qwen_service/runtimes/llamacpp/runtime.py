@@ -139,6 +139,8 @@ class LlamaCpp(Runtime):
                 except QueueFull:  # all that ran have lost the cache: pictures took more of it than is known
                     if not work.goes_on_alone():
                         raise
+                if (last := work.end_early()) is not None:
+                    yield last
                 await work.fill_in_ids(self.encode)
         finally:
             self._room.leave(work.stay)

@@ -27,7 +27,8 @@ class Unfinished:
         size = len(prompt.token_ids) + IMAGE_TOKENS * pictures
         most = context if sampling.max_tokens is None else min(context, size + sampling.max_tokens)
         bound = sampling.grammar is not None or sampling.json_schema is not None
-        self.stay = Stay(size, most, can_pause=not bound and not prompt.spelled)
+        can_pause = not bound and not prompt.spelled
+        self.stay = Stay(size, most, can_pause, can_end=not can_pause and most == context)
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -49,6 +50,8 @@ class Unfinished:
 
         self.stay.interrupt = stream.break_off
         stream.watch(seen)
+        if self.stay.interrupted:  # while the stream was opened
+            stream.break_off()
 
     def add(self, item: Prefill | Piece) -> bool:
         """Whether the client is to see it: the prompt of a resumed generation is none of its business."""
@@ -58,6 +61,13 @@ class Unfinished:
         self._pieces.append(item)
         self.finished = item.finish_reason is not None
         return True
+
+    def end_early(self) -> Piece | None:
+        """The last piece of what was interrupted and cannot go on: the others need its room."""
+        if self.finished or not self.stay.interrupted or not self.stay.can_end:
+            return None
+        self.finished = True
+        return Piece(finish_reason="length")
 
     def goes_on_alone(self) -> bool:
         """Whether it can be resumed; if so, it waits until it has all the room. Once is enough."""

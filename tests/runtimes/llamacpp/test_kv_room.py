@@ -95,6 +95,23 @@ async def test_one_that_cannot_go_on_later_holds_all_it_may_need() -> None:
     other.cancel()
 
 
+async def test_of_those_that_cannot_pause_the_youngest_without_a_bound_ends() -> None:
+    room = KvRoom(SIZE)
+    old, young = (Stay(100, SIZE, can_pause=False, can_end=True) for _ in range(2))
+    await room.enter(old)
+    await room.enter(young)  # neither waits for the other's end
+    room.grow(young, 700)
+    free = stay(100)
+    await room.enter(free)
+    room.grow(old, 790)
+    assert (old.interrupted, young.interrupted, free.interrupted) == (False, False, True)
+    room.grow(old, 860)
+    assert (old.interrupted, young.interrupted) == (False, True)
+    room.leave(young)
+    room.grow(old, SIZE)
+    assert not old.interrupted
+
+
 @pytest.mark.parametrize("seed", range(20))
 async def test_together_they_never_outgrow_it_and_all_come_to_their_end(seed: int) -> None:
     dice = random.Random(seed)

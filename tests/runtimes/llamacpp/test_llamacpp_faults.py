@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -21,11 +22,16 @@ DEADLINE = 30.0
 Start = Callable[..., Awaitable[LlamaCpp]]
 
 
-def runtime(folder: Path, stall_timeout: float = DEADLINE, **behaviour: Any) -> LlamaCpp:
+def runtime(folder: Path, stall_timeout: float = DEADLINE, context: int = 4096, **behaviour: Any) -> LlamaCpp:
     model = folder / "model.gguf"
     model.write_bytes(b"GGUF" + json.dumps(behaviour).encode())
     return LlamaCpp(
-        model_path=model, state_dir=folder / "state", llama_server=SIMULATOR, slots=2, stall_timeout=stall_timeout
+        model_path=model,
+        state_dir=folder / "state",
+        llama_server=SIMULATOR,
+        slots=2,
+        context=context,
+        stall_timeout=stall_timeout,
     )
 
 
@@ -120,6 +126,38 @@ async def test_a_reply_goes_on_where_it_was_when_the_context_was_outgrown(start:
     engine = await start(fault="outgrown", after=2)
     pieces = [item async for item in engine.generate(PROMPT, Sampling(max_tokens=6)) if isinstance(item, Piece)]
     assert ("".join(piece.text for piece in pieces), pieces[-1].finish_reason) == ("x" * 6, "length")
+
+
+async def test_of_a_crowd_that_comes_grows_and_leaves_at_random_all_that_stay_are_answered_in_full(
+    tmp_path: Path,
+) -> None:
+    engine = runtime(tmp_path, context=256, tokens=1000, gap=0.001)
+    await engine.start(print)
+    dice = random.Random(4)
+
+    async def talk(number: int) -> None:
+        prompt = Prompt((1,) * dice.randrange(1, 200), ChatRequest(id="test"))
+        most = dice.randrange(1, 256 - len(prompt.token_ids))
+        schema: dict[str, Any] | None = {} if dice.random() < 0.3 else None
+        pieces = engine.generate(prompt, Sampling(max_tokens=most, json_schema=schema))
+        leaves_after = dice.random() if number % 3 == 0 else DEADLINE
+        try:
+            async with asyncio.timeout(leaves_after), aclosing(pieces) as items:
+                text = "".join([item.text async for item in items if isinstance(item, Piece)])
+                assert text == "x" * most
+        except TimeoutError:
+            assert leaves_after < DEADLINE
+
+    async def client(number: int) -> None:
+        for turn in range(12):
+            await talk(number + turn)
+
+    try:
+        await asyncio.gather(*map(client, range(4)))
+        assert engine.has_room(Prompt((1,) * 200, ChatRequest(id="test")))
+        assert not engine._room._inside
+    finally:
+        await engine.stop()
 
 
 async def test_a_bound_reply_for_which_the_context_was_outgrown_is_to_be_tried_again(start: Start) -> None:

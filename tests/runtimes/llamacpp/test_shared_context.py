@@ -78,6 +78,15 @@ async def test_a_bound_reply_is_never_interrupted(engine: LlamaCpp) -> None:
     assert 60 <= len(text) <= 70
 
 
+async def test_bound_replies_without_a_limit_run_together_until_one_must_end(engine: LlamaCpp) -> None:
+    digits = Sampling(temperature=0.0, grammar="root ::= [0-9]{150,160}")
+    prompts = [await prompt_of(engine, f"Write {n} digits.") for n in range(2)]
+    first, second = await asyncio.gather(*(reply(engine, prompt, digits) for prompt in prompts))
+    assert len("".join(piece.text for piece in first)) >= 150
+    assert second[-1].finish_reason == "length"
+    assert 30 < len("".join(piece.text for piece in second)) < 150
+
+
 async def test_a_client_who_leaves_gives_its_room_back(engine: LlamaCpp) -> None:
     prompts = [await prompt_of(engine, f"{n} " * 30) for n in range(4)]
     tasks = [asyncio.create_task(reply(engine, prompt)) for prompt in prompts]
