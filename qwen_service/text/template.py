@@ -81,6 +81,19 @@ class ChatTemplate:
         places = [text.find(mark) for mark in marks]
         return places == sorted(places) and places[0] >= 0
 
+    @cached_property
+    def _reads_parts_only(self) -> bool:
+        """Whether the template loses a content that is a string: those of some models with eyes read lists of parts."""
+        mark = _mark()
+        return mark not in self._probe(mark) and mark in self._probe([{"type": "text", "text": mark}])
+
+    def _probe(self, content: object) -> str:
+        messages = [{"role": "user", "content": content}]
+        try:
+            return self._template.render(**self._globals, messages=messages, add_generation_prompt=True)
+        except (TemplateError, TypeError, ValueError):  # `render` tells whom it concerns
+            return ""
+
     def render(self, messages: Sequence[Message], **shown: Unpack[Shown]) -> list[str | int]:
         """Render a conversation. Raises InvalidRequest when the template refuses it."""
         kwargs = shown.get("kwargs") or {}
@@ -138,11 +151,14 @@ class ChatTemplate:
         text = self._template.render(
             **self._globals,
             **_map_strings({**kwargs, **({} if thinking is None else {"enable_thinking": thinking})}, plain),
-            messages=[_as_dict(message, plain, reply) for message in messages],
+            messages=[self._with_content(_as_dict(message, plain, reply)) for message in messages],
             tools=[_map_strings(_tool_dict(tool), plain) for tool in tools] or None,
             add_generation_prompt=True,
         )
         return self._split(text, guard)
+
+    def _with_content(self, entry: dict[str, Any]) -> dict[str, Any]:
+        return entry | {"content": [{"type": "text", "text": entry["content"]}]} if self._reads_parts_only else entry
 
     def _split(self, text: str, guard: str) -> list[str | int]:
         return list(self._pieces(text, guard))

@@ -220,3 +220,24 @@ def test_text_in_every_private_use_guard_is_refused_rather_than_changed() -> Non
     everything = "".join(map(chr, range(0xF0000, 0xF0400)))
     with pytest.raises(InvalidRequest, match="private-use"):
         template().render([Message("user", everything)])
+
+
+PARTS_ONLY = (
+    "<|im_start|>{% for m in messages %}{{ m.role | capitalize }}: {% for part in m.content %}"
+    "{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}Assistant:"
+)
+
+
+def test_a_template_that_reads_parts_only_is_given_parts() -> None:
+    """SmolVLM's is of this kind: from a string it takes nothing at all."""
+    template = ChatTemplate(PARTS_ONLY, {"<|im_start|>": 1, "<end_of_utterance>": 2})
+    messages = [Message("user", "Hi <end_of_utterance>"), Message("assistant", "Yes."), Message("user", "Why?")]
+    text = ["User: Hi <end_of_utterance>", 2, "\nAssistant: Yes.", 2, "\nUser: Why?", 2, "\nAssistant:"]
+    assert template.render(messages) == [1, *text]
+    assert template.render_after(messages, 1) == [2, "\nUser: Why?", 2, "\nAssistant:"]
+    assert template.render_open(messages[:2])[-1] == "\nAssistant: Yes."
+
+
+def test_a_template_that_takes_strings_is_given_strings() -> None:
+    both = "{% for m in messages %}{{ m.content if m.content is string else 'parts' }}{% endfor %}"
+    assert ChatTemplate(both, {}).render([Message("user", "Hi")]) == ["Hi"]
