@@ -1,7 +1,6 @@
 """The service, started as a user starts it, with its two routes: our API, and the engine's own on its socket."""
 
 import asyncio
-import os
 import re
 import sys
 import time
@@ -50,11 +49,15 @@ async def running(model_path: Path, state_dir: Path, questions: Sequence[str]) -
         first_health = time.perf_counter() - started
         await _until_answered(address, b'"ok"')
         ready = time.perf_counter() - started
-        (folder,) = [name for name in os.listdir(state_dir) if name.startswith("llamacpp-")]
-        engine, api = await _targets(state_dir / folder / "engine.sock", address, questions)
+        engine, api = await _targets(_engines_socket(state_dir), address, questions)
         yield ServiceUnderTest(process, api, engine, first_health, ready)
     finally:
         await process.stop(grace=20)
+
+
+def _engines_socket(state_dir: Path) -> Path:
+    (socket,) = state_dir.glob("llamacpp-*/engine.sock")
+    return socket
 
 
 class _Output:
