@@ -20,6 +20,7 @@ from qwen_service.engines.served import ServedModel
 from qwen_service.engines.waiting_room import Patience
 from qwen_service.errors import Unsupported
 from qwen_service.models.personas import Persona
+from qwen_service.pipeline.beginnings import Exchange
 from qwen_service.pipeline.cancellation import Cancellations
 from qwen_service.pipeline.conversation import Fitted, SessionManager, continued
 from qwen_service.pipeline.fairness import Priorities
@@ -28,7 +29,7 @@ from qwen_service.pipeline.reply import Reply, SeenByClient
 from qwen_service.pipeline.scheduler import Scheduler, Turn
 from qwen_service.pipeline.stable_prefix import StablePrefix
 from qwen_service.pipeline.structured import as_rendered, structured
-from qwen_service.pipeline.warming import Exchange, Warmer
+from qwen_service.pipeline.warming import Warmer
 from qwen_service.request_record import recording
 from qwen_service.runtime import Capabilities
 from qwen_service.text.output_format import OutputFormat

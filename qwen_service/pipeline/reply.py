@@ -15,9 +15,10 @@ from qwen_service.chat import (
     Usage,
 )
 from qwen_service.engines.supervisor import Supervisor
+from qwen_service.pipeline.beginnings import Exchange
 from qwen_service.pipeline.conversation import Fitted
 from qwen_service.pipeline.scheduler import Turn
-from qwen_service.pipeline.warming import Exchange, Warmer
+from qwen_service.pipeline.warming import Warmer
 from qwen_service.request_record import RequestRecord
 from qwen_service.runtime import Piece, Prefill
 from qwen_service.text.output_parser import OutputParser

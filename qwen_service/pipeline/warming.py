@@ -1,51 +1,41 @@
 """Prefills the most probable beginning of the next request while the engine is idle.
 
 After each reply, and when an engine comes up, the policy of that engine (warm_policy.py) is asked what its KV cache
-should hold. The ids are found by rendering: two possible next requests that differ only in the text of
-their last message are rendered, and the common beginning of their prompts is prefilled.
+should hold. beginnings.py finds the ids.
 """
 
 import asyncio
-import hashlib
-import json
 import logging
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from qwen_service.chat import ChatRequest, Message
+from qwen_service.chat import ChatRequest
 from qwen_service.engine import Engine
 from qwen_service.engines.manager import ModelManager
 from qwen_service.engines.served import ServedModel
 from qwen_service.engines.supervisor import Supervisor
-from qwen_service.errors import RuntimeFailure, ServiceError
+from qwen_service.errors import RuntimeFailure
+from qwen_service.pipeline.beginnings import (
+    NOTHING,
+    NOTHING_SAID,
+    Beginnings,
+    Exchange,
+    head_of,
+    holds,
+    is_conversation,
+    leading,
+)
 from qwen_service.pipeline.conversation import SessionManager
 from qwen_service.pipeline.head_file import HeadFile, StoredHead
 from qwen_service.pipeline.scheduler import Scheduler
-from qwen_service.pipeline.warm_policy import Head, Ids, Option, WarmPolicy, common_beginning
+from qwen_service.pipeline.warm_policy import Head, Ids, Option, WarmPolicy
 from qwen_service.runtime import Prompt
 
 log = logging.getLogger(__name__)
 
-PROBES = ("a", "1")  # texts of the next message, with no token in common
-LITTLE = 64  # ids; a prefix that lacks fewer counts as held
 SHORTEST_HEAD = 32  # ids; one step of a card computes 128
-NOTHING_SAID = ChatRequest("warming")
-NOTHING = Prompt((), NOTHING_SAID)
 SECONDS_PER_ID = 0.01  # prefill time of a card, until one was measured
-
-
-@dataclass(slots=True)
-class Exchange:
-    """A request, and the reply as far as its client has seen it. `remembered`: its generated ids are known."""
-
-    model: ServedModel
-    prompt: Prompt
-    reply: Message = field(default_factory=lambda: Message("assistant", ""))
-    reply_ids: tuple[int, ...] = ()
-    remembered: bool = False
-    cached: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +72,7 @@ class _Place:
 class Warmer:
     def __init__(self, models: ModelManager, sessions: SessionManager, scheduler: Scheduler, file: HeadFile) -> None:
         self._models = models
-        self._sessions = sessions
+        self._beginnings = Beginnings(sessions)
         self._scheduler = scheduler
         self._file = file
         self._places: dict[Supervisor, _Place] = {}
@@ -117,10 +107,10 @@ class Warmer:
             return
         before = place.exchange.prompt.request if place.exchange is not None else None
         goes_on = before is not None and request.messages[: len(before.messages)] == before.messages
-        head = _head(exchange.model, request)
-        goes_on = goes_on and _is_conversation(request)
+        head = head_of(exchange.model, request)
+        goes_on = goes_on and is_conversation(request)
         place.policy.arrived(head, time.monotonic(), goes_on=goes_on, varies=request.moved_lines > 0)
-        if _is_conversation(request):
+        if is_conversation(request):
             place.samples.setdefault(head, request)
         place.exchange = exchange
 
@@ -191,8 +181,8 @@ class Warmer:
             request = place.samples.get(head)
             if head in place.heads or request is None:
                 continue
-            leading = _leading(request)
-            known = await self._beginning(model, engine, request, leading) if leading or request.tools else NOTHING
+            first = leading(request)
+            known = await self._beginnings.of_next(model, engine, request, first) if first or request.tools else NOTHING
             place.heads[head] = known if len(known.token_ids) >= SHORTEST_HEAD else NOTHING
             if place.heads[head].token_ids and head == place.policy.common_heads[0]:
                 self._store(model, place, head)
@@ -203,39 +193,13 @@ class Warmer:
         for head in place.policy.common_heads:
             known = place.heads.get(head, NOTHING)
             if size := len(known.token_ids):
-                held = _holds(engine, known.token_ids, lacking=0)
+                held = holds(engine, known.token_ids, lacking=0)
                 found[Option("head", size, held=held, loses=engine.runtime.warming_loses(known), head=head)] = known
-        if place.exchange is not None and _is_conversation(place.exchange.prompt.request):
-            known, held = await self._conversation(model, engine, place.exchange)
+        if place.exchange is not None and is_conversation(place.exchange.prompt.request):
+            known, held = await self._beginnings.of_conversation(model, engine, place.exchange)
             loses = engine.runtime.warming_loses(known)
             found[Option("conversation", len(known.token_ids), held=held, loses=loses)] = known
         return found
-
-    async def _conversation(self, model: ServedModel, engine: Engine, exchange: Exchange) -> tuple[Prompt, bool]:
-        """The beginning of the client's next request, if it continues, and whether the cache holds it."""
-        request, reply = exchange.prompt.request, exchange.reply
-        known = (*exchange.prompt.token_ids, *exchange.reply_ids)
-        if exchange.remembered and _holds(engine, known, lacking=LITTLE):
-            return Prompt(known, request), True
-        seen = reply.content or reply.tool_calls
-        messages = (*request.messages, reply) if seen else _without_question(request.messages)
-        beginning = await self._beginning(model, engine, request, messages)
-        return beginning, _holds(engine, beginning.token_ids, lacking=LITTLE)
-
-    async def _beginning(
-        self, model: ServedModel, engine: Engine, request: ChatRequest, messages: Sequence[Message]
-    ) -> Prompt:
-        """The ids with which every prompt begins that continues these messages with one of the user, and such a request."""
-        moved = any(message.moved for message in request.messages)
-        probes = [replace(request, messages=(*messages, *_question(text, moved=moved))) for text in PROBES]
-        try:
-            one, other = [
-                (await self._sessions.fit(model, engine.text, engine.limits, probe)).prompt for probe in probes
-            ]
-        except ServiceError:  # too long, or refused by the template
-            return NOTHING
-        shared = common_beginning(one.token_ids, other.token_ids)
-        return Prompt(shared[:-1], one.request)  # the last id may merge with the text that follows
 
     async def _prefill(
         self, model: ServedModel, supervisor: Supervisor, place: _Place, choice: Option, known: Prompt
@@ -275,39 +239,3 @@ class Warmer:
             heads=counts.heads + (choice.kind == "head"),
             seconds=counts.seconds + seconds,
         )
-
-
-def _is_conversation(request: ChatRequest) -> bool:
-    """Whether it is an ordinary conversation: no raw prompt, continued reply, promised form or picture."""
-    in_words = not any(message.images for message in request.messages)
-    return in_words and request.prompt is None and not request.continues and request.response_format is None
-
-
-def _holds(engine: Engine, ids: Ids, *, lacking: int) -> bool:
-    held = engine.runtime.reusable_tokens(Prompt((*ids, 0), NOTHING_SAID))
-    return bool(held) and held >= len(ids) - lacking
-
-
-def _leading(request: ChatRequest) -> tuple[Message, ...]:
-    """The leading system messages."""
-    ends = (at for at, message in enumerate(request.messages) if message.role != "system" or message.moved)
-    return request.messages[: next(ends, len(request.messages))]
-
-
-def _question(text: str, *, moved: bool) -> tuple[Message, ...]:
-    """Make the next question. `moved`: put moved lines before it."""
-    asked = Message("user", text)
-    return (Message("system", text, moved=True), asked) if moved else (asked,)
-
-
-def _without_question(messages: Sequence[Message]) -> tuple[Message, ...]:
-    last = max((at for at, message in enumerate(messages) if message.role == "user"), default=len(messages))
-    return tuple(messages[: last - (last > 0 and messages[last - 1].moved)])
-
-
-def _head(model: ServedModel, request: ChatRequest) -> Head:
-    """Digest that is equal for requests with the same rendering up to the first message of a user."""
-    tools = [[tool.name, tool.description, tool.parameters] for tool in request.tools]
-    shown = [model.name, tools, request.template_kwargs, request.thinking, request.prompt is None]
-    said = [[message.role, message.content] for message in _leading(request)]
-    return hashlib.blake2b(json.dumps([shown, said], sort_keys=True, default=dict).encode(), digest_size=16).digest()
