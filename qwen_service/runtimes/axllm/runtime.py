@@ -36,6 +36,7 @@ from qwen_service.text.tokenizer import LocalTokenizer
 log = logging.getLogger(__name__)
 
 LIMITS = Limits(context=2048, prompt=1024)  # where neither its log nor the model's manifest says
+PREFILL = 0.1  # seconds for an id of the prompt, at most; a card needs a tenth of it
 LAST_WORDS = 2.0  # seconds: a program that hangs up may be dying
 LITTLE = 32.0  # ids of another conversation that may be overwritten
 REMEMBERED = 64  # replies to pictures
@@ -96,7 +97,7 @@ class AxLlm(Runtime):
         place = self._kept.place(prompt.token_ids)
         body = request_body(self._model, marked(prompt.request, place.slot), sampling, max_tokens, self._said)
         stream = AxLlmStream()
-        reading = self._begin_reading(body, texts, stream)
+        reading = self._begin_reading(body, texts, stream, len(prompt.token_ids))
         reply = AxLlmReply(self._tokenizer, max_tokens)
         try:
             while not reply.ended and (text := await texts.get()) is not None:
@@ -121,7 +122,7 @@ class AxLlm(Runtime):
         await self._at_rest()
         body = request_body(self._model, marked(request, place.slot), Sampling(), 1, self._said)
         try:
-            await _outcome(self._begin_reading(body, asyncio.Queue(), AxLlmStream()))
+            await _outcome(self._begin_reading(body, asyncio.Queue(), AxLlmStream(), len(prompt.token_ids)))
         except (InvalidRequest, QueueTimeout) as refusal:  # it lives on
             log.info("axllm takes no prefill: %s", refusal.message)
             return False
@@ -165,9 +166,9 @@ class AxLlm(Runtime):
                 task.cancel()
                 await asyncio.wait({task})
 
-    def _begin_reading(self, body: dict[str, Any], texts: Texts, stream: AxLlmStream) -> asyncio.Task[bool]:
+    def _begin_reading(self, body: dict[str, Any], texts: Texts, stream: AxLlmStream, size: int) -> asyncio.Task[bool]:
         self._slots.taken = None
-        self._reading = reading = asyncio.create_task(self._read(body, texts, stream))
+        self._reading = reading = asyncio.create_task(self._read(body, texts, stream, size))
         reading.add_done_callback(lambda task: task.cancelled() or task.exception())  # its reader may have left
         return reading
 
@@ -243,18 +244,24 @@ class AxLlm(Runtime):
         if self._process.failure.done():
             raise self._process.failure.result()
 
-    async def _read(self, body: dict[str, Any], texts: Texts, stream: AxLlmStream) -> bool:
-        """All of one stream, wanted or not. True: the model came to its end; false: axllm's time limit."""
+    async def _read(self, body: dict[str, Any], texts: Texts, stream: AxLlmStream, size: int) -> bool:
+        """All of one stream, wanted or not. True: the model came to its end; false: axllm's time limit.
+
+        `size`: ids of the prompt. While axllm computes them it says nothing.
+        """
         patience = self._program.stall_timeout
         loop = asyncio.get_running_loop()
         try:
             async with (
-                asyncio.timeout(patience) as deadline,
+                asyncio.timeout(patience + PREFILL * size) as deadline,
                 aclosing(self._client.chat(body, patience=patience / 2)) as chat,
             ):
+                begun = False
                 async for data in chat:
-                    deadline.reschedule(loop.time() + patience)
-                    texts.put_nowait(stream.feed(data))
+                    text = stream.feed(data)
+                    if begun := begun or bool(text):  # a first chunk without text may come before the prefill
+                        deadline.reschedule(loop.time() + patience)
+                    texts.put_nowait(text)
             if not stream.ended:
                 raise HungUp("axllm's stream broke off.")
         except TimeoutError:

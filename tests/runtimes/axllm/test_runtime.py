@@ -285,6 +285,13 @@ async def test_a_silent_axllm_is_stalled(started: Callable[..., Any]) -> None:
     assert isinstance(await it.runtime.failed(), Stalled)
 
 
+async def test_a_long_prompt_may_be_computed_for_longer_than_a_reply_may_be_silent(started: Callable[..., Any]) -> None:
+    it = await started(SIM_PREFILL="1.5", stall=0.5)
+    prompt = Prompt(tuple(range(240)), say("a b").request)
+    pieces = [item async for item in it.runtime.generate(prompt, Sampling()) if isinstance(item, Piece)]
+    assert joined(pieces) == "a b "
+
+
 async def test_a_death_in_a_reply_is_reported_by_the_reply_and_by_failed(started: Callable[..., Any]) -> None:
     it = await started(SIM_FAULT="die:2")
     with pytest.raises(Died, match="SIGKILL"):
