@@ -88,7 +88,7 @@ class HeldIds:
     """A conversation in the KV cache."""
 
     ids: tuple[int, ...]
-    partly: bool = False  # a prompt that shares only its beginning reuses that beginning
+    partly: bool = False  # whether a prompt that shares only a beginning can reuse that beginning
 
 
 LoadProgress = Callable[[str], None]  # "loading 17/31": for the log, the terminal and /health

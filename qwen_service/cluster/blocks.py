@@ -1,7 +1,7 @@
-"""What a KV cache holds, said in a few numbers: chained hashes of blocks of 128 ids.
+"""Describes the content of a KV cache in a few numbers: chained hashes of blocks of 128 ids.
 
-The hash of a block covers all ids before it, too. So two prompts share exactly the blocks whose hashes are equal, and a
-cache of 2048 ids is told in 16 numbers.
+The hash of a block also covers all ids before it. So two prompts share exactly the blocks with equal hashes, and a
+cache of 2048 ids is described by 16 numbers.
 """
 
 from array import array
@@ -16,15 +16,15 @@ BLOCK = 128  # ids
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """One conversation in a cache. `end` is the hash of all its ids, the last block being a short one."""
+    """One conversation in a cache. `end` is the hash of all its ids; its last block may be short."""
 
     blocks: tuple[int, ...]
     length: int
     end: int
-    partly: bool  # a prompt that shares only its beginning reuses that beginning
+    partly: bool  # whether a prompt that shares only a beginning can reuse that beginning
 
     def reusable(self, prompt: "PromptBlocks") -> int:
-        """Ids of the prompt that need not be prefilled. At least its last id always is."""
+        """The number of ids of the prompt that need not be prefilled. At least the last id always must be."""
         if self.length < len(prompt.ids) and prompt.hash_of(self.length) == self.end:
             return self.length
         if not self.partly:
@@ -38,7 +38,7 @@ class Held:
 
 
 class PromptBlocks:
-    """The hashes of one prompt. Computed once, then compared with many caches."""
+    """The hashes of one prompt, computed once and compared with many caches."""
 
     def __init__(self, ids: Sequence[int]) -> None:
         self.ids = ids
@@ -46,7 +46,7 @@ class PromptBlocks:
         self._at: dict[int, int] = {0: 0}
 
     def hash_of(self, count: int) -> int:
-        """Of the first `count` ids."""
+        """The hash of the first `count` ids."""
         if count not in self._at:
             whole = count // BLOCK
             before = self.blocks[whole - 1] if whole else 0
@@ -61,7 +61,7 @@ def held(cache: HeldIds) -> Held:
 
 
 def hashes(ids: Sequence[int]) -> tuple[int, ...]:
-    """One per whole block."""
+    """The hashes of all whole blocks."""
     found, before = [], 0
     for start in range(0, len(ids) - BLOCK + 1, BLOCK):
         before = _hash(before, ids[start : start + BLOCK])

@@ -1,4 +1,4 @@
-"""One model on one card, or on the CPU, of a node: the supervisor and runtime that a service of one machine has."""
+"""One model on one card, or on the CPU, of a node, with the same supervisor and runtime as on a single machine."""
 
 import asyncio
 import logging
@@ -31,10 +31,10 @@ log = logging.getLogger(__name__)
 
 
 class CardReplica:
-    """Ray makes it, and calls it ready when the first load has ended: so a rolling deployment waits for each card.
+    """A replica. Its constructor returns when the first load has ended, so a rolling deployment waits for each card.
 
-    A load that fails ends the constructor, too. The supervisor goes on trying, and the report says so: a process that
-    Ray killed and started again would only begin the same load anew.
+    It also returns when the load fails. The supervisor then tries again, and the report says so: a process that
+    Ray kills and starts again would only begin the same load again.
     """
 
     async def __init__(self, cluster: ClusterSettings, node: str = "") -> None:  # type: ignore[misc]  # Ray awaits it
@@ -56,7 +56,7 @@ class CardReplica:
         await self._supervisor.first_load_done.wait()
 
     async def generate(self, work: Work) -> AsyncGenerator[Item, None]:
-        """Closing it, as Ray does when its caller cancels, stops the card."""
+        """Generate. Ray closes the iterator when the caller cancels, which stops the card."""
         try:
             async with aclosing(self._generate(work)) as items:
                 async for item in items:
@@ -89,7 +89,7 @@ class CardReplica:
             return error
 
     def record_routing_stats(self) -> dict[str, Any]:
-        """Ray asks every `report_period`."""
+        """The report for the routers. Ray calls this every `report_period`."""
         return {"report": self.report()}
 
     def report(self) -> Report:
@@ -119,7 +119,7 @@ class CardReplica:
         )
 
     async def __del__(self) -> None:
-        """Ray awaits it when it replaces or stops the replica, after running replies have ended."""
+        """Stop the engine. Ray awaits this when it replaces or stops the replica, after running replies have ended."""
         await self._supervisor.stop()
         if self._monitor is not None:
             await self._monitor.stop()
@@ -154,7 +154,7 @@ def _monitor(settings: Settings, machine: Machine) -> CardMonitor | None:
 
 
 def node_name() -> str:
-    """Of the node that this process runs on: as `ray start --node-name` says, else its host name."""
+    """The name of this node: the one given by `ray start --node-name`, else the host name."""
     here = ray.get_runtime_context().get_node_id()
     node: dict[str, str] = next((node for node in ray.nodes() if node["NodeID"] == here), {})
     name, address = node.get("NodeName", ""), node.get("NodeManagerAddress", "")

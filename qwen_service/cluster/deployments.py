@@ -1,4 +1,4 @@
-"""The two deployments of a cluster on Ray Serve, and how they are started."""
+"""Configures and starts the two deployments of a cluster on Ray Serve."""
 
 from typing import Any
 
@@ -14,16 +14,16 @@ from qwen_service.cluster.ray_command import CARD
 from qwen_service.cluster.settings import APPLICATION, ClusterSettings
 
 ROUTER = "qwen_service.cluster.router.PrefixRouter"
-LOOK_EVERY = 10.0  # seconds between Ray's looks at a replica
+LOOK_EVERY = 10.0  # seconds between Ray's health checks of a replica
 TOKENIZING = 4
 ON_HEAD = {
     "node:__internal_head__": 0.001
 }  # Ray's own name: a single ingress shares the fate of the proxy, not a card's
-IN_PROGRESS = 10_000  # requests of one ingress, for Ray: the bounds of the service are far below
+IN_PROGRESS = 10_000  # Ray's bound for one ingress; the service's own bounds are far lower
 
 
 def deploy(cluster: ClusterSettings, *, router: str = ROUTER) -> DeploymentHandle:
-    """Start it, or replace one replica after the other. Returns when all of them work. Needs a ray.init before."""
+    """Start the cluster, or replace its replicas one by one. Returns when all work. Call ray.init before."""
     options = HTTPOptions(host=cluster.host, port=cluster.port)
     serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=options)
     return serve.run(build_application(cluster, router=router), name=APPLICATION)
@@ -66,12 +66,12 @@ def _needs(cluster: ClusterSettings) -> dict[str, Any]:
 
 
 def _slots(cluster: ClusterSettings) -> int:
-    """What Ray lets in at once. On the CPU texts are tokenized there, too, while all slots work."""
+    """The requests that Ray sends to a replica at once. On the CPU a replica must also tokenize while all slots work."""
     return 1 if cluster.replicas_on == "card" else node_settings(cluster).slots + TOKENIZING
 
 
 def _one_each(cluster: ClusterSettings) -> int:
-    """Per card, or per node, that is there now; one at least, for a node that is still to come."""
+    """The number of cards, or of nodes, that the cluster has now; at least 1, for a node that joins later."""
     if cluster.replicas_on == "card":
         return max(1, int(ray.cluster_resources().get(CARD, 0)))
     return max(1, sum(bool(node["Alive"]) for node in ray.nodes()))

@@ -1,4 +1,4 @@
-"""The service without an engine: all dialects, pages, health and keys, before the replicas of a cluster."""
+"""The HTTP side of a cluster: the service without an engine, with all dialects, pages, health and keys."""
 
 from functools import partial
 from typing import Any, NoReturn
@@ -21,7 +21,7 @@ from qwen_service.settings import Settings
 
 
 class Ingress:
-    """Ray's router finds `roster` here. `replicas` is the handle of the deployment of CardReplica."""
+    """The ingress. The router looks for `roster` here. `replicas` is the handle of the CardReplica deployment."""
 
     def __init__(self, cluster: ClusterSettings, replicas: Any) -> None:
         self.roster = Roster()
@@ -42,7 +42,7 @@ class Ingress:
         return {model.name: partial(self._bring_up, model, settings)}
 
     async def _bring_up(self, model: InstalledModel, settings: Settings, progress: LoadProgress) -> Engine:
-        if self._first_report is None:  # the first call of all makes Ray's router, which then keeps the roster
+        if self._first_report is None:  # the first call makes Ray create the router, which then updates the roster
             self._first_report = self._replicas.report.remote()
         generate = self._replicas.options(stream=True).generate
         runtime = RemoteRuntime(generate.remote, self.roster, waits=settings.queue_timeout)
@@ -52,7 +52,7 @@ class Ingress:
 
 
 def ingress_settings(cluster: ClusterSettings) -> Settings:
-    """Those of its node, without what only an engine needs: no card is looked at, nothing is prefilled ahead."""
+    """The settings of its node, without watching cards and warming, which only an engine needs."""
     shared = node_settings(cluster)
     return node_settings(
         cluster,

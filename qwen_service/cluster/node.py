@@ -1,4 +1,4 @@
-"""What a process of the cluster has of its node: settings, a card of its own, folders that no other process uses."""
+"""What a process of the cluster gets from its node: settings, a card, folders that no other process uses."""
 
 import asyncio
 from collections.abc import Iterator
@@ -11,12 +11,12 @@ from qwen_service.errors import StartFailed
 from qwen_service.process.instance_lock import AlreadyRunning, InstanceLock
 from qwen_service.settings import Settings
 
-CLAIM_PATIENCE = 60.0  # seconds: the process that had the card before may still be on its way down
+CLAIM_PATIENCE = 60.0  # seconds: the card's former process may still be stopping
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A card, or the CPU, that this process alone works on while it holds the lock."""
+    """A card, or the CPU, that only this process uses while it holds the lock."""
 
     name: str
     settings: Settings
@@ -24,12 +24,12 @@ class Place:
 
 
 def node_settings(cluster: ClusterSettings, **own: Any) -> Settings:
-    """Of the config.yaml and environment of this node, under what the cluster says. Raises ConfigError."""
+    """The settings from config.yaml and environment of this node; the cluster's settings win. Raises ConfigError."""
     return load_settings({**cluster.service, "model": cluster.model, **own})
 
 
 async def claim_place(cluster: ClusterSettings) -> Place:
-    """The first card of `devices` that no other replica of this node works on. Raises StartFailed."""
+    """Take the first card of `devices` that no other replica of this node uses. Raises StartFailed."""
     shared = node_settings(cluster)
     shared.state_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
@@ -50,7 +50,7 @@ async def claim_place(cluster: ClusterSettings) -> Place:
 
 
 def _places(cluster: ClusterSettings, shared: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
-    """With the settings that part processes on one node: folders and ports."""
+    """All places of this node, with separate folders and ports."""
     if cluster.replicas_on == "cpu":
         yield "CPU", _folders(shared, "cpu")
         return

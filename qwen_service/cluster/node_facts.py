@@ -1,4 +1,4 @@
-"""What one node can tell of itself, and do for itself; it runs there, with the settings of that node. Needs no Ray."""
+"""Facts about one node, and pulls on it. This code runs on the node, with its settings. Needs no Ray."""
 
 import asyncio
 import socket
@@ -19,18 +19,18 @@ from qwen_service.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """`temperatures` are in degrees C, by the number of the card."""
+    """Facts about a node. `temperatures`: card number -> degrees C."""
 
     host: str
     version: str = ""
     models: tuple[str, ...] = ()
     temperatures: tuple[tuple[int, float | None], ...] = ()
-    fault: str = ""  # of its cards, in plain words
+    fault: str = ""  # what is wrong with its cards, in plain words
 
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """`facts` is None where the node does not answer, and `fault` says why."""
+    """A node as seen from outside. `facts` is None when the node does not answer; `fault` says why."""
 
     id: str
     address: str
@@ -43,15 +43,15 @@ class NodeView:
 
 @dataclass(frozen=True, slots=True)
 class EngineView:
-    """`report` is None while the engine's process cannot answer."""
+    """An engine as seen from outside. `report` is None while its process cannot answer."""
 
-    node: str  # the id of its node; empty while Ray looks for a free card
-    state: str  # Ray Serve's word: STARTING, RUNNING, ...
+    node: str  # id of its node; empty while Ray looks for a free card
+    state: str  # Ray Serve's state: STARTING, RUNNING, ...
     report: Report | None = None
 
 
 def look_at_this_node() -> NodeFacts:
-    """Raises ConfigError."""
+    """Collect the facts. Raises ConfigError."""
     settings = load_settings()
     reading = read_cards(settings)
     return NodeFacts(
@@ -64,7 +64,7 @@ def look_at_this_node() -> NodeFacts:
 
 
 def read_cards(settings: Settings, machine: Machine | None = None) -> Reading:
-    """None of them where the machine has none."""
+    """Read the cards; empty on a machine without cards."""
     machine = machine or Machine()
     if not machine.has_npu:
         return Reading()
@@ -73,7 +73,7 @@ def read_cards(settings: Settings, machine: Machine | None = None) -> Reading:
 
 
 def pull_on_this_node(name: str) -> Iterator[str]:
-    """Stages and progress until the model is installed, or why it cannot be. Raises ServiceError."""
+    """Yield stages and progress until the model is installed. Raises ServiceError."""
     catalog = _catalog(load_settings())
     reports = Pulls(catalog.models_dir, Machine()).follow(catalog.find(name))
 

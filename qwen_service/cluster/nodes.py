@@ -1,4 +1,4 @@
-"""What `qwen-service cluster` asks of a running cluster. Runs on one of its nodes, as a driver of Ray."""
+"""The questions of `qwen-service cluster` to a running cluster, asked as a Ray driver on one of its nodes."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -16,14 +16,14 @@ from qwen_service.cluster.wire import Report
 from qwen_service.errors import ServiceError
 
 SERVE, CONTROLLER = "serve", "SERVE_CONTROLLER_ACTOR"  # Ray Serve's namespace, and the actor that knows all replicas
-HEAD = "node:__internal_head__"  # the resource by which Ray marks it
-PATIENCE = 30.0  # seconds for an answer of a node: it may have to start a process for it
+HEAD = "node:__internal_head__"  # the resource that marks the head
+PATIENCE = 30.0  # seconds for a node's answer: it may have to start a process first
 ENGINES = "CardReplica"  # the deployment
 
 
 @contextmanager
 def connected(address: str) -> Iterator[None]:
-    """Raises ClusterError."""
+    """Connect to the cluster of this machine. Raises ClusterError."""
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, RayError, RuntimeError) as error:
@@ -35,7 +35,7 @@ def connected(address: str) -> Iterator[None]:
 
 
 def nodes() -> list[NodeView]:
-    """All that have joined since the head was started; those that are gone, too, unless they are back."""
+    """All nodes that have joined since the start of the head, including those that are gone."""
     newest = {(node["NodeManagerAddress"], node["NodeManagerPort"]): node for node in sorted(_nodes(), key=_is_alive)}
     known = list(newest.values())
     asked = {node["NodeID"]: _on(node["NodeID"], look_at_this_node).remote() for node in known if node["Alive"]}
@@ -64,7 +64,7 @@ def _view(node: dict[str, Any], asked: Any) -> NodeView:
 
 
 def engines() -> list[EngineView]:
-    """The engines of the application that is deployed; none where nothing is."""
+    """The engines of the deployed application; empty when none is deployed."""
     try:
         controller = ray.get_actor(CONTROLLER, namespace=SERVE)
     except ValueError:
@@ -83,12 +83,12 @@ def engines() -> list[EngineView]:
 
 
 def _ask(replica: Mapping[str, Any]) -> Any:
-    """None where it has not come far enough to be asked."""
+    """Ask a replica for its report; None when it cannot answer yet."""
     if replica["state"] != "RUNNING":
         return None
     try:
         return ray.get_actor(replica["actor_name"], namespace=SERVE).record_routing_stats.remote()
-    except ValueError:  # it has just ended
+    except ValueError:  # the replica has just ended
         return None
 
 
@@ -103,7 +103,7 @@ def _answer(reference: Any) -> Report | None:
 
 
 def pull_everywhere(name: str) -> Iterator[tuple[str, str, bool]]:
-    """Yields (node's address, line, whether it failed) as the nodes go on with their pulls, all at once."""
+    """Pull on all nodes at once. Yields (address of the node, line of progress, whether it failed)."""
     streams: dict[Any, str] = {
         _on(node["NodeID"], pull_on_this_node, num_returns="streaming").remote(name): node["NodeManagerAddress"]
         for node in _nodes()
@@ -121,12 +121,12 @@ def pull_everywhere(name: str) -> Iterator[tuple[str, str, bool]]:
 
 
 def _get(reference: Any, seconds: float) -> Any:
-    """Raises GetTimeoutError, RayError."""
+    """Wait for a result. Raises GetTimeoutError or RayError."""
     return ray.get(reference, timeout=seconds)
 
 
 def _reason(error: RayError) -> str:
-    """Of a task: the error that it raised there."""
+    """The error that a task raised on its node, without Ray's wrapping."""
     cause = getattr(error, "cause", None)
     return cause.message if isinstance(cause, ServiceError) else str(cause or error).strip().splitlines()[-1]
 
@@ -141,6 +141,6 @@ def _is_alive(node: Mapping[str, Any]) -> bool:
 
 
 def _on(node: str, function: Callable[..., Any], **options: Any) -> Any:
-    """The function as a task for this node and no other."""
+    """Make a function a task that runs on this node only."""
     place = NodeAffinitySchedulingStrategy(node, soft=False)
     return ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=place, **options)

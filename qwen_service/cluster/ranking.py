@@ -1,4 +1,4 @@
-"""Which replica gets a prompt: the one that answers it soonest and is missed least for what it forgets. Pure, without Ray."""
+"""Ranks replicas for a prompt: first the one that answers soonest and loses least by it. Pure, without Ray."""
 
 import math
 from collections.abc import Sequence
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from qwen_service.cluster.blocks import Held, PromptBlocks
 
-RETURNS_WITHIN = 600.0  # seconds: after so long, one talk in e is still continued
+RETURNS_WITHIN = 600.0  # seconds after which the chance that a conversation continues has fallen to 1/e
 NEVER = math.inf
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One replica as the router knows it now. Times are in seconds."""
+    """A replica as the router knows it. Times are in seconds."""
 
     name: str
     ready: bool = True
@@ -20,21 +20,21 @@ class Standing:
     slots: int = 1
     running: int = 0
     held: tuple[Held, ...] = ()
-    per_id: float = 0.01  # what it costs to prefill one
+    per_id: float = 0.01  # seconds to prefill one id
     per_reply: float = 10.0
-    idle: float = NEVER  # since its last reply; NEVER: it has had none
+    idle: float = NEVER  # since its last reply; NEVER: no reply yet
 
     @property
     def full(self) -> bool:
-        """Whether its cache has to forget a talk for a new one."""
+        """Whether a new conversation would overwrite another one in its cache."""
         return len(self.held) >= self.slots
 
     def merit(self, prompt: PromptBlocks) -> float:
-        """Seconds of prefill that it saves, less the wait."""
+        """Seconds of prefill that it saves, minus the expected wait."""
         return max((self._gain(cache, prompt) for cache in self.held), default=0.0) - self._wait
 
     def _gain(self, cache: Held, prompt: PromptBlocks) -> float:
-        """A talk that is continued is there in whole. Of one that only begins alike the rest is forgotten, and missed."""
+        """Seconds saved by a cached conversation. If only its beginning matches, the rest is lost, which costs something."""
         reused = cache.reusable(prompt)
         missed = (cache.length - reused) * math.exp(-self.idle / RETURNS_WITHIN) if self.full else 0.0
         return max(0.0, reused - missed) * self.per_id

@@ -1,4 +1,4 @@
-"""The `ray start` of one node of a cluster: its arguments and its environment. Imports nothing of Ray.
+"""Builds the `ray start` command of one node: its arguments and environment. Imports nothing of Ray.
 
 All ports of a node lie between `port` and `port + PORTS - 1`, so that a firewall needs one rule.
 """
@@ -11,35 +11,35 @@ from pathlib import Path
 
 from qwen_service.errors import ServiceError
 
-CARD = "axera_card"  # the resource: one for each card of a node
-PORT = 6379  # Ray's usual one
+CARD = "axera_card"  # Ray's resource: one for each card of a node
+PORT = 6379  # Ray's default
 PORTS = 60
-WORKER_PORTS = 10  # the first of them, counted from `port`: one for each replica, proxy and task
-OBJECT_STORE_BYTES = 80_000_000  # little goes through it: replies are streamed, prompts are a few kilobytes
-# Ray gives its proxy 5 s to be ready, three times: too few for a Pi that reads the libraries from an SD card.
+WORKER_PORTS = 10  # offset of the first one from `port`: there is one for each replica, proxy and task
+OBJECT_STORE_BYTES = 80_000_000  # little data goes through it: replies are streamed, prompts have a few kilobytes
+# Ray gives its proxy three times 5 s to start, too little for a Pi that reads the libraries from an SD card.
 SLOW_START = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
-MARK = "QWEN_SERVICE_CLUSTER"  # in the environment of every process of a node; the value is its state folder
-LONGEST_FOLDER = 43  # letters: Ray puts sockets 64 letters deeper, and a socket's path has at most 107
+MARK = "QWEN_SERVICE_CLUSTER"  # set in the environment of every process of a node, to the node's state folder
+LONGEST_FOLDER = 43  # characters: Ray adds 64 for its sockets, and a socket's path has at most 107
 
 
 class ClusterError(ServiceError):
-    """The cluster cannot do this. The message has the cure."""
+    """A command about the cluster cannot be carried out. The message has the cure."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """`head`: the host:port to join, empty for the head itself."""
+    """The node to start. `head`: host:port of the head to join; empty for the head itself."""
 
     address: str
     head: str = ""
     port: int = PORT
-    cards: tuple[int, ...] = ()  # their numbers
+    cards: tuple[int, ...] = ()  # card numbers
     folder: Path | None = None  # Ray's sockets, logs and spilled objects; None: Ray's own choice
-    block: bool = False  # stay, and end when a part of the node ends: for systemd
+    block: bool = False  # run until a part of the node ends, for systemd
 
 
 def start_arguments(node: Node) -> list[str]:
-    """What follows `ray`. Without dashboard, log monitor and autoscaler: 285 MB that nobody here would use."""
+    """The arguments after `ray`. Dashboard, log monitor and autoscaler are off: they take 285 MB and are not used."""
     place = ["--address", node.head] if node.head else [*_head_arguments(node)]
     resources = json.dumps({CARD: len(node.cards)} if node.cards else {})
     return [
@@ -74,7 +74,7 @@ def _head_arguments(node: Node) -> list[str]:
 
 
 def node_environment(node: Node, state_folder: Path, config_file: Path | None) -> dict[str, str]:
-    """What `ray start` needs beside the environment that it inherits. The token itself is never in it."""
+    """Variables for `ray start`, added to the inherited environment. They never contain the token itself."""
     values = {
         "RAY_AUTH_MODE": "token",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -88,5 +88,5 @@ def node_environment(node: Node, state_folder: Path, config_file: Path | None) -
 
 
 def as_shell(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
-    """One line for a shell, which does the same."""
+    """The same command as one line for a shell."""
     return shlex.join(["env", *(f"{name}={value}" for name, value in environment.items()), "ray", *arguments])

@@ -1,4 +1,4 @@
-"""The seam over the network: a Runtime whose generations run on whichever replica the router chooses."""
+"""A Runtime whose generations run on the replicas of a cluster: the router chooses one for each."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -15,8 +15,8 @@ from qwen_service.cluster.wire import Item, Work
 from qwen_service.errors import Died, Loading, RuntimeFailure, ServiceError, StartFailed
 from qwen_service.runtime import Limits, LoadProgress, Piece, Prefill, Prompt, Runtime
 
-ATTEMPTS = 3  # of a generation that has produced nothing yet
-STOP_PATIENCE = 30.0  # seconds that a replica may take to stop; then the slot is given back all the same
+ATTEMPTS = 3  # tries of a generation that has produced nothing yet
+STOP_PATIENCE = 30.0  # seconds that a replica may take to stop; then the slot counts as free
 FAILED = (RayError, RayServeException)
 
 
@@ -31,7 +31,7 @@ class Stream(Protocol):
 
 
 class RemoteRuntime(Runtime):
-    """`call` sends a Work; `roster` knows who could take it. Many engines: a failure of one is not one of all."""
+    """The runtime. `call` sends a Work; `roster` knows the replicas. The failure of one replica is not a failure of all."""
 
     fails_as_one = False
 
@@ -67,7 +67,7 @@ class RemoteRuntime(Runtime):
                 await self._end(stream, work)
 
     async def _next(self, stream: Stream, *, has_begun: bool) -> Item | None:
-        """None: the stream is over. A work that nobody has begun is not left waiting for a cluster without engines."""
+        """The next item; None: the stream is over. Raises Loading when no replica begins the work in time."""
         try:
             if has_begun:
                 return await anext(stream)
@@ -79,7 +79,7 @@ class RemoteRuntime(Runtime):
             raise Loading(f"no engine took the request within {self._waits:g} s: {self._roster.story()}") from None
 
     async def _end(self, stream: Stream, work: Work) -> None:
-        """Stop what still runs, and return when the card is free."""
+        """Cancel the work if it still runs, and wait until the card is free."""
         stream.cancel()
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_PATIENCE):
@@ -90,7 +90,7 @@ class RemoteRuntime(Runtime):
         return StartFailed(f"no engine of the cluster is ready: {self._roster.story()}")
 
     async def stop(self) -> None:
-        """Nothing of it is here: the replicas are the cluster's."""
+        """Does nothing: the replicas belong to the cluster."""
 
 
 def _explained(where: str, error: Exception) -> ServiceError:

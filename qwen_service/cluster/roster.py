@@ -1,4 +1,4 @@
-"""The replicas as an ingress knows them. The router, whose thread is another one, keeps it up to date."""
+"""The replicas as an ingress knows them. The router updates it from its own thread."""
 
 import asyncio
 import time
@@ -9,7 +9,7 @@ from qwen_service.cluster.wire import Report
 from qwen_service.operation.state import ReplicaView
 from qwen_service.runtime import Capabilities, Limits
 
-FORGOTTEN_AFTER = 3600.0  # seconds: a node that is away for longer is no longer named
+FORGOTTEN_AFTER = 3600.0  # seconds after which a node that is gone is not named any more
 
 
 @dataclass(slots=True)
@@ -20,19 +20,19 @@ class _Member:
 
 
 class Roster:
-    """`on_change` is called in the ingress's loop. Methods named `note_...` are for other threads."""
+    """The roster. `on_change` is called in the ingress's loop. Other threads may call the methods `note_...` only."""
 
     def __init__(self) -> None:
         self.on_change: Callable[[], None] = lambda: None
         self._loop = asyncio.get_running_loop()
-        self._members: dict[str, _Member] = {}  # by where they work: a replica that is replaced keeps its line
+        self._members: dict[str, _Member] = {}  # by place, so that a new replica takes the line of its predecessor
         self._working: dict[str, str] = {}  # key of a work -> its replica
         self._change = asyncio.Event()
 
-    # -- told by the router -------------------------------------------------------------------------------------
+    # -- called by the router -----------------------------------------------------------------------------------
 
     def note_reports(self, reports: Mapping[str, Report | None]) -> None:
-        """Of all replicas that run now, by their ids; None: it has not reported yet."""
+        """Note the reports of all running replicas, by id; None: no report yet."""
         self._tell(lambda: self._take(reports))
 
     def note_routed(self, key: str, replica: str) -> None:
@@ -41,11 +41,11 @@ class Roster:
     def note_completed(self, key: str) -> None:
         self._tell(lambda: self._working.pop(key, None))
 
-    # -- asked by the ingress -----------------------------------------------------------------------------------
+    # -- called by the ingress ----------------------------------------------------------------------------------
 
     @property
     def slots(self) -> int:
-        """Generations at once, on all replicas that take work now."""
+        """The number of simultaneous generations on all replicas that take work now."""
         return sum(report.limits.slots for report in self._able if report.limits and not report.paused)
 
     @property
@@ -54,7 +54,7 @@ class Roster:
 
     @property
     def limits(self) -> Limits:
-        """What every replica can do: a prompt is fitted before it is known who gets it."""
+        """The limits that every replica has: a prompt is fitted before a replica is chosen."""
         known = [report.limits for report in self._able if report.limits is not None]
         return Limits(
             context=min(limits.context for limits in known),
@@ -67,12 +67,12 @@ class Roster:
         return next(report.capabilities for report in self._able if report.capabilities is not None)
 
     def story(self) -> str:
-        """Where things stand, for people."""
+        """The state of all replicas in words."""
         parts = [f"{member.report.where}: {_state(member)}" for member in self._members.values()]
         return "; ".join(parts) or "no engine has reported yet"
 
     def place_of(self, key: str) -> str:
-        """Where a work runs, for messages."""
+        """The place where a work runs, for messages."""
         replica = self._working.get(key)
         found = next((m.report.where for m in self._members.values() if replica and m.replica == replica), "")
         return found or "an engine of the cluster"
@@ -86,7 +86,7 @@ class Roster:
             await self._change.wait()
 
     async def ended(self, key: str) -> None:
-        """Return when the replica no longer works on it, or is gone."""
+        """Wait until the work has ended, or its replica is gone."""
         await self.until(lambda roster: key not in roster._working)
 
     # -----------------------------------------------------------------------------------------------------------

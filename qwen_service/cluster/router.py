@@ -1,6 +1,6 @@
-"""Ray's request router, ranking as ranking.py tells.
+"""A request router for Ray Serve that uses the order of ranking.py.
 
-Ray imports this module by value: classes that others share with it live elsewhere. It may run in a thread of its own.
+Ray copies this module by value, so classes that it shares with other modules are defined there. It may run in its own thread.
 """
 
 import time
@@ -18,12 +18,12 @@ from qwen_service.cluster.roster import Roster
 from qwen_service.cluster.wire import Report, Work
 from qwen_service.runtime import HeldIds
 
-REMEMBERED = 4096  # works whose end is not known yet
+REMEMBERED = 4096  # works whose end is not yet known
 
 
 @dataclass(frozen=True, slots=True)
 class _Routed:
-    """What a replica will hold by its next report: the prompt that it has just been sent."""
+    """The prompt that a replica was just sent, which its next report will contain."""
 
     key: str
     cache: Held
@@ -32,9 +32,9 @@ class _Routed:
 
 class PrefixRouter(RequestRouter):
     def initialize_state(self, report_period: float = 1.0, **_: Any) -> None:
-        self._trust = 10 * report_period  # seconds that a routed prompt counts without a report of it
+        self._trust = 10 * report_period  # seconds for which a routed prompt counts without being reported
         self._routed: dict[str, _Routed] = {}  # by replica
-        self._reported: dict[str, tuple[Report, float]] = {}  # by replica, with the time
+        self._reported: dict[str, tuple[Report, float]] = {}  # replica -> its report, and when it came
         self._keys: OrderedDict[str, str] = OrderedDict()  # Ray's id of a request -> key of its work
 
     async def choose_replicas(
@@ -120,7 +120,7 @@ def _report(replica: RunningReplica) -> Report | None:
 
 
 def _roster() -> Roster | None:
-    """Of the ingress in this process; a handle elsewhere has none."""
+    """The roster of the ingress in this process; None when there is no ingress here."""
     try:
         found = getattr(serve.get_replica_context().servable_object, "roster", None)
     except RayServeException:

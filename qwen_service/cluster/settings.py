@@ -17,7 +17,7 @@ def _setting(default: Any, text: str, **limits: Any) -> Any:
 
 
 class ClusterSettings(BaseModel):
-    """What is deployed. What a node has of its own (folders, cards, ports) stays in the config.yaml of that node."""
+    """The deployment. Settings of single nodes (folders, cards, ports) stay in the config.yaml of each node."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -44,7 +44,7 @@ class ClusterSettings(BaseModel):
 
 
 def load_cluster_settings(file: Path = FILE, **given: Any) -> ClusterSettings:
-    """From `file`, if it exists; `given` wins. Raises ConfigError."""
+    """Load the settings from `file`, if it exists; `given` values win. Raises ConfigError."""
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""What a replica notes of its own work for its reports: pace, what runs, what its cache holds."""
+"""Counts a replica's work for its reports: pace, running works, content of the cache."""
 
 import time
 from collections import OrderedDict, deque
@@ -12,8 +12,8 @@ from qwen_service.engine import Engine
 from qwen_service.models.spec import ModelSpec
 from qwen_service.runtime import HeldIds, Piece, Prefill
 
-SEEN = 64  # keys of works in a report
-NEWEST = 0.3  # weight of the last reply in a mean
+SEEN = 64  # most keys of works in a report
+NEWEST = 0.3  # weight of the newest reply in a moving mean
 
 
 class Tally:
@@ -24,7 +24,9 @@ class Tally:
         self.seen: deque[str] = deque(maxlen=SEEN)
         self._running: dict[str, tuple[int, ...]] = {}
         self._ended: float | None = None
-        self._guessed: OrderedDict[str, tuple[int, ...]] = OrderedDict()  # for runtimes that cannot tell
+        self._guessed: OrderedDict[str, tuple[int, ...]] = (
+            OrderedDict()
+        )  # assumed content of the cache, for runtimes that do not report it
 
     @property
     def running(self) -> int:
@@ -52,7 +54,7 @@ class Tally:
                 self._guessed.popitem(last=False)
 
     def held(self, engine: Engine) -> tuple[Held, ...]:
-        """Also what is being worked on: it will be there, at least, when that has ended."""
+        """The content of the cache, including the prompts of running works, which will be in it."""
         known = engine.runtime.held_ids()
         if known is None:
             known = [HeldIds(ids, partly=True) for ids in self._guessed.values()]
@@ -71,7 +73,7 @@ class Tally:
 
 
 class Entry:
-    """One generation, as far as it has come."""
+    """A running generation."""
 
     def __init__(self, work: Work) -> None:
         self.started = time.monotonic()

@@ -1,4 +1,4 @@
-"""The text tools of a model whose engine is on another machine."""
+"""The text tools of a model whose engine runs on another machine."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,7 +14,7 @@ from qwen_service.text.output_format import OutputFormat
 
 
 class RemoteTokenizer:
-    """Any replica's. `encode` is a call of the deployment's handle; an error of our tree is its answer."""
+    """A tokenizer that asks any replica. `encode` calls the deployment's handle; a ServiceError is returned as a value."""
 
     def __init__(self, encode: Callable[[list[str | int]], Awaitable[Any]]) -> None:
         self._encode = encode
@@ -25,7 +25,7 @@ class RemoteTokenizer:
 
 
 async def text_of(model: InstalledModel, replicas: Any, progress: LoadProgress) -> ModelText:
-    """A card's model has its tokenizer beside it, on this node, too. A GGUF's is inside the engine: a replica is asked."""
+    """The text tools: a card's model has its tokenizer file on this node, too; a GGUF's tokenizer is in the engine."""
     if model.spec.runtime == "llamacpp":
         progress("waiting for an engine, which knows the template")
         template = unless_error(await replicas.template.remote())

@@ -1,6 +1,6 @@
-"""The secret that all nodes of a cluster share. Whoever has it may run any program on every node.
+"""The secret token that all nodes of a cluster share. With it one can run any program on every node.
 
-Ray reads the file by itself; nothing here gives the token away, neither to a log nor to a command line.
+Ray reads the file itself. The token never appears in a log or on a command line.
 """
 
 import os
@@ -13,13 +13,13 @@ from qwen_service.cluster.ray_command import ClusterError
 
 
 def token_file(environment: Mapping[str, str]) -> Path:
-    """Where Ray looks: the file that RAY_AUTH_TOKEN_PATH names, or ~/.ray/auth_token."""
+    """The file that Ray reads: RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token."""
     named = environment.get("RAY_AUTH_TOKEN_PATH")
     return Path(named) if named else Path.home() / ".ray" / "auth_token"
 
 
 def make_token(path: Path) -> bool:
-    """Make the file, for this user only. False where there is one already. Raises ClusterError."""
+    """Make the file, readable by this user only. Returns False if it exists already. Raises ClusterError."""
     if path.is_file():
         return False
     try:
@@ -32,7 +32,7 @@ def make_token(path: Path) -> bool:
 
 
 def demand_token(path: Path, head: str = "") -> None:
-    """Raises ClusterError where there is no token, or where other users could read it."""
+    """Raise ClusterError when there is no token, or other users could read it."""
     try:
         found = path.stat()
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""What travels between the ingress and a replica. Needs no Ray.
+"""The values that travel between ingress and replica. Needs no Ray.
 
-A replica answers a Work with Prefill and Piece items, as a Runtime does. An error of our tree is the last item, not an
-exception: so it arrives as it was raised.
+A replica answers a Work with Prefill and Piece items, like a Runtime. A ServiceError is sent as the last item, not as an
+exception, so that it arrives unchanged.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Item = Prefill | Piece | ServiceError
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One generation. `key` names it in reports."""
+    """A generation to do. `key` identifies it in reports."""
 
     key: str
     prompt: Prompt
@@ -26,18 +26,18 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A replica about itself, every `report_period`. Times are in seconds."""
+    """The report of a replica, made every `report_period`. Times are in seconds."""
 
     node: str
     place: str  # "card 0", or "CPU"
     model: str
-    phase: str  # of its supervisor
+    phase: str  # the phase of its supervisor
     progress: str = ""
     error: str = ""
     restarts: int = 0
-    paused: str = ""  # why it gets no new work, a hot card say
+    paused: str = ""  # why it gets no new work, such as a hot card
     temperature: float | None = None
-    limits: Limits | None = None  # None: has not been up yet
+    limits: Limits | None = None  # None: not up yet
     capabilities: Capabilities | None = None
     running: int = 0
     held: tuple[Held, ...] = ()
@@ -45,7 +45,7 @@ class Report:
     per_reply: float = 10.0
     tokens_per_second: float = 0.0
     idle: float = NEVER  # since the end of its last reply
-    seen: tuple[str, ...] = ()  # keys of the last works that it took
+    seen: tuple[str, ...] = ()  # keys of the works that it took last
 
     @property
     def ready(self) -> bool:

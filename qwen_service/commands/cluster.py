@@ -39,7 +39,7 @@ from qwen_service.config import load_settings, settings_file
 from qwen_service.process.marked import end_marked, marked
 
 CURRENT = "ray_current_cluster"  # Ray's file with the address of the head
-HEAD_ENDS_LAST = ("gcs_server",)  # the others report to it when they end, and hang without it
+HEAD_ENDS_LAST = ("gcs_server",)  # the other processes report to it when they end, and would hang without it
 
 
 def add_cluster_command(subparsers: Any) -> None:
@@ -88,7 +88,7 @@ def _add_deploy(actions: Any) -> None:
 
 
 def start(options: argparse.Namespace) -> int:
-    """Becomes `ray start`. Raises ClusterError, ConfigError."""
+    """Replace this process by `ray start`. Raises ClusterError or ConfigError."""
     settings = load_settings({}, config_file=options.config)
     node = node_from(options, settings)
     demand_ray()
@@ -96,7 +96,7 @@ def start(options: argparse.Namespace) -> int:
     if marked(MARK, str(settings.state_folder)):
         raise ClusterError("This machine is a node already. First: qwen-service cluster stop")
     assert node.folder is not None
-    (node.folder / CURRENT).unlink(missing_ok=True)  # of a cluster that has ended; Ray would refuse to start
+    (node.folder / CURRENT).unlink(missing_ok=True)  # left by a cluster that has ended; Ray would refuse to start
     token = token_file(os.environ)
     if not node.head and make_token(token):
         print(f"Made {token}, the secret of the cluster: copy it to each machine that shall join.")
@@ -117,7 +117,7 @@ def start(options: argparse.Namespace) -> int:
 
 
 def deploy(options: argparse.Namespace) -> int:
-    """Raises ClusterError, ConfigError."""
+    """Deploy the application. Raises ClusterError or ConfigError."""
     given = {"model": options.model, "host": options.host, "port": options.http_port}
     if options.file is not None and not options.file.is_file():
         raise ClusterError(f"{options.file} does not exist.")
@@ -144,7 +144,7 @@ def _warn_of_exposure(cluster: ClusterSettings) -> None:
 
 
 def status(options: argparse.Namespace) -> int:
-    """1 where something is wrong. Raises ClusterError."""
+    """Print the table. Returns 1 when something is wrong. Raises ClusterError."""
     with _cluster(options) as cluster:
         nodes, engines = cluster.nodes(), cluster.engines()
     model = model_of(engines)
@@ -158,7 +158,7 @@ def status(options: argparse.Namespace) -> int:
 
 
 def pull(options: argparse.Namespace) -> int:
-    """On all nodes at once; 1 where one has failed. Raises ClusterError."""
+    """Pull on all nodes at once. Returns 1 when one has failed. Raises ClusterError."""
     failed = set()
     catalog_from(options).find(options.model)
     with _cluster(options) as cluster:
@@ -173,7 +173,7 @@ def pull(options: argparse.Namespace) -> int:
 
 @contextmanager
 def _cluster(options: argparse.Namespace) -> Iterator[Any]:
-    """The module qwen_service.cluster.nodes, connected to the cluster that this machine is a node of."""
+    """The module qwen_service.cluster.nodes, connected to the cluster of this machine."""
     demand_ray()
     settings = load_settings({}, config_file=options.config)
     current = session_folder(settings) / CURRENT
@@ -189,7 +189,7 @@ def _cluster(options: argparse.Namespace) -> Iterator[Any]:
 
 
 def stop(options: argparse.Namespace) -> int:
-    """Ends this machine's node, and no other Ray of this machine, as `ray stop` would."""
+    """Stop this machine's node. Other Rays on the machine go on, which `ray stop` would end, too."""
     settings = load_settings({}, config_file=options.config)
     print("Ending the processes that `ray start` made here (`ray stop` would end every Ray of this machine).")
     ended, stuck = end_marked(MARK, str(settings.state_folder), last=HEAD_ENDS_LAST)
@@ -200,7 +200,7 @@ def stop(options: argparse.Namespace) -> int:
 
 
 def demand_ray() -> None:
-    """Raises ClusterError."""
+    """Connect to the cluster of this machine. Raises ClusterError."""
     if importlib.util.find_spec("ray") is None:
         raise ClusterError("Ray is not installed. Install it with: pip install 'qwen-service[ray]'")
 

@@ -1,4 +1,4 @@
-"""What `qwen-service cluster start` makes of its flags and of this machine: address, cards, folder."""
+"""Finds the address, cards and folder of a node for `qwen-service cluster start`, from its flags and the machine."""
 
 import argparse
 import ipaddress
@@ -11,7 +11,7 @@ from qwen_service.cluster.ray_command import LONGEST_FOLDER, PORT, PORTS, Cluste
 from qwen_service.models.machine import Machine
 from qwen_service.settings import Settings
 
-ELSEWHERE = "198.51.100.1"  # an address of no machine (RFC 5737): the kernel tells by which of ours it would go there
+ELSEWHERE = "198.51.100.1"  # no machine has this address (RFC 5737): the kernel says from which of our addresses it would be reached
 
 
 def node_from(options: argparse.Namespace, settings: Settings) -> Node:
@@ -45,11 +45,11 @@ def _address(options: argparse.Namespace, towards: str) -> str:
             f"--address {address} means every network of this machine, and whoever has the token can run programs here."
             " Name one address, or add --i-know."
         )
-    return own_address(towards)  # the others must be told one
+    return own_address(towards)  # the other nodes need a real address
 
 
 def own_address(towards: str) -> str:
-    """The address that this machine would have in a talk with the other; nothing is sent."""
+    """The address of this machine on the way to another one. Nothing is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((towards, 9))
@@ -66,7 +66,7 @@ def _resolved(host: str) -> str:
 
 
 def cards_of(options: argparse.Namespace, settings: Settings, machine: Machine | None = None) -> tuple[int, ...]:
-    """Numbers of the cards that this node offers: those of `devices`, where that is set, else all that are found."""
+    """The numbers of the cards of this node: those of `devices` if that is set, else all cards found."""
     if options.cards is not None:
         return tuple(range(options.cards))
     reading = read_cards(settings, machine)
@@ -77,7 +77,7 @@ def cards_of(options: argparse.Namespace, settings: Settings, machine: Machine |
 
 
 def session_folder(settings: Settings) -> Path:
-    """Below the state folder, which is this user's alone, unless its path is too long for sockets."""
+    """The folder for Ray's session: below the state folder, which only this user can read, unless that path is too long."""
     folder = settings.state_folder / "ray"
     if len(str(folder)) > LONGEST_FOLDER:
         folder = Path(f"/tmp/qwen-ray-{os.getuid()}")  # noqa: S108  # made for this user alone, or refused

@@ -1,4 +1,4 @@
-"""What `qwen-service cluster status` shows: one line per card, then what is wrong and its cure."""
+"""The table of `qwen-service cluster status`: one line per card, then each fault with its cure."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -10,7 +10,7 @@ Row = dict[str, object]
 
 
 def rows(nodes: Sequence[NodeView], engines: Sequence[EngineView]) -> list[Row]:
-    """One per engine, and one per node that has none."""
+    """The rows: one per engine, and one per node without an engine."""
     known = {node.id: node for node in nodes}
     used = {engine.node for engine in engines}
     found = [_engine_row(engine, known.get(engine.node)) for engine in engines]
@@ -32,7 +32,7 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def faults(nodes: Sequence[NodeView], engines: Sequence[EngineView], model: str) -> Iterator[str]:
-    """Each a line that says what is wrong, and what to do."""
+    """The faults, each a line that says what is wrong and what to do."""
     for node in nodes:
         if not node.alive:
             yield f"{node.address} is gone. There: qwen-service cluster start --join HEAD"
@@ -64,7 +64,7 @@ def as_json(nodes: Sequence[NodeView], engines: Sequence[EngineView], model: str
 
 
 def model_of(engines: Iterable[EngineView]) -> str:
-    """The one that is deployed; empty while no engine can say."""
+    """The deployed model; empty while no engine has reported it."""
     return next((engine.report.model for engine in engines if engine.report is not None), "")
 
 
@@ -110,7 +110,7 @@ def _name(node: NodeView) -> str:
 
 
 def _lacks(node: NodeView, model: str) -> bool:
-    """The head needs it for the tokenizer, which the ingress has."""
+    """Whether the node needs the model and lacks it. The head needs it, too, for the tokenizer of the ingress."""
     return node.alive and (node.cards > 0 or node.is_head) and node.facts is not None and model not in node.facts.models
 
 

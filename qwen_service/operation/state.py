@@ -53,7 +53,7 @@ class ReplicaView:
     node: str
     place: str  # "card 0", or "CPU"
     model: str
-    state: str  # of its supervisor, or paused, or gone
+    state: str  # the phase of its supervisor, or paused, or gone
     reason: str = ""
     restarts: int = 0
     running: int = 0

@@ -1,6 +1,6 @@
-"""HTTP/1.1 over a unix socket or a loopback port, for engines on this machine.
+"""A client for A client for A client for HTTP/1.1 over a unix socket or a loopback port, for engines on this machine.
 
-Lean, because every token passes here: httptools parses, and no object is made but the bytes of the body
+It is lean, because every token passes here: httptools parses, and no objects are made but the bytes of the body
 (docs/architecture.md compares it with aiohttp and httpx2).
 """
 
@@ -18,11 +18,11 @@ from qwen_service.runtimes.sse import SseReader
 
 REUSE_WITHIN = 2.0  # seconds; cpp-httplib closes an idle connection after 5
 _CLOSE = "Connection: close\r\n"
-BACKLOG_PAUSE = 0.005  # seconds until the next try when the server's backlog, of 5 in cpp-httplib, is full
+BACKLOG_PAUSE = 0.005  # seconds until the next try when the server's backlog (5 in cpp-httplib) is full
 
 
 class HttpError(Exception):
-    """An answer that is not 200."""
+    """The server answered with a status other than 200."""
 
     def __init__(self, status: int, body: bytes) -> None:
         super().__init__(f"HTTP {status}: {body[:500].decode(errors='replace')}")
@@ -31,7 +31,7 @@ class HttpError(Exception):
 
 
 class LocalHttp:
-    """Raises OSError when nobody listens or the connection breaks; a TimeoutError is one.
+    """The client. Raises OSError (TimeoutError included) when nobody listens or the connection breaks.
 
     `keep`: a connection that the server offers to keep is used again within two seconds, so that a request for ids and the
     generation that follows it share one: the engine has to wake up to accept another.
@@ -44,14 +44,14 @@ class LocalHttp:
         self._idle: list[_Connection] = []
 
     async def get(self, path: str, timeout: float) -> Any:
-        """The JSON value of the answer; None where it is empty. Raises HttpError, and ValueError where it is no JSON."""
+        """GET a JSON value; None when the answer is empty. Raises HttpError, or ValueError when it is not JSON."""
         return await self._json(b"", "GET", path, timeout)
 
     async def post(self, path: str, body: Any, timeout: float) -> Any:
         return await self._json(_content(body), "POST", path, timeout)
 
     async def events(self, path: str, body: Any, stall_timeout: float) -> "EventStream":
-        """POST, for a stream of server-sent events. To be closed."""
+        """POST and return the stream of server-sent events, which the caller must close."""
         return EventStream(await self._send(_content(body), "POST", path, stall_timeout))
 
     def close(self) -> None:
@@ -113,7 +113,7 @@ def _content(body: Any) -> bytes:
 
 
 def dial(path: str) -> socket.socket:
-    """Raises BlockingIOError when the backlog is full; event loops make an error, or a dead connection, of that."""
+    """Connect. Raises BlockingIOError when the backlog is full, which event loops would turn into an error or a dead connection."""
     dialled = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         dialled.setblocking(False)
@@ -125,14 +125,14 @@ def dial(path: str) -> socket.socket:
 
 
 class EventStream:
-    """Only events count as a sign of life: a server's pings come from another thread than its work."""
+    """A stream of events. Only events count as a sign of life: a server sends pings from another thread than its work."""
 
     def __init__(self, connection: "_Connection") -> None:
         self._connection = connection
         self._reader = SseReader()
 
     async def read(self) -> list[bytes]:
-        """The data of the events that came since; empty at the end. TimeoutError when there is none for too long."""
+        """The data of the events since the last call; empty at the end. Raises TimeoutError after a long silence."""
         while part := await self._connection.read():
             if self._connection.status != 200:
                 raise HttpError(self._connection.status, part + await self._connection.read_all())
@@ -144,20 +144,20 @@ class EventStream:
         return []
 
     def watch(self, seen: Callable[[bytes], None]) -> None:
-        """`seen` gets what arrives when it arrives, also while nobody reads."""
+        """Call `seen` with data as soon as it arrives, even while nobody reads."""
         self._connection.seen = seen
 
     def break_off(self) -> None:
-        """What has arrived can still be read; then comes a ConnectionError."""
+        """Break the connection. Data that has arrived can still be read; then a ConnectionError follows."""
         self._connection.abort()
 
     def close(self) -> None:
         self._connection.end()
-        self._connection.abort()  # cpp-httplib closes it after a stream, whatever it offered
+        self._connection.abort()  # cpp-httplib closes the connection after a stream, even if it offered to keep it
 
 
 class _Connection(asyncio.Protocol):
-    """One exchange after the other. An exchange fails `timeout` seconds after its last sign of life."""
+    """One connection. An exchange fails `timeout` seconds after its last sign of life."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -179,7 +179,7 @@ class _Connection(asyncio.Protocol):
         self._transport.write(request)
 
     async def read(self) -> bytes:
-        """What has come of the body since; nothing at its end."""
+        """The bytes of the body since the last call; empty at its end."""
         while not self._body and not self._complete:
             if self._error is not None:
                 raise self._error
@@ -199,7 +199,7 @@ class _Connection(asyncio.Protocol):
         self._deadline = self._loop.time() + self._timeout
 
     def end(self) -> bool:
-        """End the exchange, read or not; tell whether another one may follow it."""
+        """End the exchange, read or not. Returns whether the connection can be used again."""
         self._timer.cancel()
         self._idle_since = time.monotonic()
         return self._complete and not self._body and self._error is None and self._keep
@@ -211,7 +211,7 @@ class _Connection(asyncio.Protocol):
         self._transport.abort()
 
     def _check_deadline(self) -> None:
-        if self._body or self._complete:  # it is our reader who is slow
+        if self._body or self._complete:  # our own reader is slow, not the server
             self.postpone_timeout()
         if self._deadline > self._loop.time():
             self._timer = self._loop.call_at(self._deadline, self._check_deadline)
@@ -239,7 +239,7 @@ class _Connection(asyncio.Protocol):
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if exc is None and self.status and not self._has_length:  # its end is all that ends such a body
+        if exc is None and self.status and not self._has_length:  # a body without a length ends with the connection
             self._complete = True
         self._fail(ConnectionResetError("the connection was closed before the end of the answer"))
 

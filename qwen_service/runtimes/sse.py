@@ -1,13 +1,13 @@
-"""Server-sent events out of bytes, however the network cut them. No IO."""
+"""Parses server-sent events out of bytes, however the network cut them. IO-free."""
 
 
 class SseReader:
     def __init__(self) -> None:
-        self._rest = b""  # of a line that has not ended
-        self._data: list[bytes] = []  # lines of the event that has not ended
+        self._rest = b""  # bytes of an unfinished line
+        self._data: list[bytes] = []  # data lines of the unfinished event
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The data of each event that these bytes complete. Comments, names and ids are dropped."""
+        """Return the data of each event that these bytes complete. Comments, names and ids are dropped."""
         lines = (self._rest + data).split(b"\n")
         self._rest = lines.pop()
         events = []

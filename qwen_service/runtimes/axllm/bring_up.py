@@ -1,4 +1,4 @@
-"""Bring up a model folder of `axllm serve`, or join a server that runs already."""
+"""Brings up a model folder with `axllm serve`, or joins a running server."""
 
 import asyncio
 import logging
@@ -33,7 +33,7 @@ QWEN_TAGS = OutputFormat(("<think>", "</think>"), ("<tool_call>", "</tool_call>"
 
 
 def loaders(model: InstalledModel, settings: Settings, machine: Machine) -> dict[str, BringUp]:
-    """One: the program itself spreads over the cards of `devices`."""
+    """The one loader: the program itself spreads over the cards of `devices`."""
     return {model.name: AxLlmLoader(model, settings, machine, card_recovery(settings, machine))}
 
 
@@ -81,18 +81,18 @@ class AxLlmLoader:
         return str(slots.made)
 
     def _note(self, fault: CardFault) -> None:
-        """It does not say which card it means."""
+        """Note a fault of the card. The program does not say which card."""
         if self.recovery is not None:
             for device in self.settings.devices:
                 self.recovery.note(device, fault)
 
     def _memory_per_card(self) -> int:
-        """KiB, at least: where nobody has measured it, the weights."""
+        """Least memory per card in KiB: as measured, else the size of the weights."""
         weights = sum(path.stat().st_size for path in self.model.folder.glob("*.axmodel")) // 1024
         return self.model.spec.card_memory_kib or weights // len(self.settings.devices)
 
     def _command(self, program: str | None, folder: Path, values: Mapping[str, str]) -> list[str]:
-        """`program`: the axllm that was found; None where the manifest names another."""
+        """The command. `program`: the axllm that was found; None when the manifest names another program."""
         devices = ",".join(map(str, self.settings.devices))
         argv = self.model.command(self.machine, {"devices": devices, "folder": str(folder), **values})
         return [program or argv[0], *argv[1:]]
@@ -114,7 +114,7 @@ def _tokenizer(model: InstalledModel) -> LocalTokenizer | None:
 
 
 def _text(tokenizer: LocalTokenizer | None) -> ModelText:
-    """axllm renders and tokenizes by itself; we only have to know how long a conversation is."""
+    """The text tools. axllm renders and tokenizes by itself; ours only measure the length of a conversation."""
     if tokenizer is None:
         return ModelText(RoughTokenizer(), ChatTemplate(ROUGH_TEMPLATE, {}), QWEN_TAGS)
     template = ChatTemplate(tokenizer.chat_template, tokenizer.special_ids)

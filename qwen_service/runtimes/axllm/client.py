@@ -1,4 +1,4 @@
-"""The HTTP calls to `axllm serve`: which model it has, and one chat at a time."""
+"""The HTTP client of `axllm serve`: asks for its model, and sends one chat at a time."""
 
 import asyncio
 import json
@@ -9,10 +9,10 @@ from typing import Any
 from qwen_service.errors import InvalidRequest, ProtocolError, QueueTimeout
 from qwen_service.runtimes.local_http import HttpError, LocalHttp
 
-LOOK = 2.0  # seconds for an answer that needs no NPU
-SILENCE = 86_400.0  # seconds; how long a silent stream is waited for, its reader decides
+LOOK = 2.0  # seconds to wait for an answer that needs no NPU
+SILENCE = 86_400.0  # seconds; in effect unlimited: the reader of a stream decides how long to wait
 FULL = (429, 503)
-RETRY = 0.5  # seconds, after a refusal that itself took 5
+RETRY = 0.5  # seconds between tries; each refusal itself takes 5 s
 
 
 class HungUp(ProtocolError):
@@ -24,7 +24,7 @@ class AxLlmClient:
         self._http = LocalHttp(port, keep=False)
 
     async def model(self) -> str | None:
-        """The name it has for its model; None while there is none. /health is no help: it always answers "healthy"."""
+        """The name of the server's model; None while it has none. (/health is useless: it always answers "healthy".)"""
         try:
             models = (await self._http.get("/v1/models", LOOK))["data"]
             return str(models[0]["id"]) if models else None
@@ -32,7 +32,7 @@ class AxLlmClient:
             return None
 
     async def chat(self, body: dict[str, Any], *, patience: float) -> AsyncGenerator[bytes, None]:
-        """The data of each event. Raises ProtocolError, HungUp, and QueueTimeout when others keep it busy."""
+        """Send a chat and yield the data of each event. Raises ProtocolError, HungUp, or QueueTimeout when others keep it busy."""
         deadline = asyncio.get_running_loop().time() + patience
         content = json.dumps(body, ensure_ascii=False).encode(errors="replace")  # a lone surrogate has no UTF-8
         while True:
@@ -53,7 +53,7 @@ class AxLlmClient:
 
 
 def _refused(refusal: HttpError) -> ProtocolError | InvalidRequest:
-    """400 is a refusal of this conversation by a program that lives on; nothing would get better by a restart."""
+    """The error for a refusal. With 400 the program refuses this conversation and lives on, so it needs no restart."""
     kind = InvalidRequest if refusal.status == 400 else ProtocolError
     if b'"choices"' in refusal.body:  # an error that looks like an empty completion
         return kind(

@@ -1,9 +1,9 @@
-"""Which slot of axllm's KV cache a prompt goes to, and what the slots hold. IO-free.
+"""Chooses the slot of axllm's KV cache for a prompt, and knows what the slots hold. IO-free.
 
-axllm takes the slot with which a prompt has most leading ids in common, from 8 on. So conversations that begin alike (one system
-message) share a slot and overwrite each other, however many are free; and where none is free, a new conversation overwrites
-the one that was used last. Therefore the service decides: each slot has a mark, a number of line breaks before the text of the
-first message, which makes its prompts differ from all others from the third id on. The first slot's mark is none.
+axllm takes the slot that shares the most leading ids with the prompt, if 8 or more. So conversations that begin alike (one system
+message) share a slot and overwrite each other, even when slots are free; and when none is free, a new conversation overwrites
+the slot used last. Therefore the service decides: each slot has a mark, a number of line breaks before the text of the
+first message, so that its prompts differ from all others from the third id on. The first slot has no mark.
 """
 
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 
 from qwen_service.chat import ChatRequest
 
-STEP = 128  # ids; a prompt of no more is computed afresh where there are several slots
-OPENING = 8  # ids at the end of a prompt that do not stay: how a reply begins, with empty thoughts
-MOST_RECENT = 0.5  # the chance that the conversation in the slot used last goes on; it halves from slot to slot
-UNHURRIED = 0.1  # what computing an id counts while nobody waits, and losing one counts 1
+STEP = 128  # ids; with several slots a prompt of at most so many is always computed from the start
+OPENING = 8  # ids at the end of a prompt that later turns do not repeat: the beginning of a reply, with empty thoughts
+MOST_RECENT = 0.5  # chance that the conversation in the slot used last continues; halved for each older slot
+UNHURRIED = 0.1  # cost of computing an id while nobody waits; losing a cached id costs 1
 
 Ids = tuple[int, ...]
 
@@ -22,13 +22,13 @@ Ids = tuple[int, ...]
 @dataclass(slots=True)
 class _Slot:
     ids: Ids = ()
-    asked: int = 0  # of these, the prompt's
-    used: int = 0  # when last; 0: never
+    asked: int = 0  # of these, the ids of the prompt
+    used: int = 0  # time of the last use; 0: never
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """`shared`: ids of the prompt that the slot holds. `loses`: ids of others' conversations, by the chance that they go on."""
+    """A slot for a prompt. `shared`: ids of the prompt that it holds. `loses`: expected loss in ids of other conversations."""
 
     slot: int
     shared: int
@@ -41,7 +41,7 @@ class Conversations:
         self._clock = 0
 
     def place(self, ids: Ids, *, in_a_hurry: bool = True) -> Place:
-        """Where it costs least: what is not held must be computed, and what is overwritten would be missed."""
+        """Choose the cheapest slot: ids that are not held must be computed, and overwritten ids are lost."""
         price = 1 if in_a_hurry else UNHURRIED
         places = [self._weighed(number, ids) for number in range(len(self._slots))]
         return min(places, key=lambda place: (price * (len(ids) - place.shared) + place.loses, -place.shared))
@@ -63,7 +63,7 @@ class Conversations:
 
 
 def marked(request: ChatRequest, slot: int) -> ChatRequest:
-    """As axllm is to see it, so that it takes this slot."""
+    """Mark the messages, so that axllm takes this slot."""
     if not slot or not request.messages:
         return request
     first, *others = request.messages

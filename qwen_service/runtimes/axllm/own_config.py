@@ -1,4 +1,4 @@
-"""A folder beside the model's own, with links to its files and a config.json that says more: the owner's is left as it is."""
+"""Makes a folder with links to the model's files and an extended config.json. The owner's folder is not changed."""
 
 import asyncio
 import json
@@ -17,16 +17,16 @@ from qwen_service.settings import Settings
 log = logging.getLogger(__name__)
 
 FOLDER = "axllm-config"  # in state_dir
-SIZES = "slot-sizes.json"  # KiB of a slot, by model, as axllm has said
+SIZES = "slot-sizes.json"  # KiB of a slot by model, as reported by axllm
 INTERNAL = frozenset({CONFIG, ".git"})
 
 
 async def told_folder(
     model: InstalledModel, settings: Settings, machine: Machine, context: int, needed_kib: int
 ) -> Path:
-    """The folder that axllm is given: the model's, or one beside it that says how many conversations to keep.
+    """The folder for axllm: the model's own, or an extended copy that sets the number of slots.
 
-    `needed_kib`: of each card, for the model itself.
+    `needed_kib`: memory on each card for the model itself.
     """
     folder = model.folder.absolute()
     config = config_of(folder)
@@ -50,7 +50,7 @@ async def told_folder(
 
 
 async def _free_of_cards(settings: Settings, machine: Machine) -> int | None:
-    """KiB of the fullest; None where one does not tell."""
+    """Free KiB of the fullest card; None when one does not report it."""
     reading = await read_cards(settings, machine)
     free = {card.index: card.cmm_free for card in reading.cards} if reading is not None else {}
     known = [kib for index in settings.devices if (kib := free.get(index)) is not None]
@@ -58,15 +58,15 @@ async def _free_of_cards(settings: Settings, machine: Machine) -> int | None:
 
 
 def config_of(folder: Path) -> Mapping[str, Any]:
-    """Empty where there is none that can be read."""
+    """Read config.json; empty when it is missing or unreadable."""
     try:
         return read_config((folder / CONFIG).read_bytes()) or {}
-    except OSError:  # axllm itself will say what it misses
+    except OSError:  # axllm itself reports a missing file
         return {}
 
 
 def lay_beside(model: Path, place: Path, config: Mapping[str, Any]) -> None:
-    """What axllm has written there before stays. Raises OSError."""
+    """Make the folder; files that axllm has written there stay. Raises OSError."""
     place.mkdir(parents=True, exist_ok=True)
     for old in place.iterdir():
         if old.is_symlink():
@@ -78,7 +78,7 @@ def lay_beside(model: Path, place: Path, config: Mapping[str, Any]) -> None:
 
 
 def known_slot_size(state: Path, model: str) -> int:
-    """0: not known."""
+    """The size of a slot in KiB; 0: unknown."""
     return _sizes(state).get(model, 0)
 
 
@@ -96,7 +96,7 @@ def _sizes(state: Path) -> dict[str, int]:
     try:
         content = json.loads((state / FOLDER / SIZES).read_bytes())
         return {str(name): int(kib) for name, kib in content.items()}
-    except OSError:  # none has been noted
+    except OSError:  # no size was noted yet
         return {}
     except (ValueError, TypeError, AttributeError) as error:
         log.warning("%s is not understood, and is begun anew: %r", SIZES, error)

@@ -1,6 +1,6 @@
-"""Which axllm is run: the folder's own or the one on PATH, if it was built for this kind of machine.
+"""Finds the axllm to run: the folder's own or the one on PATH, if it was built for this kind of machine.
 
-A model's package may bring a build for the board where a host with a card needs one for AXCL. `axllm version` tells.
+A model's package may contain a build for the board, while a host with a card needs one for AXCL. `axllm version` says which it is.
 """
 
 import logging
@@ -28,7 +28,7 @@ NEEDED_ON: dict[Backend, str] = {"AXCL": "a host with a card", "AX650": "the AX6
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """An axllm that was found, and what it says of itself."""
+    """An axllm that was found, and what `axllm version` says about it."""
 
     path: Path
     version: str
@@ -38,7 +38,7 @@ class Build:
         return backend_of(self.version)
 
     def mistake(self, machine: Machine) -> str:
-        """Why it is not for this machine; empty where it is, or where it does not say what it was built for."""
+        """Why it does not fit this machine; empty when it fits, or does not say what it was built for."""
         wanted = backend_for(machine)
         if self.backend in (None, wanted):
             return ""
@@ -46,7 +46,7 @@ class Build:
 
 
 async def find_axllm(model: InstalledModel, machine: Machine) -> str:
-    """Its path. Raises StartFailed, which names each that was found and why it cannot be used."""
+    """Find the path. Raises StartFailed that names each build found and why it cannot be used."""
     wrong: list[str] = []
     for path in _candidates(model):
         build = Build(path, await version_of(path))
@@ -63,19 +63,19 @@ def backend_for(machine: Machine) -> Backend:
 
 
 def advice(model: InstalledModel, machine: Machine) -> str:
-    """Where to get the build that this machine needs."""
+    """Advice where to get the build for this machine."""
     wanted = backend_for(machine)
     return WHERE.format(wanted=f"{NEEDED_ON[wanted]} ({wanted})", folder=model.folder)
 
 
 def own_builds(model: InstalledModel) -> list[Path]:
-    """Those that lie in the model's folder."""
+    """The builds in the model's folder."""
     places = (model.folder / AXLLM, model.folder / "bin" / AXLLM)
     return [place.absolute() for place in places if place.is_file() and not is_lfs_pointer(place)]
 
 
 def backend_of(version: str) -> Backend | None:
-    """What `axllm version` says that it was built for; None where it does not say."""
+    """The target that `axllm version` names; None when it names none."""
     if re.search(r"\bAXCL\b", version, re.IGNORECASE):
         return "AXCL"
     return "AX650" if re.search(r"\bAX650", version, re.IGNORECASE) else None
@@ -87,12 +87,12 @@ def _candidates(model: InstalledModel) -> Iterator[Path]:
         yield place
     try:
         yield Path(find_program(AXLLM))
-    except OSError:  # none on PATH; the folder may have had one
+    except OSError:  # none on PATH, or it cannot be run
         return
 
 
 async def version_of(path: Path) -> str:
-    """Its first words; empty where it says nothing."""
+    """The first words of its output; empty when there is none."""
     try:
         said = (await run_tool([str(path), "version"], VERSION_TIMEOUT)).output
     except (OSError, TimeoutError) as error:

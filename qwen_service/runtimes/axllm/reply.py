@@ -1,4 +1,4 @@
-"""The text of one reply of axllm -> Pieces with counts, a limit and a finish reason that are true. IO-free.
+"""Turns the text of one reply of axllm into Pieces with true counts, limit and finish reason. IO-free.
 
 axllm reports none of these: its finish_reason is always "stop" and its usage is empty.
 """
@@ -9,11 +9,11 @@ from typing import Literal
 from qwen_service.runtime import Piece
 from qwen_service.text.tokenizer import LocalTokenizer
 
-TAGS = re.compile(r"(</?(?:think|tool_call)>)")  # each is one token where the vocabulary has it
+TAGS = re.compile(r"(</?(?:think|tool_call)>)")  # each is one token if the vocabulary has it
 
 
 class AxLlmReply:
-    """Counts with the model's tokenizer; without one, each piece of text counts as one token, as axllm streams them."""
+    """The reply. Counts with the model's tokenizer; without one, each piece of text counts as one token."""
 
     def __init__(self, tokenizer: LocalTokenizer | None, max_tokens: int) -> None:
         self._tokenizer = tokenizer
@@ -25,12 +25,12 @@ class AxLlmReply:
 
     @property
     def text(self) -> str:
-        """All of it, as the model wrote it."""
+        """The whole text, as the model wrote it."""
         return self._text
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """As far as they are known, of a reply whose text stays in the conversation: thoughts do not."""
+        """The ids of the reply, as far as known; empty for a reply with thoughts, which do not stay in the conversation."""
         if self._tokenizer is None or "<think>" in self._text:
             return ()
         return tuple(self._encoded(self._tokenizer))
@@ -38,7 +38,7 @@ class AxLlmReply:
     def feed(self, text: str) -> Piece | None:
         if not text or self.ended:
             return None
-        if self._count >= self._max_tokens:  # axllm was told; this build does not listen
+        if self._count >= self._max_tokens:  # axllm was given the limit, but this build ignores it
             return self.finish(cut=True)
         self._text += text
         self._pieces += 1
@@ -47,9 +47,9 @@ class AxLlmReply:
         return Piece(text, fresh)
 
     def finish(self, *, cut: bool) -> Piece:
-        """The last piece. `cut`: its end was not the model's."""
+        """Make the last piece. `cut`: the model did not end the reply itself."""
         self.ended = True
-        # Tokens of a text can be fewer than those it was written with, so the pieces are looked at, too.
+        # A text can have fewer tokens than it was generated with, so the number of pieces counts, too.
         full = max(self._count, self._pieces) >= self._max_tokens
         reason: Literal["stop", "length"] = "length" if cut or full else "stop"
         return Piece(finish_reason=reason)

@@ -1,4 +1,4 @@
-"""How long a text is, roughly, for a model whose tokenizer is hidden in its engine: it must not be underestimated."""
+"""Estimates the length of a text for a model whose tokenizer is inside the engine. It must not underestimate."""
 
 from qwen_service.runtime import PromptParts
 
@@ -12,7 +12,7 @@ ROUGH_TEMPLATE = (
 
 class RoughTokenizer:
     async def encode(self, parts: PromptParts) -> list[int]:
-        """Numbers that begin alike where the texts do: one for each few bytes."""
+        """One number for each few bytes. Texts with the same beginning give the same first numbers."""
         text = b"".join(
             part.to_bytes(BYTES_PER_TOKEN, "big") if isinstance(part, int) else part.encode("utf-8", "replace")
             for part in parts

@@ -1,8 +1,8 @@
-"""Runtime of `axllm serve DIR`, started here or joined: an OpenAI-like server that can do one request at a time.
+"""Runtime of `axllm serve DIR`, started by us or joined: an OpenAI-like server for one request at a time.
 
-What it gets wrong is put right here. Overlapping requests mix their streams, and a client that leaves does not stop
-the NPU: so all of a stream is read, also when nobody wants it any more, and the next request waits for its end.
-Limits, counts and finish reasons are ours. Its text, think block inline, goes up as the model wrote it.
+This module corrects its faults. Overlapping requests mix their streams, and a client that leaves does not stop
+the NPU: so each stream is read to its end, even when its client has left, and the next request waits for that.
+Limits, counts and finish reasons are ours. The text, with its think block, is passed on as the model wrote it.
 """
 
 import asyncio
@@ -35,13 +35,13 @@ from qwen_service.text.tokenizer import LocalTokenizer
 
 log = logging.getLogger(__name__)
 
-LIMITS = Limits(context=2048, prompt=1024)  # where neither its log nor the model's manifest says
+LIMITS = Limits(context=2048, prompt=1024)  # the defaults when neither its log nor the manifest says
 PREFILL = 0.1  # seconds for an id of the prompt, at most; a card needs a tenth of it
-LAST_WORDS = 2.0  # seconds: a program that hangs up may be dying
-LITTLE = 32.0  # ids of another conversation that may be overwritten
+LAST_WORDS = 2.0  # seconds: a program that closes its connection may be exiting
+LITTLE = 32.0  # warming may overwrite so many ids of another conversation
 REMEMBERED = 64  # replies to pictures
-LOOK_EVERY = 10.0  # seconds between looks at a server that somebody else has started
-LOOKS = 3  # in vain, until it counts as gone
+LOOK_EVERY = 10.0  # seconds between checks of a server that we did not start
+LOOKS = 3  # failed checks after which it counts as gone
 
 Texts = asyncio.Queue[str | None]  # None: the stream is over
 
@@ -58,9 +58,9 @@ class AxLlm(Runtime):
         join: bool = False,
         slots: SlotLog | None = None,
     ) -> None:
-        """`tokenizer`: of the model's folder, where it has one. `join`: a server runs on program.port already.
+        """`tokenizer`: the one of the model's folder, if it has one. `join`: use the server that runs on program.port.
 
-        `slots`: hears what the program says of its KV cache.
+        `slots`: reads the program's messages about its KV cache.
         """
         self._program = program
         self._tokenizer = tokenizer
@@ -70,9 +70,9 @@ class AxLlm(Runtime):
         self._process = AxeraProcess(program)
         self._slots = slots or SlotLog()
         self._kept = Conversations()
-        self._slot_of: dict[int, int] = {}  # axllm's number of a slot -> ours
+        self._slot_of: dict[int, int] = {}  # axllm's slot number -> ours
         self._model = ""
-        self._said: OrderedDict[str, str] = OrderedDict()  # replies to pictures: as shown -> as written
+        self._said: OrderedDict[str, str] = OrderedDict()  # replies to pictures: text as shown -> text as written
         self._reading: asyncio.Task[bool] | None = None
         self._looking: asyncio.Task[None] | None = None
 
@@ -114,7 +114,7 @@ class AxLlm(Runtime):
         return self._reading if self._reading is not None and not self._reading.done() else None
 
     async def warm(self, prompt: Prompt) -> bool:
-        """By a chat of one token. Once begun it cannot be stopped; it goes on if this is cancelled."""
+        """Prefill by a chat of one token. Once begun it cannot be stopped, and goes on when the caller is cancelled."""
         request = prompt.request if prompt.request.messages else self._spoken(prompt.token_ids)
         place = self._kept.place(prompt.token_ids, in_a_hurry=False)
         if request is None or self.still_running() is not None or not self._is_worth_warming(prompt, place):
@@ -123,7 +123,7 @@ class AxLlm(Runtime):
         body = request_body(self._model, marked(request, place.slot), Sampling(), 1, self._said)
         try:
             await _outcome(self._begin_reading(body, asyncio.Queue(), AxLlmStream(), len(prompt.token_ids)))
-        except (InvalidRequest, QueueTimeout) as refusal:  # it lives on
+        except (InvalidRequest, QueueTimeout) as refusal:  # the program lives on
             log.info("axllm takes no prefill: %s", refusal.message)
             return False
         self._hold(place.slot, prompt.token_ids, ())
@@ -133,19 +133,19 @@ class AxLlm(Runtime):
         return self._kept.place(prompt.token_ids, in_a_hurry=False).loses
 
     def reusable_tokens(self, prompt: Prompt) -> int:
-        """None of a conversation that would be overwritten."""
+        """Count the reusable ids; 0 when another conversation would be overwritten."""
         place = self._kept.place(prompt.token_ids)
         return place.shared if place.loses < LITTLE or self._slots.made.count == 1 else 0
 
     def _is_worth_warming(self, prompt: Prompt, place: Place) -> bool:
-        """Whether there is room for a question after it, and it would not be computed afresh with that question."""
+        """Whether the prompt leaves room for a question, and would be reused by it."""
         size = len(prompt.token_ids)
         lacking = size - place.shared
         several = self._slots.made.count > 1
         return 0 < size <= self._limits.prompt - STEP and lacking > 0 and (size > STEP or not several)
 
     def _spoken(self, ids: Ids) -> ChatRequest | None:
-        """A request that begins with these ids: those of a system message, as Qwen's template writes it."""
+        """Make a request that begins with these ids of a system message, as Qwen's template writes it."""
         if self._tokenizer is None:
             return None
         special = self._tokenizer.special_ids
@@ -169,11 +169,13 @@ class AxLlm(Runtime):
     def _begin_reading(self, body: dict[str, Any], texts: Texts, stream: AxLlmStream, size: int) -> asyncio.Task[bool]:
         self._slots.taken = None
         self._reading = reading = asyncio.create_task(self._read(body, texts, stream, size))
-        reading.add_done_callback(lambda task: task.cancelled() or task.exception())  # its reader may have left
+        reading.add_done_callback(
+            lambda task: task.cancelled() or task.exception()
+        )  # read it: its reader may have left
         return reading
 
     def _taken(self, prompt: Prompt) -> Prefill | None:
-        """Once, when axllm has said how much of the prompt it held. Of one with pictures it counts messages."""
+        """Read, once, how much of the prompt axllm held. With pictures axllm counts messages."""
         taken = self._slots.taken
         if taken is None or taken.told or prompt.spelled:
             return None
@@ -182,7 +184,7 @@ class AxLlm(Runtime):
         return Prefill(size, min(taken.shared, max(0, size - taken.fresh)))
 
     def _hold(self, slot: int, prompt: Ids, reply: Ids) -> None:
-        """Its log tells which of its slots it took: what we took to be there is gone."""
+        """Note the slot that axllm took by its log: the content that we assumed in it is gone."""
         if (taken := self._slots.taken) is not None:
             before = self._slot_of.get(taken.slot, slot)
             if before != slot:
@@ -191,7 +193,7 @@ class AxLlm(Runtime):
         self._kept.hold(slot, prompt, reply)
 
     def _noted(self, piece: Piece, prompt: Prompt, reply: AxLlmReply, stream: AxLlmStream) -> Piece:
-        """The last piece of a reply to pictures: only the engine knows what they cost, and it must be sent what it wrote."""
+        """Complete the last piece of a reply to pictures: the engine alone counts their tokens, and later needs its own text back."""
         if not reply.ended or not any(message.images for message in prompt.request.messages):
             return piece
         self._remember(reply.text)
@@ -225,7 +227,7 @@ class AxLlm(Runtime):
         self._process.fail(Died(f"The axllm on port {self._program.port} no longer answers."))
 
     def _room(self, prompt: Prompt, sampling: Sampling) -> int:
-        """Tokens the reply may have; axllm is never left without a bound."""
+        """The most tokens of the reply; axllm always gets a bound."""
         if prompt.request.prompt is not None:
             raise Unsupported("axllm takes conversations only, no prompts as they are.", param="prompt")
         if prompt.request.continues:
@@ -245,7 +247,7 @@ class AxLlm(Runtime):
             raise self._process.failure.result()
 
     async def _read(self, body: dict[str, Any], texts: Texts, stream: AxLlmStream, size: int) -> bool:
-        """All of one stream, wanted or not. True: the model came to its end; false: axllm's time limit.
+        """Read a whole stream, even if its client has left. True: the model ended it; False: axllm's time limit did.
 
         `size`: ids of the prompt. While axllm computes them it says nothing.
         """
@@ -267,7 +269,7 @@ class AxLlm(Runtime):
         except TimeoutError:
             raise self._process.fail(Stalled(f"axllm has given no sign of life for {patience:g} s.")) from None
         except HungUp:
-            if await self._process.ends_within(LAST_WORDS):  # a death explains more
+            if await self._process.ends_within(LAST_WORDS):  # its exit explains more
                 raise self._process.failure.result() from None
             raise
         finally:

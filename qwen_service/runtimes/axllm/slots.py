@@ -1,7 +1,7 @@
-"""How many conversations axllm keeps in its KV cache, and where: what it is told, and what it says of it. IO-free.
+"""Chooses how many conversations axllm keeps in its KV cache, and where; reads what its log says about them. IO-free.
 
-`kv_cache_slots` in its config.json says how many; by itself it keeps one. A slot lies in the card's memory (`device`) or in the
-host's (`host`), from where it is copied when its conversation goes on. It makes fewer slots where they do not fit.
+`kv_cache_slots` in its config.json sets the number; the default is one. A slot lies in the card's memory (`device`) or in the
+host's (`host`), from where it is copied when its conversation continues. axllm makes fewer slots when they do not fit.
 """
 
 import re
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 SLOTS, LOCATION = "kv_cache_slots", "kv_cache_slot_location"  # keys of config.json
-LAZY = "dynamic_load_enable"  # layers are loaded as they are needed; axllm then keeps one conversation
+LAZY = "dynamic_load_enable"  # layers are loaded on demand; axllm then keeps only one conversation
 WANTED = 4
-SPARE = 768 * 1024  # KiB of the card: 256 MiB that axllm itself leaves, and what a speech model may need
+SPARE = 768 * 1024  # KiB of the card left free: 256 MiB for axllm itself, the rest for a speech model
 HOST_SPARE = 1024 * 1024  # KiB; axllm itself leaves half of it
 ID_AND_LAYER = 4  # KiB at most: key and value of 8 heads of 128 numbers in 16 bits each
 
@@ -25,7 +25,7 @@ _TAKEN = re.compile(r"kv slot select: chosen=(\d+) reuse=(\d+) shared=(\d+) req=
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Free KiB for slots, once the model is loaded; None: not known. `slot`: what one takes, as axllm has said; 0: not yet."""
+    """Free KiB for slots beside the loaded model; None: unknown. `slot`: KiB of one, as axllm has reported; 0: unknown."""
 
     card: int | None
     host: int
@@ -44,7 +44,7 @@ class Slots:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Which slot a prompt got, and how many of its ids (messages, if the model has eyes) are and are not held there."""
+    """The slot of a prompt, and how many of its ids (messages, for a model with vision) it holds and lacks."""
 
     slot: int
     shared: int
@@ -53,7 +53,7 @@ class Taken:
 
 
 def chosen(config: Mapping[str, Any], room: Room, context: int, *, wanted: int = 0) -> Slots | None:
-    """None: nothing is to be told, since its owner has, or since nobody knows what fits. `wanted` 0: as many as are useful."""
+    """Choose the slots; None: leave the config as it is, because its owner has set them or their size is unknown. `wanted` 0: as many as are useful."""
     if SLOTS in config or config.get(LAZY) or wanted == 1 or room.card is None:
         return None
     most = wanted or WANTED
@@ -63,17 +63,17 @@ def chosen(config: Mapping[str, Any], room: Room, context: int, *, wanted: int =
     on_card, on_host = 1 + max(0, room.card - SPARE) // slot, 1 + max(0, room.host - HOST_SPARE) // slot
     if on_card > 1 or on_host > 1:
         return Slots(min(most, on_card)) if on_card >= min(most, on_host) else Slots(min(most, on_host), "host")
-    # An estimate is too high for some models. axllm itself makes no slot that does not fit, and says what one takes.
+    # The estimate is too high for some models. axllm makes only slots that fit, and reports the size of one.
     return None if room.slot else Slots(2)
 
 
 class SlotLog:
-    """What axllm's log says of its slots; feed() it line by line."""
+    """Reads axllm's log about its slots; feed() it line by line."""
 
     def __init__(self) -> None:
         self.made = Slots()
-        self.slot_size = 0  # KiB; 0: not said
-        self.taken: Taken | None = None  # by the last prompt, since it was set to None
+        self.slot_size = 0  # KiB; 0: not reported
+        self.taken: Taken | None = None  # of the last prompt; set to None before each
 
     def feed(self, line: str) -> None:
         if "kv slot" not in line and "KV cache" not in line:

@@ -1,4 +1,4 @@
-"""The OpenAI-like HTTP of `axllm serve`: a request for it, and what its stream says. IO-free."""
+"""The OpenAI-like protocol of `axllm serve`: makes request bodies and reads streams. IO-free."""
 
 import base64
 import json
@@ -13,7 +13,7 @@ from qwen_service.chat import ChatRequest, Image, Message, Sampling, ToolCall
 from qwen_service.errors import ProtocolError
 
 _THOUGHTS = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
-# A temperature of 0 became 1.0 in some builds. A choice among one is greedy at any temperature.
+# Some builds turn temperature 0 into 1.0. top_k 1 is greedy at any temperature.
 GREEDY = {"temperature": 0.01, "top_k": 1}
 
 
@@ -24,7 +24,7 @@ def request_body(
     max_tokens: int,
     said: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """`said`: what the model wrote, by what clients are shown of it. A history with pictures must go back as it was."""
+    """Make a body. `said`: text as shown -> text as written: a history with pictures must be sent back as it was written."""
     with_pictures = any(message.images for message in request.messages)
     body: dict[str, Any] = {
         "model": model,
@@ -75,7 +75,7 @@ def _data_uri(image: Image) -> str:
 
 
 def shown(text: str) -> str:
-    """Of a reply as the model wrote it, what clients are shown and send back: no thoughts."""
+    """The part of a reply that clients are shown and send back: without thoughts."""
     return _THOUGHTS.sub("", text).strip()
 
 
@@ -84,19 +84,19 @@ def _call(call: ToolCall) -> dict[str, Any]:
 
 
 class AxLlmStream:
-    """The data of its server-sent events, one by one -> text as the model wrote it, tool calls included.
+    """Turns the data of server-sent events into the text as the model wrote it, tool calls included.
 
-    `ended`: it said [DONE]. `finished`: it said so after a finish reason; without one, its time limit cut the reply.
+    `ended`: [DONE] came. `finished`: it came after a finish reason; without one, axllm's time limit cut the reply.
     """
 
     def __init__(self) -> None:
         self._calls: dict[int, dict[str, str]] = {}
         self.ended = False
         self.finished = False
-        self.prompt_tokens = 0  # as builds of 2026 report them at the end; 0: not reported
+        self.prompt_tokens = 0  # reported at the end by builds of 2026; 0: not reported
 
     def feed(self, data: bytes) -> str:
-        """Raises ProtocolError."""
+        """Read the data of one event. Raises ProtocolError."""
         if data.strip() == b"[DONE]":
             self.ended = True
             return self._calls_as_text()
@@ -129,7 +129,7 @@ class AxLlmStream:
             known[key] += function.get(key) or ""
 
     def _calls_as_text(self) -> str:
-        """As Qwen writes them: our output parser is the only one to judge what is a call."""
+        """Write calls as text, as Qwen does: only our output parser decides what is a call."""
         calls = (
             f'{{"name": {json.dumps(c["name"])}, "arguments": {c["arguments"] or "{}"}}}' for c in self._calls.values()
         )

@@ -1,4 +1,4 @@
-"""Bring up a GGUF on llama.cpp. The engine is its tokenizer, too, and knows the chat template."""
+"""Brings up a GGUF on llama.cpp, which also tokenizes and knows the chat template."""
 
 import logging
 from functools import partial
@@ -56,7 +56,7 @@ def _context_of(model: InstalledModel, machine: Machine) -> int:
     try:
         shape = read_shape(model.gguf)
         weights = sum(path.stat().st_size for path in (model.gguf, model.mmproj) if path is not None)
-    except (OSError, GgufError) as error:  # whether it can be loaded, llama.cpp tells
+    except (OSError, GgufError) as error:  # llama.cpp itself reports whether it can load the file
         log.warning("%s: %s", model.name, error)
         return UNKNOWN
     return default_context(shape, weights, machine.available_memory())

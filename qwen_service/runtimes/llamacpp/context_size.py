@@ -1,19 +1,19 @@
-"""How long a context llama.cpp is started with where nobody has said: what the model was trained for, as far as memory goes."""
+"""The default context of llama.cpp: what the model was trained for, as far as memory allows."""
 
 from qwen_service.runtimes.llamacpp.gguf import GgufShape
 
 SMALLEST = 256  # tokens; llama.cpp rounds up to a multiple of it
-LEAST = 4096  # tokens; an assistant with tools does not work with less
-GOOD = 8192  # tokens; what Home Assistant asks for, and coding agents begin with
-UNKNOWN = 4096  # where the file does not tell what a token takes
-KEPT_FREE = 0.1  # of the memory, for the compute buffers and the prompts of former conversations
+LEAST = 4096  # tokens; the least with which an assistant with tools works
+GOOD = 8192  # tokens; enough for Home Assistant and for coding agents
+UNKNOWN = 4096  # tokens, when the file does not say how much memory a token takes
+KEPT_FREE = 0.1  # share of the memory for compute buffers and the cached prompts of former conversations
 
 
 def default_context(shape: GgufShape, weights: int, available: int) -> int:
-    """Tokens. `weights` and `available` in bytes; 0: not known.
+    """The context in tokens. `weights` and `available` are in bytes; 0: unknown.
 
-    Up to GOOD the context may take what the weights leave of the memory, beyond that half of it: other programs live here
-    too. It is one of few round numbers, so that a start with somewhat less memory comes to the same.
+    Up to GOOD the context may use all memory beside the weights, above that half of it, because other programs run here,
+    too. The result is one of few round numbers, so that a start with slightly less memory gives the same.
     """
     trained = shape.train_context or UNKNOWN
     if not shape.bytes_per_token or not available:
@@ -26,7 +26,7 @@ def default_context(shape: GgufShape, weights: int, available: int) -> int:
 
 
 def _round(tokens: int) -> int:
-    """The next lower of 4096, 6144, 8192, 12288, 16384 and so on."""
+    """Round down to 4096, 6144, 8192, 12288, 16384 and so on."""
     if tokens < LEAST:
         return tokens
     power = 1 << (tokens.bit_length() - 1)

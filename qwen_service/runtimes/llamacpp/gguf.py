@@ -1,4 +1,4 @@
-"""What the head of a GGUF file says of the model: how long a context it was trained for, what a token of it costs."""
+"""Reads the head of a GGUF file: the context that the model was trained for, and the memory of a token."""
 
 import struct
 from dataclasses import dataclass
@@ -8,23 +8,23 @@ from typing import Any, BinaryIO
 # GGUF, version 3: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
-_LONGEST = 1 << 20  # bytes of a name, entries of an array: more is damage
-_FIRST_OF_TOKENIZER = "tokenizer."  # its long lists come behind what is wanted here
+_LONGEST = 1 << 20  # most bytes of a name and entries of an array; more means damage
+_FIRST_OF_TOKENIZER = "tokenizer."  # the long lists of the tokenizer come after the keys that are read here
 F16 = 2  # bytes
 
 
 class GgufError(Exception):
-    """Damaged, or newer than what is known here. llama.cpp may load it all the same."""
+    """The file is damaged, or of a newer version. llama.cpp may still be able to load it."""
 
 
 @dataclass(frozen=True, slots=True)
 class GgufShape:
-    train_context: int  # tokens; 0: not told
-    bytes_per_token: int  # of the KV cache, in 16-bit numbers; 0: not told
+    train_context: int  # tokens; 0: not in the file
+    bytes_per_token: int  # of an F16 KV cache; 0: unknown
 
 
 def read_shape(path: Path) -> GgufShape:
-    """Raises OSError, or GgufError where the head is not understood."""
+    """Read the head. Raises OSError, or GgufError when it cannot be understood."""
     with path.open("rb") as file:
         try:
             return _shape(_metadata(file))

@@ -1,8 +1,8 @@
-"""Who may have how much of the KV cache that all slots of llama.cpp share. No IO.
+"""Shares the KV cache of llama.cpp among its generations. IO-free.
 
-llama.cpp ends every running generation with an error when they outgrow the cache together. So a generation enters when it
-fits beside the others, its growth is counted, and when they come near the end the youngest is interrupted: it goes on
-from where it was when there is room again. One that cannot go on (its grammar would begin anew) holds room for all
+llama.cpp ends every running generation with an error when together they outgrow the cache. So a generation enters when it
+fits beside the others, its growth is counted, and near the limit the youngest is interrupted: it continues
+from the same place when there is room again. One that cannot be continued (its grammar would start again) reserves room for
 that it may become, if its request has bounded that; if not, it ends where the context ends, and that is where others need it. Whoever came first enters first, so that a long prompt is not overtaken for ever.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 @dataclass(eq=False, slots=True)
 class Stay:
-    """One generation, in tokens: what it holds, and what it may come to hold."""
+    """One generation: the tokens that it holds, and the most that it may hold."""
 
     used: int
     most: int
@@ -36,11 +36,11 @@ class KvRoom:
     _count: int = 0
 
     def has_room(self, prompt_tokens: int) -> bool:
-        """Whether a generation of this prompt would most probably enter at once."""
+        """Whether a generation of this prompt would probably enter at once."""
         return not self._waiting and self._fits(Stay(prompt_tokens, self.size, can_pause=True))
 
     async def enter(self, stay: Stay) -> None:
-        """Wait for room, behind those who came before. One who was interrupted comes back so. To be followed by leave()."""
+        """Wait for room, after those that came before; also for continuing after an interruption. Call leave() afterwards."""
         if stay in self._inside:
             self._inside.remove(stay)
         if not stay.number:
@@ -61,7 +61,7 @@ class KvRoom:
     def grow(self, stay: Stay, used: int) -> None:
         """It holds so many tokens now. Where it gets tight, the youngest of those that can go on later is interrupted."""
         stay.used = max(stay.used, used)
-        margin = self.size // 32  # the engine is some steps ahead of what has been read of it
+        margin = self.size // 32  # the engine is some steps ahead of the events that we have read
         while len(running := [other for other in self._inside if not other.interrupted]) > 1:
             candidates = [other for other in running if other.can_pause] or [
                 other for other in running if other.can_end
@@ -83,7 +83,7 @@ class KvRoom:
                 first.admitted.set_result(None)
 
     def _fits(self, stay: Stay) -> bool:
-        """`reserve` is what a reply may write before it could come to an interruption."""
+        """Whether it fits. `reserve`: tokens that a reply may write before an interruption is possible."""
         reserve = self.size // 16
         claims = sum(other.claim(reserve) for other in self._inside)
         return not self._inside or claims + stay.claim(reserve) <= self.size

@@ -1,4 +1,4 @@
-"""The process that llama.cpp runs in: our worker, or the user's `llama-server` in its place, on a private socket."""
+"""The process of llama.cpp: our worker, or the user's `llama-server` in its place, on a private socket."""
 
 import asyncio
 import os
@@ -12,13 +12,13 @@ from qwen_service.errors import Died, StartFailed
 from qwen_service.process.child import ChildProcess, explain_exit
 from qwen_service.runtimes.local_http import HttpError, LocalHttp
 
-SOCKET = "engine.sock"  # xllamacpp and llama-server tell a socket from a host name by its ending
+SOCKET = "engine.sock"  # xllamacpp and llama-server recognise a socket by the ending .sock
 SOCKET_PATH_LIMIT = 100  # bytes; the kernel's limit is 108
 LOAD_TIMEOUT = 900.0  # seconds; a 4B model from a slow SD card takes minutes
 
 
 class LlamaProcess:
-    """Made by `start` only."""
+    """The running process. Made by `start`."""
 
     def __init__(self, child: ChildProcess, folder: Path, model_path: Path) -> None:
         self.http = LocalHttp(folder / SOCKET)
@@ -38,7 +38,7 @@ class LlamaProcess:
         state_dir: Path,
         log_path: Path | None,
     ) -> "LlamaProcess":
-        """Return when it has loaded the model. Raises StartFailed, and leaves nothing behind then."""
+        """Start, and return when the model is loaded. Raises StartFailed and leaves nothing behind."""
         worker = [sys.executable, "-P", str(Path(__file__).with_name("worker.py"))]
         program = worker if llama_server is None else [str(llama_server)]
         try:
@@ -69,7 +69,7 @@ class LlamaProcess:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     async def ended(self) -> Died:
-        """Return when it has ended, with the reason."""
+        """Wait until the process has ended. Returns the reason."""
         returncode = await self._child.wait()
         return Died(f"llama.cpp: {explain_exit(returncode)}{self._complaint()}")
 
@@ -92,18 +92,18 @@ class LlamaProcess:
     def _start_failure(self, returncode: int) -> StartFailed:
         return StartFailed(
             f"llama.cpp cannot load {self._model_path}: {explain_exit(returncode)}{self._complaint()}",
-            permanent=returncode > 0 and "alloc" not in self._child.tail,  # lack of memory may pass
+            permanent=returncode > 0 and "alloc" not in self._child.tail,  # a lack of memory may pass
         )
 
     def _complaint(self) -> str:
-        """The first error in its log, else its last line."""
+        """The first error in its output, else its last line."""
         lines = [line.strip() for line in self._child.tail.splitlines() if line.strip()]
         errors = [line.partition(" E ")[2] for line in lines if " E " in line]
         return f" ({(errors or lines[-1:])[0]})" if lines else ""
 
 
 def check_gguf(path: Path) -> int:
-    """Its size in bytes. Raises StartFailed where no engine could load it."""
+    """Check the file and return its size in bytes. Raises StartFailed when no engine could load it."""
     try:
         with path.open("rb") as file:
             head = file.read(16)
@@ -118,7 +118,7 @@ def check_gguf(path: Path) -> int:
 
 
 def private_folder(parent: Path) -> Path:
-    """A new folder for the socket, in `parent` unless its path would be too long for a socket."""
+    """Make a folder for the socket, in `parent` unless that path is too long for a socket."""
     parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="llamacpp-", dir=parent.absolute()))
     if len(os.fsencode(folder / SOCKET)) <= SOCKET_PATH_LIMIT:

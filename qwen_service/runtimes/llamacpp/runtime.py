@@ -1,7 +1,7 @@
-"""llama.cpp on the CPU, in a process of its own: our worker, or the user's `llama-server` in its place.
+"""Runtime of llama.cpp on the CPU, in its own process: our worker, or the user's `llama-server` in its place.
 
-Several generations run at a time, one per slot; what a slot holds of former prompts the engine reuses by itself.
-A LlamaCpp is also the Tokenizer of the model's vocabulary, and knows its chat template.
+Several generations run at a time, one per slot. The engine itself reuses the former prompts in its slots.
+A LlamaCpp is also the model's Tokenizer, and knows its chat template.
 """
 
 import asyncio
@@ -36,16 +36,16 @@ from qwen_service.text.template import SPECIAL_TOKEN_SHAPE
 
 log = logging.getLogger(__name__)
 
-MEDIA_MARKER = "<__media__>"  # of builds before they made it random
-MOST_SHAPES = 64  # of texts that look like special tokens, each of which the engine is asked about
+MEDIA_MARKER = "<__media__>"  # the marker of builds that do not make it random
+MOST_SHAPES = 64  # most texts that look like special tokens; the engine is asked about each
 LAST_WORDS = 1.0  # seconds for a process that closed its connections to end
-STEP = 0.01  # seconds between two looks at the slots
+STEP = 0.01  # seconds between two checks of the slots
 
 
 class LlamaCpp(Runtime):
-    """`context`: tokens that all slots share; one conversation may have them all. `threads` None: one less than cores.
+    """The runtime. `context`: tokens that all slots share; one conversation may use all. `threads` None: cores minus one.
 
-    `keep_on_disk`: bytes in state_dir for what the slots hold between a stop and the next start.
+    `keep_on_disk`: bytes in state_dir for the content of the slots between a stop and the next start.
     """
 
     capabilities = wire.CAPABILITIES
@@ -71,7 +71,7 @@ class LlamaCpp(Runtime):
         self._media_marker = MEDIA_MARKER
         self._state_dir = state_dir
         self._llama_server = llama_server
-        if llama_server is not None:  # usually without llguidance; some versions crash when they meet its grammars
+        if llama_server is not None:  # usually built without llguidance; some versions crash on its grammars
             self.capabilities = replace(wire.CAPABILITIES, grammars=False)
         self._log_path = log_path
         self._stall_timeout = stall_timeout
@@ -126,7 +126,7 @@ class LlamaCpp(Runtime):
             raise
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Prefill | Piece, None]:
-        """Interrupted where the conversations outgrow the context together, and resumed when there is room again."""
+        """Generate. It is interrupted when the conversations together outgrow the context, and resumed when there is room."""
         work = Unfinished(prompt, sampling, self._room.size)
         try:
             while not work.finished:
@@ -136,7 +136,9 @@ class LlamaCpp(Runtime):
                         async for item in items:
                             if work.add(item):
                                 yield item
-                except QueueFull:  # all that ran have lost the cache: pictures took more of it than is known
+                except (
+                    QueueFull
+                ):  # every running generation has lost the cache: pictures took more of it than was counted
                     if not work.goes_on_alone():
                         raise
                 if (last := work.end_early()) is not None:
@@ -146,7 +148,7 @@ class LlamaCpp(Runtime):
             self._room.leave(work.stay)
 
     async def _generate(self, work: Unfinished) -> AsyncGenerator[Prefill | Piece, None]:
-        """One stretch of a reply: to its end, or until it is interrupted."""
+        """Generate one part of a reply: to its end, or until it is interrupted."""
         reader = wire.CompletionReader(work.sampling.top_logprobs)
         body = wire.completion_body(work.token_ids, work.sampling)
         if work.prompt.spelled:
@@ -172,7 +174,7 @@ class LlamaCpp(Runtime):
         return self._room.has_room(len(prompt.token_ids))
 
     async def warm(self, prompt: Prompt) -> bool:
-        if self._restored:  # the engine would cut one of those conversations down to this prompt
+        if self._restored:  # otherwise the engine would cut a restored conversation down to this prompt
             return False
         async with aclosing(self.generate(prompt, Sampling(max_tokens=0))) as items:
             async for _ in items:
@@ -180,7 +182,7 @@ class LlamaCpp(Runtime):
         return True
 
     async def _with_pictures(self, prompt: Prompt) -> dict[str, Any]:
-        """As text, which the engine searches for special tokens: what a person wrote must not become one."""
+        """Make the prompt as text. The engine searches it for special tokens, so a person's text must not contain any."""
         shapes = {
             name for part in prompt.spelled if not part.special for name in SPECIAL_TOKEN_SHAPE.findall(part.text)
         }
@@ -201,7 +203,7 @@ class LlamaCpp(Runtime):
             await self._process.stop()
 
     def _prepare_files(self) -> list[str]:
-        """The flags for it."""
+        """The flags for keeping the slots on disk."""
         if not self._keep_on_disk:
             forget_all(self._state_dir)
             return []
@@ -210,11 +212,11 @@ class LlamaCpp(Runtime):
         return ["--slot-save-path", f"{self._files.folder}{os.sep}"]
 
     async def _save(self) -> None:
-        """Once, while the engine is well. What is being generated is not waited for."""
+        """Save the slots, once, while the engine works. Running generations are not waited for."""
         files, self._files = self._files, None
         try:
             slots = [slot for slot in await self._http.get("/slots", SAVE_WITHIN) if not slot["is_processing"]]
-            slots.sort(key=lambda slot: slot.get("id_task", -1), reverse=True)  # the last ones first
+            slots.sort(key=lambda slot: slot.get("id_task", -1), reverse=True)  # most recent first
             held = [(slot["id"], slot.get("n_prompt_tokens", 0)) for slot in slots]
             if files is not None and (kept := await files.save(self._slot_action, await self._identity(), held)):
                 log.info("%d tokens of the last conversations are kept in %s", kept, files.folder)
@@ -225,7 +227,7 @@ class LlamaCpp(Runtime):
         return await self._http.post(path, body, SAVE_WITHIN)
 
     async def _identity(self) -> str:
-        """Of all that must be the same for what is kept to be of use."""
+        """A digest of everything that must be unchanged for the saved slots to be valid."""
         files = [path for path in (self._model_path, self._mmproj, self._llama_server) if path is not None]
         build = (await self._get("/props")).get("build_info", "")
         version = importlib.metadata.version("xllamacpp") if self._llama_server is None else ""
@@ -238,7 +240,7 @@ class LlamaCpp(Runtime):
         return await self._tokenizer.decode(token_ids)
 
     async def special_ids(self, names: Iterable[str]) -> dict[str, int]:
-        """The ids of those names that are one token each; no text becomes one of them from now on."""
+        """The ids of the names that are one token each. From now on no text becomes one of them."""
         return await self._tokenizer.special_ids(names)
 
     async def _watch(self, process: LlamaProcess) -> None:
@@ -269,7 +271,7 @@ class LlamaCpp(Runtime):
             raise await self._meaning(error) from error
 
     async def _meaning(self, error: HttpError | OSError) -> ServiceError:
-        """What went wrong, in the service's terms."""
+        """Turn a failure into an error of the service."""
         if isinstance(error, HttpError):
             return wire.refusal(error.status, error_object(error.body))
         if isinstance(error, TimeoutError):
@@ -278,7 +280,7 @@ class LlamaCpp(Runtime):
         return done.pop().result() if done else ProtocolError(f"the connection to llama.cpp broke: {error}")
 
     async def _until_slot_is_free(self) -> None:
-        """The engine notices a closed connection at its next step: a token, or a batch of the prompt."""
+        """Wait for a free slot: the engine notices a closed connection only at its next step, a token or a batch of the prompt."""
         try:
             async with asyncio.timeout(self._stall_timeout):
                 while await self._busy_slots() > self._generating:  # noqa: ASYNC110  # nobody tells, one must ask
@@ -286,7 +288,7 @@ class LlamaCpp(Runtime):
         except TimeoutError:
             self._fail(Stalled(f"llama.cpp did not stop a generation within {self._stall_timeout:.0f} s"))
         except (OSError, HttpError):
-            return  # it is lost: failed() tells
+            return  # the engine is lost: failed() reports it
 
     async def _busy_slots(self) -> int:
         slots = await self._http.get("/slots", self._stall_timeout)

@@ -1,9 +1,9 @@
-"""What llama.cpp has computed of the last conversations, on disk from a polite stop to the next start.
+"""Keeps the KV cache of llama.cpp's last conversations on disk, from a polite stop to the next start.
 
-A file for each slot, and an index, written last and gone before the first file is read: an engine that dies of a file
-comes up the next time. llama.cpp checks little of what it reads, and aborts where a
-file is cut off, so each has a checksum; and the index has a key of all that must be the same: the model's files, the
-program, the context. The folder is for its user only: the files hold what people wrote.
+There is a file for each slot, and an index. The index is written last and removed before the first file is read, so an
+engine that crashes on a file starts without it the next time. llama.cpp checks little of what it reads, and aborts when a
+file is cut off, so each has a checksum. The index has a key of everything that must be unchanged: the model's files, the
+program, the context. Only the service's user can read the folder: the files contain what people wrote.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ Post = Callable[[str, Any], Awaitable[Any]]
 INDEX = "index.json"
 MIB = 1 << 20
 FOLDER = "llamacpp-slots"  # in state_dir
-SHORTEST = 64  # tokens; fewer are computed again as fast as they are read
+SHORTEST = 64  # tokens; computing fewer again is as fast as reading them
 SAVE_WITHIN = 10.0  # seconds; systemd kills the service 30 s after it was asked to stop
 
 
@@ -43,7 +43,7 @@ class SlotFile:
 
 
 class SlotFiles:
-    """`limit` is in bytes, of all files together."""
+    """The files. `limit`: bytes of all files together."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder = folder
@@ -54,7 +54,7 @@ class SlotFiles:
         self.folder.chmod(0o700)
 
     async def save(self, post: Post, key: str, slots: Sequence[tuple[int, int]]) -> int:
-        """Save these slots with so many tokens, the most important first, as far as limit and time go. Returns the tokens that were saved."""
+        """Save slots (slot, tokens), the most important first, as far as limit and time allow. Returns the number of tokens saved."""
         ends = time.monotonic() + SAVE_WITHIN
         self._remove_all()
         saved: list[SlotFile] = []
@@ -75,7 +75,7 @@ class SlotFiles:
         return sum(file.tokens for file in saved)
 
     async def restore(self, post: Post, key: str) -> int:
-        """The tokens that the slots hold now. Nothing stays on disk."""
+        """Load all files into the slots and delete them. Returns the number of tokens that the slots now hold."""
         restored = 0
         for file in self._take(key):
             path = self.folder / file.name
@@ -84,7 +84,7 @@ class SlotFiles:
                 continue
             try:
                 answer = await post(f"/slots/{file.slot}?action=restore", {"filename": file.name})
-            except HttpError as error:  # the slot is empty, then
+            except HttpError as error:  # the slot then stays empty
                 log.warning("%s was not taken: %s", path, error)
                 continue
             restored += int(answer["n_restored"])
@@ -96,7 +96,7 @@ class SlotFiles:
         path.touch(0o600)
         try:
             saved = (await post(f"/slots/{slot}?action=save", {"filename": path.name}))["n_saved"]
-        except (HttpError, OSError) as error:  # pictures, a full disk
+        except (HttpError, OSError) as error:  # for example a slot with pictures, or a full disk
             log.warning("slot %d is not kept: %s", slot, error)
             saved = 0
         if not saved:
@@ -126,7 +126,7 @@ class SlotFiles:
 
 
 def folder_of(state_dir: Path, model: Path, limit: int) -> Path:
-    """The model's own. Those of others go, the oldest first, until all together are within `limit` bytes."""
+    """The folder of this model. Folders of other models are deleted, the oldest first, until all are within `limit` bytes."""
     parent = state_dir / FOLDER
     mine = parent / hashlib.blake2b(str(model.absolute()).encode(), digest_size=8).hexdigest()
     others = [path for path in parent.glob("*") if path != mine]
@@ -144,7 +144,7 @@ def forget_all(state_dir: Path) -> None:
 
 
 def identity(files: Iterable[Path], *others: object) -> str:
-    """A digest that changes with any of these files: by size, time of change, and both of their ends."""
+    """A digest that changes with any of these files: of size, time of change, and the first and last bytes."""
     digest = hashlib.blake2b(repr(others).encode(), digest_size=16)
     for path in files:
         status = path.stat()

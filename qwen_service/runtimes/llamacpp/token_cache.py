@@ -1,14 +1,14 @@
-"""Ids of texts that were tokenized before: of a growing conversation only the newest message is tokenized anew."""
+"""Remembers the ids of tokenized texts, so that only the newest message of a conversation is tokenized."""
 
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 
-CHARACTERS = 500_000  # kept at most; with their ids about 2 MB
+CHARACTERS = 500_000  # characters kept at most, about 2 MB with their ids
 
 
 class TokenCache:
-    """Bounded in characters; the text whose last use is longest ago goes first."""
+    """A cache bounded in characters; the least recently used text is dropped first."""
 
     def __init__(self, characters: int = CHARACTERS) -> None:
         self._room = characters

@@ -1,7 +1,7 @@
-"""Text to ids and back by the engine's own vocabulary, over its socket.
+"""Tokenizes with the engine's own vocabulary, over its socket.
 
-Text never becomes a special token: llama.cpp is told not to look for them, and where it looks all the same (the tags
-that Qwen calls tools with are found in any text) the text is cut, since texts are tokenized one by one.
+Text never becomes a special token: llama.cpp is told not to search for them, and where it does so anyway (the tags
+of Qwen's tool calls are found in any text) the text is cut in two, because each text is tokenized separately.
 """
 
 import re
@@ -17,7 +17,7 @@ BORDER = -1  # no token has this id
 
 
 class LlamaTokenizer:
-    """`post` sends a body to a route and returns the answer."""
+    """The tokenizer. The tokenizer. The tokenizer. `post` sends a body to a route and returns the answer."""
 
     def __init__(self, post: Callable[[str, Any], Awaitable[Any]], vocab_size: int) -> None:
         self._post = post
@@ -43,9 +43,9 @@ class LlamaTokenizer:
         return str(answer["content"])
 
     async def special_ids(self, names: Iterable[str]) -> dict[str, int]:
-        """The ids of those names that are one token each, such as `<|im_end|>`.
+        """The ids of the names that are one token each, such as `<|im_end|>`.
 
-        Some, `<tool_call>` say, the engine finds in plain text too; from now on `encode` keeps them from it.
+        The engine finds some of them, such as `<tool_call>`, in plain text, too; from now on `encode` prevents that.
         """
         found = {}
         for name in names:
@@ -57,11 +57,11 @@ class LlamaTokenizer:
         return found
 
     async def single_tokens(self, names: Iterable[str]) -> set[str]:
-        """Those that the engine would read as one token each."""
+        """The texts that the engine would read as one token each."""
         return {name for name in names if len(await self._tokenize([name], parse_special=True)) == 1}
 
     async def _tokenize_each(self, texts: Sequence[str]) -> dict[str, Sequence[int]]:
-        """In one request: what is a number among the texts comes back as it is, and so parts their ids."""
+        """Tokenize all texts in one request. Numbers between the texts are returned unchanged, so they separate the ids."""
         content = [part for text in texts for part in (text, BORDER)]
         ids = iter(await self._tokenize(content, parse_special=False))
         return {text: list(takewhile(lambda token: token != BORDER, ids)) for text in texts}
@@ -73,7 +73,7 @@ class LlamaTokenizer:
 
 
 def join_texts(parts: PromptParts) -> list[str | int]:
-    """Neighbouring texts become one: where a part ends must not be seen in the ids. Lone surrogates become `?`."""
+    """Join neighbouring texts: the ids must not show where a part ended. Lone surrogates become `?`."""
     joined: list[str | int] = []
     for part in parts:
         if isinstance(part, int):
@@ -88,7 +88,7 @@ def join_texts(parts: PromptParts) -> list[str | int]:
 
 
 def cut_apart(parts: Sequence[str | int], unwanted: re.Pattern[str] | None) -> list[str | int]:
-    """Cut each text after the first character of what must not be found in it: texts are tokenized one by one."""
+    """Cut each text inside every string that must not be found in it."""
     if unwanted is None:
         return list(parts)
     cut: list[str | int] = []

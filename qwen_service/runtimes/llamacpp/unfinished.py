@@ -1,4 +1,4 @@
-"""A generation that may be interrupted and resumed: what is left to do, and what has been generated of it."""
+"""A generation that may be interrupted and resumed: what was generated, and what is left to do."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -13,7 +13,7 @@ _GENERATED = re.compile(rb'"tokens_predicted":\s*(\d+)')
 
 
 class Unfinished:
-    """Whole events alone count: the engine sends none in the middle of a character."""
+    """Only whole events count: the engine sends none in the middle of a character."""
 
     def __init__(self, prompt: Prompt, sampling: Sampling, context: int) -> None:
         self.prompt = prompt
@@ -21,7 +21,7 @@ class Unfinished:
         self._sampling = sampling
         self._context = context
         self._pieces: list[Piece] = []
-        self._generated: list[int] = []  # before the last interruption
+        self._generated: list[int] = []  # ids generated before the last interruption
         self._count = 0
         pictures = sum(len(message.images) for message in prompt.request.messages)
         size = len(prompt.token_ids) + IMAGE_TOKENS * pictures
@@ -36,12 +36,12 @@ class Unfinished:
 
     @property
     def sampling(self) -> Sampling:
-        """Of what is left."""
+        """The sampling for the rest."""
         most = self._sampling.max_tokens
         return self._sampling if most is None else replace(self._sampling, max_tokens=most - self._count)
 
     def watch(self, stream: EventStream, room: KvRoom) -> None:
-        """Tell the room what arrives, when it arrives: a client who reads slowly does not slow the engine."""
+        """Count tokens when they arrive, even if the client reads slowly, because the engine goes on."""
         before = self.stay.used
 
         def seen(body: bytes) -> None:
@@ -54,7 +54,7 @@ class Unfinished:
             stream.break_off()
 
     def add(self, item: Prefill | Piece) -> bool:
-        """Whether the client is to see it: the prompt of a resumed generation is none of its business."""
+        """Whether the client should see the item. Prefill of a resumed generation is hidden."""
         if isinstance(item, Prefill):
             return not self._generated
         self._count += item.token_count
@@ -70,14 +70,14 @@ class Unfinished:
         return Piece(finish_reason="length")
 
     def goes_on_alone(self) -> bool:
-        """Whether it can be resumed; if so, it waits until it has all the room. Once is enough."""
+        """Whether it can be resumed alone, once: it then waits until it has all the room."""
         if not self.stay.can_pause:
             return False
         self.stay.can_pause, self.stay.most = False, self._context
         return True
 
     async def fill_in_ids(self, encode: Callable[[PromptParts], Awaitable[list[int]]]) -> None:
-        """After an interruption. The engine tells only the last id of a character that took several."""
+        """Complete the ids after an interruption. The engine reports only the last id of a character of several ids."""
         for piece in self._pieces:
             exact = len(piece.token_ids) == piece.token_count
             self._generated += piece.token_ids if exact else await encode([piece.text])

@@ -1,4 +1,4 @@
-"""llama.cpp's native /completion: what we send, what its events mean. No IO."""
+"""llama.cpp's native /completion: makes request bodies and reads events. IO-free."""
 
 import base64
 import re
@@ -19,10 +19,10 @@ CAPABILITIES = Capabilities(
     warms="head",
 )
 _SAME_NAME = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repeat_penalty")
-_LAST_EVENT = ("stop", "stop_type", "content", "tokens", "tokens_predicted")  # else it repeats the prompt and settings
+_LAST_EVENT = ("stop", "stop_type", "content", "tokens", "tokens_predicted")  # otherwise it repeats prompt and settings
 _FINISH_REASONS: Mapping[str, Literal["stop", "length"]] = {"eos": "stop", "word": "stop", "limit": "length"}
 BREAK = "\u2060"  # word joiner
-_OUTGROWN = "Context size has been exceeded."  # llama.cpp gives this case no type of its own
+_OUTGROWN = "Context size has been exceeded."  # llama.cpp has no error type for this
 _RANDOM_SEED = 0xFFFFFFFF
 
 
@@ -31,7 +31,7 @@ def completion_body(token_ids: Sequence[int], sampling: Sampling) -> dict[str, A
         "prompt": token_ids,
         "stream": True,
         "cache_prompt": True,
-        "return_progress": True,  # also lets it notice, in mid-prefill, that we left
+        "return_progress": True,  # also makes it notice during the prefill that we have left
         "return_tokens": True,
         "response_fields": _LAST_EVENT,
         "n_predict": -1 if sampling.max_tokens is None else sampling.max_tokens,
@@ -53,10 +53,10 @@ def completion_body(token_ids: Sequence[int], sampling: Sampling) -> dict[str, A
 def prompt_with_pictures(
     spelled: Iterable[Spelled], images: Iterable[Image], control: Collection[str], marker: str, bos_token: str
 ) -> dict[str, Any]:
-    """llama.cpp's form of a prompt with pictures: text in which a marker stands for each, in their order.
+    """Write a prompt with pictures in llama.cpp's form: text with a marker for each picture, in order.
 
-    It searches this text for special tokens, and adds the first token itself. Those of `control`, and the marker, that
-    a person wrote are broken up by a character that nobody sees.
+    llama.cpp searches this text for special tokens, and adds the first token itself. Names of `control`, and the marker, that
+    a person wrote are split by an invisible character.
     """
     unwanted = re.compile("|".join(map(re.escape, sorted({*control, marker}, key=len, reverse=True))))
     text = "".join(
@@ -69,7 +69,7 @@ def prompt_with_pictures(
 
 
 class CompletionReader:
-    """Turns events into pieces. Counts are taken from the engine's running total, so they are exact."""
+    """Turns events into pieces. Counts come from the engine's running total, so they are exact."""
 
     def __init__(self, top_logprobs: int | None) -> None:
         self._top_logprobs = top_logprobs
@@ -101,7 +101,7 @@ class CompletionReader:
         )
 
     def _logprobs(self, event: dict[str, Any]) -> tuple[TokenLogprob, ...]:
-        """Of tokens that have text: the end of the reply is not part of it."""
+        """The logprobs of tokens with text; the end of the reply is not one."""
         entries = event.get("completion_probabilities", ())
         return tuple(_logprob(entry, self._top_logprobs or 0) for entry in entries if entry["bytes"])
 
@@ -114,7 +114,7 @@ def _logprob(entry: Mapping[str, Any], top: int) -> TokenLogprob:
 
 
 def refusal(status: int, error: Any) -> ServiceError:
-    """What the engine's error object means to us."""
+    """Turn the engine's error object into an error of the service."""
     details = error if isinstance(error, dict) else {}
     message = str(details.get("message", error))
     if details.get("type") == "exceed_context_size_error":

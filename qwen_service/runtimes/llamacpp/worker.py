@@ -1,4 +1,4 @@
-"""The process that runs llama.cpp: xllamacpp's server on a unix socket, until it is told to end.
+"""The worker process of llama.cpp: runs xllamacpp's server on a unix socket until it is stopped.
 
 `python -m qwen_service.runtimes.llamacpp.worker --model FILE --host NAME.sock ...`. Options and routes are those of
 the `llama-server` binary that can stand in its place. Errors go to stderr; exit code 1: the model cannot be loaded.
@@ -44,7 +44,7 @@ def parameters(options: argparse.Namespace) -> CommonParams:
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
     params.cache_ram_mib = options.cache_ram
     params.kv_unified = options.kv_unified
-    params.cache_idle_slots = False  # they stay where they are until their room is needed
+    params.cache_idle_slots = False  # idle slots keep their cache until its room is needed
     if options.slot_save_path:
         params.slot_save_path = options.slot_save_path
     params.embedding = options.embeddings
