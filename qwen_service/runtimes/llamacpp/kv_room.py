@@ -2,8 +2,9 @@
 
 llama.cpp ends every running generation with an error when together they outgrow the cache. So a generation enters when it
 fits beside the others, its growth is counted, and near the limit the youngest is interrupted: it continues
-from the same place when there is room again. One that cannot be continued (its grammar would start again) reserves room for
-that it may become, if its request has bounded that; if not, it ends where the context ends, and that is where others need it. Whoever came first enters first, so that a long prompt is not overtaken for ever.
+from the same place when there is room again. One that cannot be continued (its grammar would start again) reserves room
+for its longest reply if the request bounds that; otherwise it ends when the context is full, or others need the room.
+Generations enter in the order of arrival, so that a long prompt is not overtaken for ever.
 """
 
 import asyncio
@@ -59,7 +60,7 @@ class KvRoom:
         self._admit()
 
     def grow(self, stay: Stay, used: int) -> None:
-        """It holds so many tokens now. Where it gets tight, the youngest of those that can go on later is interrupted."""
+        """Note the tokens that it holds now. When room runs out, the youngest generation that can be continued is interrupted."""
         stay.used = max(stay.used, used)
         margin = self.size // 32  # the engine is some steps ahead of the events that we have read
         while len(running := [other for other in self._inside if not other.interrupted]) > 1:
