@@ -28,12 +28,12 @@ def node_settings(cluster: ClusterSettings, **own: Any) -> Settings:
     return load_settings({**cluster.service, "model": cluster.model, **own})
 
 
-async def claim_place(cluster: ClusterSettings) -> Place:
+async def claim_place(cluster: ClusterSettings, *, patience: float = CLAIM_PATIENCE) -> Place:
     """Take the first card of `devices` that no other replica of this node uses. Raises StartFailed."""
     shared = node_settings(cluster)
     shared.state_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
-        async with asyncio.timeout(CLAIM_PATIENCE):
+        async with asyncio.timeout(patience):
             while True:
                 for name, own in _places(cluster, shared):
                     lock = InstanceLock(shared.state_folder / f"{name.replace(' ', '-')}.lock")
