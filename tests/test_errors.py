@@ -22,6 +22,10 @@ def tree(kind: type[ServiceError] = ServiceError) -> Iterator[type[ServiceError]
 ALL = list(tree())
 
 
+def made(kind: type[ServiceError], message: str) -> ServiceError:
+    return errors.UnknownModel("tiny", message, whole=True) if kind is errors.UnknownModel else kind(message)
+
+
 def drawn() -> dict[str, str]:
     """Class -> parent, as the docstring draws it."""
     parents, path = {}, ["ServiceError"]
@@ -44,31 +48,32 @@ def test_every_class_has_its_entry_in_each_dialect(table: dict[type[ServiceError
 
 @pytest.mark.parametrize("kind", ALL)
 def test_every_error_is_answered_in_openais_shape(kind: type[ServiceError]) -> None:
-    response = openai.error_response(kind('why "this"'))
+    response = openai.error_response(made(kind, 'why "this"'))
     body = orjson.loads(bytes(response.body))
     assert response.status_code in range(400, 600)
     assert response.status_code != 422
     assert list(body) == ["error"]
     assert set(body["error"]) == {"message", "type", "param", "code"}
     assert body["error"]["message"] == 'why "this"'
-    assert orjson.loads(openai.error_chunk(kind("x")).removeprefix(b"data: "))["error"]["message"] == "x"
+    assert orjson.loads(openai.error_chunk(made(kind, "x")).removeprefix(b"data: "))["error"]["message"] == "x"
 
 
 @pytest.mark.parametrize("kind", ALL)
 def test_every_error_is_answered_in_ollamas_shape(kind: type[ServiceError]) -> None:
-    response = ollama.error_response(kind("why"))
-    assert orjson.loads(bytes(response.body)) == {"error": "why"}
-    assert orjson.loads(ollama.error_line(kind("why"))) == {"error": "why"}
+    response = ollama.error_response(made(kind, "why"))
+    said = "model 'tiny' not found. why" if kind is errors.UnknownModel else "why"  # the words that clients look for
+    assert orjson.loads(bytes(response.body)) == {"error": said}
+    assert orjson.loads(ollama.error_line(made(kind, "why"))) == {"error": said}
     assert response.headers["content-type"] == "application/json"
 
 
 @pytest.mark.parametrize("kind", ALL)
 def test_every_error_is_answered_in_anthropics_shape(kind: type[ServiceError]) -> None:
-    response = anthropic.error_response(kind("why"))
+    response = anthropic.error_response(made(kind, "why"))
     body = orjson.loads(bytes(response.body))
     assert response.status_code in range(400, 600)
     assert (set(body), body["type"], body["error"]["message"]) == ({"type", "error", "request_id"}, "error", "why")
-    assert anthropic.error_chunk(kind("why")).startswith(b"event: error\ndata: {")
+    assert anthropic.error_chunk(made(kind, "why")).startswith(b"event: error\ndata: {")
 
 
 @pytest.mark.parametrize("dialect", [openai, ollama, anthropic])
