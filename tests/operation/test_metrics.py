@@ -113,6 +113,7 @@ def test_gauges_show_the_service_at_the_moment_of_the_scrape() -> None:
     assert (value(metrics, "qwen_process_resident_memory_bytes") or 0) > 1e6
 
 
+@pytest.mark.no_cover
 def test_counting_a_request_costs_microseconds() -> None:
     metrics, record = Metrics("1.0"), generation()
     batches = []

@@ -313,12 +313,13 @@ async def test_only_the_latest_replies_are_remembered() -> None:
     assert 500 in (await fit([questions[1], reply, QUESTION], sessions)).prompt.token_ids
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("length", [10, 1000])
 async def test_a_huge_conversation_is_fitted_quickly(length: int) -> None:
     messages = [Message("system", "s"), *talk(3_000_000 // length // 2, length), QUESTION]
-    began = time.perf_counter()
+    began = time.process_time()
     fitted = await fit(messages, limits=Limits(2048, 2047))
-    assert time.perf_counter() - began < 10  # about 0.3 s; with a render for each dropped turn it would be minutes
+    assert time.process_time() - began < 10  # about 0.3 s; with a render for each dropped turn it would be minutes
     assert kept(fitted)[-1] == QUESTION
     assert fitted.max_tokens < 2048
 
