@@ -21,7 +21,7 @@ from tests.simulated_card import Card, simulated_card
 from tests.simulated_repl import Rig, repl_rig
 
 TESTS = Path(__file__).resolve().parent
-TRIED_AGAIN = ("chaos", "web")  # a browser and storms of faults: they depend on what else the machine does
+TRIED_AGAIN = ("chaos", "cluster", "web")  # a browser, Ray, storms of faults: they depend on what else the machine does
 NOT_MEASURED = ("bench", "chaos", "clients", "live", "simulators", "web")  # mostly they run other processes
 ROOT = TESTS.parent
 TEST_FILES = Path(os.environ.get("QWEN_VENV", ROOT / ".venv")) / "share" / "qwen-test"

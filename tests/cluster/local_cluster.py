@@ -67,9 +67,9 @@ class LocalCluster:
         """Return when the ingress knows so many that work, and no other."""
         async with httpx.AsyncClient(base_url=self.url, timeout=60) as http, asyncio.timeout(180):
             while True:
-                views = (await http.get("/health")).json()["details"]["replicas"]
-                states = [view["state"] for view in views if view["state"] != "gone"]
-                if states == ["ready"] * replicas:
+                health = (await http.get("/health")).json()
+                states = [view["state"] for view in health["details"]["replicas"] if view["state"] != "gone"]
+                if states == ["ready"] * replicas and health["status"] != "down":  # the ingress reads its tokenizer
                     return
                 await asyncio.sleep(0.2)
 

@@ -28,6 +28,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, qwen_tokenizer_folder: Pat
     environment = {"SIM_STEP": "0.05", "SIM_TOKEN": str(TOKEN), "SIM_REPLY": json.dumps(REPLY)}
     folder = tmp_path_factory.mktemp("ray")
     with local_cluster(folder, qwen_tokenizer_folder, cards=3, environment=environment) as cluster:
+        asyncio.run(cluster.until_ready(3))
         yield cluster
 
 
@@ -75,9 +76,10 @@ async def running_reply(http: httpx.AsyncClient, text: str) -> AsyncIterator[Asy
 
 
 async def node_that_works(http: httpx.AsyncClient) -> str:
+    """The only one: reports are some time behind, so the node of the test before may still be named, too."""
     found: list[str] = []
     async with asyncio.timeout(PATIENCE):
-        while not found:
+        while len(found) != 1:
             found = [node for node, replica in (await replicas(http)).items() if replica["running"]]
     return found[0]
 

@@ -29,7 +29,7 @@ def host(tmp_path: Path, qwen_tokenizer_folder: Path, monkeypatch: pytest.Monkey
 async def steps(service: CardService, model: str) -> AsyncIterator[dict[str, Any]]:
     async with service.http.stream("POST", LOAD, json={"model": model, "stream": True}) as response:
         assert response.status_code == 200
-        assert response.headers["content-type"] == "text/event-stream"
+        assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
         async for line in response.aiter_lines():
             if line.startswith("data: "):
                 yield json.loads(line.removeprefix("data: "))
