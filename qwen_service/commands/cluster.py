@@ -200,7 +200,7 @@ def stop(options: argparse.Namespace) -> int:
 
 
 def demand_ray() -> None:
-    """Connect to the cluster of this machine. Raises ClusterError."""
+    """Raise ClusterError when Ray is not installed."""
     if importlib.util.find_spec("ray") is None:
         raise ClusterError("Ray is not installed. Install it with: pip install 'qwen-service[ray]'")
 

@@ -26,7 +26,7 @@ def add_setting_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def settings_from(options: argparse.Namespace) -> Settings:
-    """Collect the facts. Raises ConfigError."""
+    """Load the settings, with the flags of the command line. Raises ConfigError."""
     given: dict[str, Any] = {key: getattr(options, key, None) for key in (*Settings.model_fields, *RENAMED)}
     return load_settings(given, config_file=options.config)
 

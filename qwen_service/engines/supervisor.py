@@ -122,9 +122,8 @@ class Supervisor(Generic[E]):
         try:
             engine = await self._bring_up(self._show_progress)
         except ServiceError as failure:
-            if (
-                _is_permanent(failure) and not self._has_run
-            ):  # a card can vanish for a while, for example during its reboot
+            # An engine that has run is never given up: a card can vanish for a while, for example during its reboot.
+            if _is_permanent(failure) and not self._has_run:
                 self._give_up(failure.message)
                 await asyncio.sleep(self._second_chance)
             else:

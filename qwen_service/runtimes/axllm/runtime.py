@@ -169,9 +169,8 @@ class AxLlm(Runtime):
     def _begin_reading(self, body: dict[str, Any], texts: Texts, stream: AxLlmStream, size: int) -> asyncio.Task[bool]:
         self._slots.taken = None
         self._reading = reading = asyncio.create_task(self._read(body, texts, stream, size))
-        reading.add_done_callback(
-            lambda task: task.cancelled() or task.exception()
-        )  # read it: its reader may have left
+        # The exception is read here, because the reader of the texts may have left.
+        reading.add_done_callback(lambda task: task.cancelled() or task.exception())
         return reading
 
     def _taken(self, prompt: Prompt) -> Prefill | None:

@@ -117,7 +117,7 @@ class LlamaCpp(Runtime):
         try:
             limits = await self._read_properties()
             if self._files is not None:
-                self._restored = await self._files.restore(self._slot_action, await self._identity())
+                self._restored = await self._restore(self._files)
                 if self._restored:
                     log.info("%d tokens of former conversations are back", self._restored)
             return limits
@@ -136,9 +136,8 @@ class LlamaCpp(Runtime):
                         async for item in items:
                             if work.add(item):
                                 yield item
-                except (
-                    QueueFull
-                ):  # every running generation has lost the cache: pictures took more of it than was counted
+                except QueueFull:
+                    # Every running generation has lost the cache: pictures took more of it than was counted.
                     if not work.goes_on_alone():
                         raise
                 if (last := work.end_early()) is not None:
@@ -210,6 +209,13 @@ class LlamaCpp(Runtime):
         self._files = SlotFiles(folder_of(self._state_dir, self._model_path, self._keep_on_disk), self._keep_on_disk)
         self._files.prepare()
         return ["--slot-save-path", f"{self._files.folder}{os.sep}"]
+
+    async def _restore(self, files: SlotFiles) -> int:
+        """Load the saved slots. Raises Died if the engine dies of one: the next start has no index, and does without."""
+        try:
+            return await files.restore(self._slot_action, await self._identity())
+        except OSError as error:
+            raise await self._meaning(error) from error
 
     async def _save(self) -> None:
         """Save the slots, once, while the engine works. Running generations are not waited for."""

@@ -1,5 +1,7 @@
+import json
 import os
 import stat
+import zlib
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import pytest
 
 from qwen_service.chat import ChatRequest, Sampling
+from qwen_service.errors import RuntimeFailure
 from qwen_service.runtime import Prefill, Prompt
 from qwen_service.runtimes.llamacpp.runtime import LlamaCpp
 from qwen_service.runtimes.llamacpp.slot_files import SlotFiles, folder_of, identity
@@ -149,3 +152,24 @@ async def test_two_conversations_survive_a_restart_but_not_another_context(smoll
     assert first > 80
     assert second > 80
     assert await cached(smollm2, tmp_path, [one], context=768) == [0]
+
+
+async def test_an_engine_that_dies_of_a_file_is_a_failure_that_a_restart_cures(smollm2: Path, tmp_path: Path) -> None:
+    text = "The lighthouse keeper counts ships. " * 15
+    assert await cached(smollm2, tmp_path, [text], context=512) == [0]
+    folder = folder_of(tmp_path, smollm2, 10**8)
+    cut_off(folder)
+    with pytest.raises(RuntimeFailure):  # llama.cpp aborts
+        await cached(smollm2, tmp_path, [text], context=512)
+    assert await cached(smollm2, tmp_path, [text], context=512) == [0]
+
+
+def cut_off(folder: Path) -> None:
+    """Cut the file of a slot off, with the checksum of what is left in the index: so it is read."""
+    index = json.loads((folder / "index.json").read_text())
+    (slot,) = index["slots"]
+    path = folder / f"slot-{slot['slot']}.bin"
+    left = path.read_bytes()[:-1000]
+    path.write_bytes(left)
+    index["slots"] = [{**slot, "size": len(left), "crc": zlib.crc32(left)}]
+    (folder / "index.json").write_text(json.dumps(index))
