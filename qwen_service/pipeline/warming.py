@@ -101,9 +101,7 @@ class Warmer:
         place = self._place(supervisor)
         place.tried = set()
         request = exchange.prompt.request
-        if (
-            request.priority == "background"
-        ):  # such as a title for the conversation: the next request continues that conversation
+        if request.priority == "background":  # a title, say: the next request continues the same talk
             return
         before = place.exchange.prompt.request if place.exchange is not None else None
         goes_on = before is not None and request.messages[: len(before.messages)] == before.messages

@@ -1,6 +1,7 @@
 """What the ingress knows of its replicas."""
 
 import asyncio
+from typing import Any
 
 from qwen_service.cluster.roster import Roster
 from qwen_service.cluster.wire import Report
@@ -9,9 +10,9 @@ from qwen_service.runtime import Capabilities, Limits
 LIMITS = Limits(context=2559, prompt=2048)
 
 
-def report(node: str, **fields: object) -> Report:
-    values = {"phase": "ready", "limits": LIMITS, "capabilities": Capabilities(frozenset()), **fields}
-    return Report(node=node, place="card 0", model="m", **values)  # type: ignore[arg-type]
+def report(node: str, **fields: Any) -> Report:
+    values: dict[str, Any] = {"phase": "ready", "limits": LIMITS, "capabilities": Capabilities(frozenset()), **fields}
+    return Report(node=node, place="card 0", model="m", **values)
 
 
 async def settle() -> None:
