@@ -43,11 +43,16 @@ class WaitingRoom:
     def arrive(self) -> Patience:
         return Patience(self._patience)
 
+    def full(self, retry_after: float) -> QueueFull:
+        return QueueFull(
+            f"{self.size} requests are waiting already (queue_size). Try again later.", retry_after=retry_after
+        )
+
     @contextmanager
     def wait_for_model(self) -> Iterator[None]:
         """Hold a place while waiting for a model. Raises QueueFull when no place is free."""
         if self.waiting >= self.size:
-            raise QueueFull(f"{self.size} requests are waiting already (queue_size); try again later", retry_after=5)
+            raise self.full(retry_after=5)
         self._for_a_model += 1
         try:
             yield

@@ -8,12 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 
-from qwen_service.chat import (
-    ChatRequest,
-    Event,
-    Sampling,
-    Started,
-)
+from qwen_service.chat import ChatRequest, Event, Sampling, Started
 from qwen_service.engine import Engine
 from qwen_service.engines.manager import ModelManager
 from qwen_service.engines.served import ServedModel
@@ -167,12 +162,14 @@ def _with_defaults(request: ChatRequest, model: ServedModel, engine: Engine) -> 
     """The model's own defaults where the request is silent. Raises Unsupported."""
     if request.tools and not engine.text.template.supports_tools:
         raise Unsupported(
-            f"{model.name} does not support tools: its chat template has no place for them", param="tools"
+            f"{model.name} does not support tools: its chat template has no place for them.", param="tools"
         )
     if request.must_think and not engine.text.template.supports_thinking:
-        raise Unsupported(f'"{request.model}" does not support thinking', param="think")
+        raise Unsupported(
+            f'"{request.model}" does not support thinking: send the request without `think`.', param="think"
+        )
     if request.sampling.top_logprobs is not None and not engine.runtime.capabilities.logprobs:
-        raise Unsupported(f"{model.name} runs on an engine that reports no logprobs", param="logprobs")
+        raise Unsupported(f"{model.name} does not support logprobs: its engine does not report them.", param="logprobs")
     given, defaults = request.sampling, model.spec.sampling
     missing = {name: getattr(defaults, name) for name in SAMPLING_FIELDS if getattr(given, name) is None}
     thinking = model.spec.thinking if request.thinking is None else request.thinking

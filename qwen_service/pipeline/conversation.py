@@ -19,11 +19,13 @@ from qwen_service.engine import ModelText
 from qwen_service.engines.served import ServedModel
 from qwen_service.errors import PromptTooLong, Unsupported
 from qwen_service.pipeline.trimming import Cut, cuts, turns_of, without_oldest
+from qwen_service.recent import put_recent
 from qwen_service.runtime import Limits, Prompt, PromptParts, Spelled
 from qwen_service.text.fill_in_middle import infill_prompt
 from qwen_service.text.template import Shown
 
 HOPELESS_BYTES_PER_TOKEN = 16  # a text with more bytes per token of room than this cannot fit; usual are 2 to 5
+REMEMBERED_REPLIES = 256  # in the whole service; each takes four bytes per id of prompt and reply
 _CHEAP = 100_000  # characters that are tokenized in about 0.1 s, whatever they are
 
 
@@ -75,9 +77,6 @@ def _beginning(parts: PromptParts, characters: int) -> PromptParts:
     return beginning
 
 
-REMEMBERED_REPLIES = 256  # in the whole service; each takes four bytes per id of prompt and reply
-
-
 @dataclass(frozen=True, slots=True)
 class Fitted:
     """A conversation that fits. `max_tokens` bounds the reply; `trimmed` counts the dropped messages."""
@@ -114,7 +113,7 @@ class SessionManager:
         if rendered.size > most:
             about = "about " if rendered.estimate else ""
             raise PromptTooLong(
-                f"the prompt has {about}{rendered.size} tokens, and this model's context takes {most} ({context} with"
+                f"The prompt has {about}{rendered.size} tokens, and this model's context takes {most} ({context} with"
                 " the completion). Shorten the last message or start a new conversation.",
                 param="messages" if request.prompt is None else "prompt",
                 tokens=rendered.size,
@@ -138,10 +137,7 @@ class SessionManager:
         if request.prompt is not None or request.continues or prompt.spelled:
             return
         key = _key(model, request, (*request.messages, reply))
-        self._replies[key] = array("I", (*prompt.token_ids, *reply_ids))
-        self._replies.move_to_end(key)
-        if len(self._replies) > REMEMBERED_REPLIES:
-            self._replies.popitem(last=False)
+        put_recent(self._replies, key, array("I", (*prompt.token_ids, *reply_ids)), REMEMBERED_REPLIES)
 
     async def _fit_messages(
         self, model: ServedModel, text: ModelText, request: ChatRequest, room: _Room
@@ -169,16 +165,11 @@ class SessionManager:
         return await cut_at(places[low])
 
     async def _render(self, model: ServedModel, text: ModelText, request: ChatRequest, room: _Room) -> Rendered:
-        beside = IMAGE_TOKENS * sum(len(message.images) for message in request.messages)
-        if beside:
-            return replace(await _with_pictures(text, request, room.most), beside=beside)
-        return await self._render_text(model, text, request, room)
-
-    async def _render_text(self, model: ServedModel, text: ModelText, request: ChatRequest, room: _Room) -> Rendered:
+        if pictures := sum(len(message.images) for message in request.messages):
+            return replace(await _with_pictures(text, request, room.most), beside=IMAGE_TOKENS * pictures)
         if request.continues:
-            return await count_or_encode(
-                text, text.template.render_open(request.messages, **_shown(request)), room.most
-            )
+            parts = text.template.render_open(request.messages, **_shown(request))
+            return await count_or_encode(text, parts, room.most)
         continued = await self._continue_reply(model, text, request, room.most)
         if continued is not None and continued.size <= room.comfortable:  # remembered thoughts may make it longer
             return continued
@@ -235,9 +226,7 @@ async def _raw(model: ServedModel, text: ModelText, request: ChatRequest, most: 
     if isinstance(request.prompt, tuple):
         if len(request.prompt) > most:
             return Rendered(list(request.prompt), "")
-        return Rendered(
-            await text.tokenizer.encode(request.prompt), ""
-        )  # raises InvalidRequest for an id that is no token
+        return Rendered(await text.tokenizer.encode(request.prompt), "")  # InvalidRequest when an id is no token
     prompt = request.prompt or ""
     if request.suffix is not None:
         parts = infill_prompt(model.spec, text.template, prompt, request.suffix)
@@ -273,6 +262,8 @@ async def continued(text: ModelText, request: ChatRequest) -> ChatRequest:
     turn = (Message("user", "-"), Message("assistant", "-"), request.messages[-1])
     rest = text.template.render_after(turn, 1, thinking=request.thinking)
     if rest is None:
-        raise Unsupported("this model's template cannot continue a context; use /api/chat", param="context")
+        raise Unsupported(
+            "The chat template of this model cannot continue `context` ids. Use /api/chat.", param="context"
+        )
     ids = (*request.context, *await text.tokenizer.encode(rest))
     return replace(request, messages=(), prompt=ids, context=())

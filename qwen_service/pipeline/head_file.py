@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qwen_service.pipeline.warm_policy import Ids
+
 log = logging.getLogger(__name__)
 
-Ids = tuple[int, ...]
 NAME = "warm-heads.json"
 LINES = "moving-lines.json"
 MOST_MODELS = 8
@@ -50,7 +51,7 @@ class HeadFile:
                 for model, entry in _content(self._path, {}).items()
             }
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            log.warning("%s is not understood, and is begun anew: %r", self._path, error)
+            log.warning("%s does not have the expected form; a new file replaces it: %r", self._path, error)
             return {}
 
     def _write(self, heads: Mapping[str, StoredHead]) -> None:
@@ -75,7 +76,7 @@ def _content(path: Path, nothing: Any) -> Any:
     except FileNotFoundError:
         return nothing
     except (OSError, ValueError) as error:
-        log.warning("%s cannot be read, and is begun anew: %s", path, error)
+        log.warning("%s cannot be read; a new file replaces it: %s", path, error)
         return nothing
 
 

@@ -29,23 +29,17 @@ def check_pictures(
         return
     if VISION not in model.installed.capabilities:
         seeing = ", ".join(other.name for other in installed() if VISION in other.capabilities)
-        instead = (
-            f"Models here that can: {seeing}" if seeing else "No model here can; `qwen-service list --for pictures`"
-        )
+        none = "No model here can; `qwen-service list --for pictures` shows those to install"
+        instead = f"Models here that can: {seeing}" if seeing else none
         raise Unsupported(f"{model.name} cannot see images. {instead}.", param="messages")
     if len(pictures) > bounds.count:
-        raise RequestTooLarge(
-            f"{len(pictures)} pictures, at most {bounds.count} are taken (max_images)", param="messages"
-        )
+        raise _too_large(f"The request has {len(pictures)} pictures", bounds.count, "max_images")
     for image in pictures:
         if len(image.data) > bounds.bytes:
-            raise RequestTooLarge(
-                f"a picture has {len(image.data)} bytes, at most {bounds.bytes} are taken (max_image_bytes)",
-                param="messages",
-            )
+            raise _too_large(f"A picture has {len(image.data)} bytes", bounds.bytes, "max_image_bytes")
         if image.width * image.height > bounds.pixels:
-            raise RequestTooLarge(
-                f"a picture has {image.width} x {image.height} pixels, at most {bounds.pixels} are taken"
-                " (max_image_pixels)",
-                param="messages",
-            )
+            raise _too_large(f"A picture has {image.width} x {image.height} pixels", bounds.pixels, "max_image_pixels")
+
+
+def _too_large(found: str, most: int, setting: str) -> RequestTooLarge:
+    return RequestTooLarge(f"{found}; at most {most} are allowed ({setting}).", param="messages")

@@ -11,7 +11,7 @@ from qwen_service.engine import Engine
 from qwen_service.engines.served import ServedModel
 from qwen_service.engines.supervisor import Supervisor
 from qwen_service.engines.waiting_room import Patience, WaitingRoom
-from qwen_service.errors import Died, ProtocolError, QueueFull, QueueTimeout, ServiceError, Stalled
+from qwen_service.errors import Died, ProtocolError, QueueTimeout, ServiceError, Stalled
 from qwen_service.pipeline.fairness import FairOrder, surplus
 from qwen_service.pipeline.session_hints import SessionHints
 from qwen_service.runtime import Prompt
@@ -50,9 +50,8 @@ class Scheduler:
         self._waiting: list[_Waiter] = []  # in order of arrival
         self._running: dict[Supervisor, int] = {}
         self._warming: set[Supervisor] = set()
-        self.on_late_release: Callable[[], None] = lambda: (
-            None
-        )  # called when a slot becomes free later than its turn ended
+        # Called when a slot becomes free later than its turn ended.
+        self.on_late_release: Callable[[], None] = lambda: None
 
     @property
     def waiting(self) -> int:
@@ -152,13 +151,7 @@ class Scheduler:
     def _bound(self) -> None:
         present = [waiter for waiter in self._waiting if not waiter.granted.done()]  # granted ones are on their way out
         if len(present) > self._room.places_in_line:
-            self._refuse(surplus(present), self._queue_full())
-
-    def _queue_full(self) -> QueueFull:
-        return QueueFull(
-            f"{self._room.size} requests are waiting already (queue_size); try again later",
-            retry_after=self._retry_after(),
-        )
+            self._refuse(surplus(present), self._room.full(self._retry_after()))
 
     async def _wait(self, waiter: _Waiter, patience: Patience) -> Supervisor:
         try:
@@ -167,7 +160,8 @@ class Scheduler:
         except TimeoutError:
             why = self._held_back(waiter.model) or "all slots were busy"
             raise QueueTimeout(
-                f"No turn within {patience.seconds:g} s (queue_timeout): {why}", retry_after=self._retry_after()
+                f"No slot became free within {patience.seconds:g} s (queue_timeout): {why}",
+                retry_after=self._retry_after(),
             ) from None
 
     def _held_back(self, model: ServedModel) -> str:
@@ -218,7 +212,6 @@ class Scheduler:
             and not self._paused_reason(engine)
             and engine.runtime.has_room(waiter.prompt)
         ]
-
         hinted = self._hints.place(waiter.request)
 
         def merit(supervisor: Supervisor) -> tuple[int, bool, int, float]:

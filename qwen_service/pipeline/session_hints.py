@@ -4,6 +4,7 @@ import hashlib
 from collections import OrderedDict
 
 from qwen_service.chat import ChatRequest
+from qwen_service.recent import put_recent
 
 MOST_SESSIONS = 1024  # 16 bytes and a name each
 
@@ -13,20 +14,15 @@ class SessionHints:
         self._places: OrderedDict[bytes, str] = OrderedDict()
 
     def place(self, request: ChatRequest) -> str:
-        """The name of the place, "" where there is none."""
+        """Return the name of the place; "" when none is remembered."""
         return self._places.get(_key(request), "") if request.session else ""
 
     def note(self, request: ChatRequest, place: str) -> None:
-        if not request.session:
-            return
-        key = _key(request)
-        self._places[key] = place
-        self._places.move_to_end(key)
-        if len(self._places) > MOST_SESSIONS:
-            self._places.popitem(last=False)
+        if request.session:
+            put_recent(self._places, _key(request), place, MOST_SESSIONS)
 
 
 def _key(request: ChatRequest) -> bytes:
-    """Of one client only: the sessions of two may have the same name."""
+    """Digest of client and session: two clients may use the same session name."""
     name = f"{len(request.client)} {request.client} {request.session}"
     return hashlib.blake2b(name.encode(errors="replace"), digest_size=16).digest()

@@ -14,9 +14,9 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Generic, TypeVar
 
 from qwen_service.chat import ChatRequest, Message
+from qwen_service.recent import put_recent
 
 LONGEST_LINE = 300  # characters; longer lines never move
 REMEMBERED = 1024  # lines, and questions
@@ -29,8 +29,6 @@ TIME_OR_DATE = re.compile(
 )
 _DIGIT = re.compile(r"\d")
 
-V = TypeVar("V")
-
 
 class StablePrefix:
     """Moves the lines. One object serves all clients: a line that is a clock for one is a clock for all.
@@ -41,8 +39,9 @@ class StablePrefix:
     def __init__(self, moving: Iterable[str] = (), on_learned: Callable[[list[str]], None] = lambda _: None) -> None:
         self._moving = list(moving)
         self._on_learned = on_learned
-        self._lines: _Recent[str] = _Recent()  # digest -> the line as last seen
-        self._shown: _Recent[str] = _Recent()  # digest of a conversation up to a question -> the lines shown before it
+        self._lines: OrderedDict[str, str] = OrderedDict()  # digest -> the line as last seen
+        # Digest of a conversation up to a question -> the lines shown before it.
+        self._shown: OrderedDict[str, str] = OrderedDict()
 
     def applied(self, request: ChatRequest, *, late_system: bool, only_count: bool = False) -> ChatRequest:
         """The request to render. Its `moved_lines` counts the lines that were moved.
@@ -82,7 +81,7 @@ class StablePrefix:
             return True
         moves = (self._lines.get(shape) or line) != line
         if remember:
-            self._lines.put(shape, line)
+            put_recent(self._lines, shape, line, REMEMBERED)
         if remember and moves:
             self._moving = [*self._moving[-REMEMBERED + 1 :], shape]
             self._on_learned(self._moving)
@@ -100,34 +99,12 @@ class StablePrefix:
             if message.role == "user":
                 key = digest.digest().hex()
                 known = self._shown.get(key)
-                lines = known or ""
-                if place == last and (known is None or last == len(rest) - 1):  # otherwise its reply has begun already
-                    lines = now
-                    if remember and now:
-                        self._shown.put(key, now)
+                is_new = place == last and (known is None or last == len(rest) - 1)  # its reply has not begun
+                lines = now if is_new else known or ""
+                if remember and lines:
+                    put_recent(self._shown, key, lines, REMEMBERED)
             placed += _with_lines(message, lines, late_system=late_system)
         return tuple(placed)
-
-
-class _Recent(Generic[V]):
-    """A bounded mapping that keeps the entries used last."""
-
-    def __init__(self) -> None:
-        self._entries: OrderedDict[str, V] = OrderedDict()
-
-    def __bool__(self) -> bool:
-        return bool(self._entries)
-
-    def get(self, key: str) -> V | None:
-        if key in self._entries:
-            self._entries.move_to_end(key)
-        return self._entries.get(key)
-
-    def put(self, key: str, value: V) -> None:
-        self._entries[key] = value
-        self._entries.move_to_end(key)
-        if len(self._entries) > REMEMBERED:
-            self._entries.popitem(last=False)
 
 
 def _with_lines(message: Message, lines: str, *, late_system: bool) -> list[Message]:

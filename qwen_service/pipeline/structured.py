@@ -40,7 +40,7 @@ _FENCED = re.compile(r"\s*```(?:json)?\s*\n(?P<inner>.*?)\n?\s*```\s*", re.DOTAL
 
 
 @dataclass(slots=True)
-class Reply:
+class HeldReply:
     events: list[TextDelta | ToolCall] = field(default_factory=list)
     finished: Finished | None = None
 
@@ -111,11 +111,15 @@ def _prepared(
 def _check(request: ChatRequest, output_format: OutputFormat) -> None:
     choice = request.tool_choice
     if isinstance(choice, NamedTool) and not forced_tools(request):
-        raise InvalidRequest(f"tool_choice names {choice.name!r}, which is not among the tools.", param="tool_choice")
+        raise InvalidRequest(
+            f"tool_choice names {choice.name!r}, but `tools` has no tool of that name.", param="tool_choice"
+        )
     if choice == "required" and not request.tools:
-        raise InvalidRequest("tool_choice is 'required' and there are no tools.", param="tool_choice")
+        raise InvalidRequest("tool_choice is 'required', but `tools` is empty.", param="tool_choice")
     if forced_tools(request) and output_format.tool_call is None:
-        raise Unsupported("This model has no format for calling tools.", param="tool_choice")
+        raise Unsupported(
+            "tool_choice demands a call, but this model has no format for calling tools.", param="tool_choice"
+        )
     for tool in forced_tools(request):
         check_enforceable(tool.parameters, f"the parameters of {tool.name}")
     if request.response_format and request.response_format.schema is not None:
@@ -139,7 +143,7 @@ def constrained(request: ChatRequest, output_format: OutputFormat) -> ChatReques
 
 async def _enforced(request: ChatRequest, stream: Stream) -> AsyncGenerator[Event, None]:
     """Streams as it comes. The check at the end is for what a grammar cannot say."""
-    reply = Reply()
+    reply = HeldReply()
     async with aclosing(stream(request)) as events:
         async for event in events:
             if reply.add(event) and isinstance(event, Finished):
@@ -148,7 +152,7 @@ async def _enforced(request: ChatRequest, stream: Stream) -> AsyncGenerator[Even
 
 
 async def _requested(request: ChatRequest, stream: Stream) -> AsyncGenerator[Event, None]:
-    asked, reply = ask(request), Reply()
+    asked, reply = ask(request), HeldReply()
     async with aclosing(_collect(stream(asked), reply)) as live:
         async for event in live:
             yield event
@@ -160,7 +164,7 @@ async def _requested(request: ChatRequest, stream: Stream) -> AsyncGenerator[Eve
         yield reply.finished
 
 
-async def _collect(events: AsyncGenerator[Event, None], reply: Reply) -> AsyncGenerator[Event, None]:
+async def _collect(events: AsyncGenerator[Event, None], reply: HeldReply) -> AsyncGenerator[Event, None]:
     """Fill the reply; yield what is not a part of it."""
     async with aclosing(events):
         async for event in events:
@@ -169,15 +173,15 @@ async def _collect(events: AsyncGenerator[Event, None], reply: Reply) -> AsyncGe
     reply.unfence()
 
 
-async def _second_try(events: AsyncGenerator[Event, None], first: Reply, request: ChatRequest) -> Reply:
-    second = Reply()
+async def _second_try(events: AsyncGenerator[Event, None], first: HeldReply, request: ChatRequest) -> HeldReply:
+    second = HeldReply()
     try:
         async with aclosing(_collect(events, second)) as live:
             async for _ in live:
                 pass
     except PromptTooLong as error:
         raise InvalidOutput(
-            f"The reply was wrong, and the context has no room to try again. {error.message}"
+            f"The model's reply did not have the form that was asked for, and the context has no room for a second try. {error.message}"
         ) from error
     _demand(second, request)
     if first.finished and second.finished:
@@ -185,7 +189,7 @@ async def _second_try(events: AsyncGenerator[Event, None], first: Reply, request
     return second
 
 
-def _demand(reply: Reply, request: ChatRequest) -> None:
+def _demand(reply: HeldReply, request: ChatRequest) -> None:
     if fault := fault_of(reply, request):
         raise InvalidOutput(f"The model's reply does not have the form that was asked for: {fault}.")
 
@@ -200,7 +204,10 @@ def _sum(first: Finished, second: Finished) -> Finished:
 def ask(request: ChatRequest) -> ChatRequest:
     """The request with the instructions at the end of its system message."""
     if request.prompt is not None:
-        raise Unsupported("This engine cannot hold the reply to a raw prompt to a format.", param="response_format")
+        raise Unsupported(
+            "This model's engine cannot enforce a format on the reply to a raw prompt. Send messages instead.",
+            param="response_format",
+        )
     instructions = _call_instructions(request) or _json_instructions(request)
     first, *others = request.messages or (Message("system"),)
     if first.role != "system":
@@ -209,7 +216,7 @@ def ask(request: ChatRequest) -> ChatRequest:
     return replace(request, messages=(system, *others))
 
 
-def ask_again(request: ChatRequest, reply: Reply, fault: str) -> ChatRequest:
+def ask_again(request: ChatRequest, reply: HeldReply, fault: str) -> ChatRequest:
     # Not from the user: the last user message is never trimmed away, and that must stay the question.
     complaint = Message("system", f"Your reply cannot be used: {fault}. Reply again, correctly, and with nothing else.")
     return replace(request, messages=(*request.messages, reply.message(), complaint))
@@ -239,7 +246,7 @@ def forced_tools(request: ChatRequest) -> tuple[Tool, ...]:
     return request.tools if request.tool_choice == "required" else ()
 
 
-def fault_of(reply: Reply, request: ChatRequest) -> str | None:
+def fault_of(reply: HeldReply, request: ChatRequest) -> str | None:
     """What is wrong with the reply, in words for the model that wrote it; None when it keeps its promise.
 
     A reply that the token limit or the client's own stop string cut promises nothing.

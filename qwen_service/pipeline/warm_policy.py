@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Literal
 
+from qwen_service.recent import put_recent
+
 Ids = tuple[int, ...]
 Head = bytes  # digest of system messages, tools and what else a template shows with them
 
@@ -29,9 +31,8 @@ class Option:
     kind: Literal["conversation", "head"]
     size: int  # ids
     held: bool = False
-    loses: float | None = (
-        None  # ids of others that would make room, by the chance that they go on; None: all that is held
-    )
+    # Ids of others that would make room, weighted by the chance that they go on; None: all that is held.
+    loses: float | None = None
     head: Head = b""
 
 
@@ -39,15 +40,11 @@ class Option:
 class WarmPolicy:
     """The policy of one engine. All times are seconds of one monotonic clock."""
 
-    _outcomes: deque[Head | None] = field(
-        default_factory=lambda: deque(maxlen=REMEMBERED)
-    )  # None: the request continued the conversation
-    _gaps: deque[float] = field(
-        default_factory=lambda: deque(maxlen=REMEMBERED)
-    )  # seconds from a reply to the next request
-    _rhythm: deque[float] = field(
-        default_factory=lambda: deque(maxlen=REMEMBERED)
-    )  # seconds between turns of one conversation
+    # What the recent requests began with; None: the request continued the conversation.
+    _outcomes: deque[Head | None] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    # Seconds from a reply to the next request; `_rhythm` has those between turns of one conversation only.
+    _gaps: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    _rhythm: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     _heads: OrderedDict[Head, int] = field(default_factory=OrderedDict)  # head -> number of its conversations
     _asked: bool = False
     _ended: float | None = None
@@ -64,10 +61,7 @@ class WarmPolicy:
             if goes_on:
                 self._rhythm.append(now - self._ended)
         if not goes_on:
-            self._heads[head] = self._heads.get(head, int(varies)) + 1
-            self._heads.move_to_end(head)
-            if len(self._heads) > HEADS:
-                self._heads.popitem(last=False)
+            put_recent(self._heads, head, self._heads.get(head, int(varies)) + 1, HEADS)
         self._asked, self._ended = True, None
 
     def ended(self, now: float) -> None:

@@ -133,7 +133,7 @@ class Warmer:
             try:
                 pause = await self._look_at_all()
             except Exception:  # a fault here must not disturb replies or later warmings
-                log.exception("warming failed")
+                log.exception("prefilling failed for an unexpected reason")
                 pause = None
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
@@ -210,7 +210,7 @@ class Warmer:
                 if not await engine.runtime.warm(known):
                     return
             except RuntimeFailure as failure:
-                log.warning("warming %s failed: %s", supervisor.name, failure.message)
+                log.warning("%s: prefilling failed: %s", supervisor.name, failure.message)
                 place.heads[choice.head] = NOTHING  # set first: a head that crashes the engine must not be tried again
                 return
             seconds = time.monotonic() - started
