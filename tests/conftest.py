@@ -61,14 +61,14 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], a
     return factories
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def loggers_as_before() -> Iterator[None]:
-    """For who configures the log: its handlers write to a stderr that is closed after the test."""
+    """Take off the handlers that a test's `serve` put on the loggers: pytest closes their stderr after the test."""
     loggers = [logging.getLogger(name) for name in (ROOT_LOGGER, TOKENIZER_LOGGER, *OTHER_LOGGERS)]
     before = [(logger, logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
     yield
     for logger, handlers, propagate, level in before:
-        for handler in logger.handlers:
+        for handler in set(logger.handlers).difference(handlers):
             handler.close()
         logger.handlers[:] = handlers
         logger.propagate = propagate

@@ -17,8 +17,6 @@ from tests.live_service import ScriptedEngine, live_service
 from tests.service_process import ROOT, is_alive
 from tests.terminal import ENVIRONMENT, terminal
 
-pytestmark = pytest.mark.usefixtures("loggers_as_before")
-
 
 def test_help_tells_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:

@@ -11,9 +11,6 @@ from qwen_service.request_record import RequestRecord, current_record
 log = logging.getLogger(f"{ROOT}.test")
 
 
-pytestmark = pytest.mark.usefixtures("loggers_as_before")
-
-
 def lines(path: Path) -> list[str]:
     return path.read_text().splitlines()
 
