@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qwen_service.engines.rest import Rest
 from qwen_service.errors import Died, NotOffered, PromptTooLong, QueueFull, ShuttingDown, Unavailable, UnknownModel
 from qwen_service.models.catalog import Catalog, gguf_model, is_called, unaliased
 from qwen_service.models.installed import InstalledModel
@@ -47,8 +48,14 @@ class Embeddings:
         self._start_task: asyncio.Task[LlamaProcess] | None = None
         self._stopped = False
         self._waiting = 0
-        self._rest_timer: asyncio.TimerHandle | None = None
-        self._rest_task: asyncio.Task[None] | None = None
+        # Its memory is freed when nobody has asked for `unload_when_idle` seconds; the next request starts it again.
+        self._rest = Rest(
+            keep_for=settings.unload_when_idle or None,
+            is_allowed=True,
+            is_loaded=lambda: True,
+            unload=self._unload,
+            load=lambda: None,
+        )
 
     async def embed(
         self, model: str | None, inputs: Sequence[Input], *, truncate: bool = False, dimensions: int | None = None
@@ -57,46 +64,33 @@ class Embeddings:
         name = self._check(model)
         size = sum(map(len, inputs))
         if self._waiting and self._waiting + size > MOST_WAITING:
-            raise QueueFull(f"texts of {self._waiting} characters are waiting for their vectors already")
+            raise QueueFull(
+                f"Texts of {self._waiting} characters are waiting for their vectors already. Try again later."
+            )
         self._waiting += size
         try:
-            ids = [await self._ids(one, truncate) for one in inputs]
-            vectors = [await self._vector(one, dimensions) for one in ids]
+            with self._rest.in_use():
+                await self._rest.wake()
+                ids = [await self._ids(one, truncate) for one in inputs]
+                vectors = [await self._vector(one, dimensions) for one in ids]
         finally:
             self._waiting -= size
-            self._plan_rest()
         return Embedded(name, tuple(vectors), sum(map(len, ids)))
 
     async def stop(self) -> None:
         """Stop the process, also one that is just starting. Nothing starts afterwards."""
         self._stopped = True
-        if self._rest_timer is not None:
-            self._rest_timer.cancel()
+        await self._rest.end()
         if (starting := self._start_task) is not None and not starting.cancel():
             self._process = None if starting.exception() else starting.result()
         if starting is not None:
             await asyncio.wait([starting])
-        if self._process is not None:
-            await self._process.stop()
+        await self._unload()
+
+    async def _unload(self) -> None:
+        if (process := self._process) is not None:
             self._process = None
-        if self._rest_task is not None:
-            await asyncio.wait([self._rest_task])
-
-    def _plan_rest(self) -> None:
-        """Its memory is freed when nobody has asked for `unload_when_idle` seconds; the next request starts it again."""
-        if self._rest_timer is not None:
-            self._rest_timer.cancel()
-        if (idle := self._settings.unload_when_idle) and not self._stopped:
-            self._rest_timer = asyncio.get_running_loop().call_later(idle, self._begin_rest)
-
-    def _begin_rest(self) -> None:
-        self._rest_task = asyncio.create_task(self._rest(), name="unload embeddings")
-
-    async def _rest(self) -> None:
-        async with self._turn:
-            if not self._waiting and (process := self._process) is not None:
-                self._process = None
-                await process.stop()
+            await process.stop()
 
     def _check(self, model: str | None) -> str:
         """Check the requested name, and return the name of the model that answers."""
@@ -125,7 +119,7 @@ class Embeddings:
             raise Unavailable(f"embedding_model: {error.message}") from error
         if model.spec.runtime != "llamacpp":
             raise Unavailable(
-                f"embedding_model: {model.name} runs on the card; embeddings are made by a GGUF on the CPU"
+                f"embedding_model: {model.name} runs on the card. Name a GGUF model: embeddings are made on the CPU."
             )
         return model
 
@@ -140,7 +134,9 @@ class Embeddings:
         if len(ids) <= limit:
             return ids
         if not truncate:
-            raise PromptTooLong(f"the input has {len(ids)} tokens, at most {limit} are taken", param="input")
+            raise PromptTooLong(
+                f"The input has {len(ids)} tokens; the model takes at most {limit}. Send shorter pieces.", param="input"
+            )
         return [*ids[: limit - closing], *ids[len(ids) - closing :]]
 
     async def _vector(self, ids: Sequence[int], dimensions: int | None) -> tuple[float, ...]:
@@ -163,7 +159,7 @@ class Embeddings:
             if self._process is process:
                 self._process = None  # the next request starts a new process
                 await process.stop()
-            raise Died(f"the engine for embeddings failed: {error}") from error
+            raise Died(f"The engine for embeddings failed: {error}. The next request starts it again.") from error
 
     async def _running(self) -> LlamaProcess:
         async with self._starting:
@@ -182,7 +178,7 @@ class Embeddings:
     async def _start(self) -> LlamaProcess:
         model = self._find()
         if model is None:
-            raise NotOffered("the model for embeddings has been removed")
+            raise NotOffered("The model for embeddings has been removed. `qwen-service pull` installs one.")
         bound = self._settings.context_size or CONTEXT
         context = min(bound, model.spec.context or bound)
         process = await self._started(model, context)

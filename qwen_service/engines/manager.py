@@ -1,15 +1,15 @@
-"""Manages the models: finds the one that a request means, switches, keeps a CPU fallback.
+"""Manages the models: finds the one that a request means, serves it, switches.
 
 A model is served by one supervisor per device (served.py). Supervisors restart engines; the scheduler
-gives out their slots.
+gives out their slots. fallback.py lets a CPU model stand in for a card that is down.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 
 from qwen_service.engines.choice import ModelChoice
+from qwen_service.engines.fallback import LINGERS, Fallback
 from qwen_service.engines.loaders import Loaders, loaders_for
 from qwen_service.engines.served import ServedModel
 from qwen_service.engines.simulation import simulated
@@ -27,13 +27,12 @@ from qwen_service.settings import Settings
 log = logging.getLogger(__name__)
 
 LOOK_EVERY = 2.0  # seconds, for a model where there is none
-FALLBACK_LINGERS = 60.0  # seconds the CPU model stays loaded after the card is back
 
 
 def _failure_was_told(switch: "asyncio.Task[ServedModel]") -> None:
     """Read the error of a switch whose request has given up waiting: /health and the log already have it."""
     if not switch.cancelled() and (error := switch.exception()) is not None:
-        log.debug("a switch ended: %s", error)
+        log.debug("a switch failed after its request had given up waiting: %s", error)
 
 
 class ModelManager:
@@ -45,7 +44,7 @@ class ModelManager:
         *,
         on_change: Callable[[], None],
         loaders: Loaders = loaders_for,
-        fallback_lingers: float = FALLBACK_LINGERS,
+        fallback_lingers: float = LINGERS,
         personas: Personas | None = None,
         room: WaitingRoom | None = None,
     ) -> None:
@@ -57,23 +56,29 @@ class ModelManager:
         self._choice = ModelChoice(settings, catalog, machine)
         self._on_change = on_change
         self._loaders = loaders
-        self._fallback_lingers = fallback_lingers
         self._switch = Switch(self._serve, self._choice, drain_timeout=settings.drain_timeout)
-        self._stand_in: asyncio.Task[None] | None = None
+        self._fallback = Fallback(
+            lambda: self.current,
+            lambda model: self._serve(model, is_fallback=True),
+            after=settings.fallback_after,
+            lingers=fallback_lingers,
+        )
         self._awaited: asyncio.Task[None] | None = None  # while there is no model
-        self._changed = asyncio.Event()
-        self.fallback: ServedModel | None = None
         self._trouble = ""
-        self.fallback_trouble = ""
 
     @property
     def current(self) -> ServedModel | None:
         return self._switch.current
 
     @property
+    def fallback(self) -> ServedModel | None:
+        """The CPU model while it stands in for the card, or is about to."""
+        return self._fallback.model
+
+    @property
     def trouble(self) -> str:
-        """Why there is no current model."""
-        return self._trouble if self.current is None else ""
+        """Why there is no current model, or no fallback."""
+        return self._trouble if self.current is None else self._fallback.trouble
 
     @property
     def switching_to(self) -> str:
@@ -90,7 +95,9 @@ class ModelManager:
     async def _first(self) -> InstalledModel | None:
         """None where no model can be served; `trouble` says why."""
         try:
-            return await self._simulate(self._settings.simulate) if self._settings.simulate else self._choice.first()
+            if name := self._settings.simulate:
+                return await in_daemon_thread(simulated, name, self._settings)  # it may have to fetch a tokenizer
+            return self._choice.first()
         except ServiceError as error:
             if error.message != self._trouble:
                 log.error("no model can be served: %s", error.message)
@@ -112,15 +119,15 @@ class ModelManager:
             log.warning("%s: %s", chosen.spec.title or chosen.name, chosen.spec.stopgap)
         self._switch.current = self._serve(chosen)
         if self._settings.fallback_model is not None and chosen.spec.needs_npu:
-            self._prepare_fallback(self._settings.fallback_model)
+            self._fallback.start(self._settings.fallback_model, self.find, self._choice)
 
     async def stop(self) -> None:
-        tasks = [task for task in (self._stand_in, self._awaited) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._awaited is not None:
+            self._awaited.cancel()
+            await asyncio.wait({self._awaited})
         await self._switch.stop()
-        await asyncio.gather(*(model.stop() for model in (self.current, self.fallback) if model is not None))
+        current = [self.current.stop()] if self.current is not None else []
+        await asyncio.gather(self._fallback.stop(), *current)
 
     async def obtain(self, name: str | None, patience: Patience | None = None) -> ServedModel:
         """Find the served model that a request means, and switch to it if `autoload` allows.
@@ -129,11 +136,11 @@ class ModelManager:
         """
         wanted = self._means(name)
         if wanted is self._switch.leaving:
-            raise Loading(f"{wanted.name} is being replaced by {self.switching_to}")
+            raise Loading(f"{wanted.name} is being replaced by {self.switching_to}. Try again in a moment.")
         if isinstance(wanted, ServedModel):
-            return self._or_fallback(wanted)
+            return self._fallback.instead_of(wanted)
         if not wanted.spec.chats:
-            raise Unsupported(f"{wanted.name} does not support chat: it makes embeddings", param="model")
+            raise Unsupported(f"{wanted.name} does not support chat: it is a model for embeddings.", param="model")
         if not self._autoloads(wanted):
             current = self.current.name if self.current is not None else "none"
             raise NotLoaded(
@@ -155,7 +162,9 @@ class ModelManager:
             await asyncio.wait({switch})
             raise
         if not switch.done():
-            raise Loading(f"{name} was not loaded within {patience.seconds:g} s (queue_timeout)", retry_after=5)
+            raise Loading(
+                f"{name} was not loaded within {patience.seconds:g} s (queue_timeout); loading goes on", retry_after=5
+            )
         return switch.result()
 
     async def load(self, name: str, tell: Tell = lambda _: None) -> ServedModel:
@@ -207,23 +216,11 @@ class ModelManager:
     def _base_of(self, name: str) -> str:
         return self.personas.base_of(unaliased(name, self._settings.model_aliases))
 
-    def _or_fallback(self, model: ServedModel) -> ServedModel:
-        stands_in = (
-            model is self.current
-            and self.fallback is not None
-            and self.fallback.engine is not None
-            and model.down_for > self._settings.fallback_after
-        )
-        return self.fallback if stands_in and self.fallback is not None else model
-
     def _autoloads(self, model: InstalledModel) -> bool:
         if self._settings.autoload == "auto":
             on_card = self.current is not None and self.current.spec.needs_npu
             return not (model.spec.needs_npu or on_card)
         return self._settings.autoload == "on"
-
-    async def _simulate(self, name: str) -> InstalledModel:
-        return await in_daemon_thread(simulated, name, self._settings)  # it may have to fetch a tokenizer
 
     def _serve(self, model: InstalledModel, *, is_fallback: bool = False) -> ServedModel:
         loaders = self._loaders(model, self._settings, self._machine)
@@ -236,43 +233,6 @@ class ModelManager:
         return served
 
     def _note_change(self) -> None:
-        self._changed.set()
+        self._fallback.note_change()
         self._switch.note_progress()
         self._on_change()
-
-    def _prepare_fallback(self, name: str) -> None:
-        try:
-            model = self.find(name)
-            self._refuse_fallback(model)
-        except ServiceError as error:
-            self.fallback_trouble = f"fallback_model: {error.message}"
-            log.error("%s", self.fallback_trouble)
-            return
-        self._stand_in = asyncio.create_task(self._keep_stand_in(model), name="fallback")
-
-    def _refuse_fallback(self, model: InstalledModel) -> None:
-        self._choice.refuse_impossible(model)  # with accelerator: required the CPU never answers
-        if model.spec.needs_npu:
-            raise Unavailable(f"{model.name} needs the card, too")
-
-    async def _keep_stand_in(self, model: InstalledModel) -> None:
-        """Load the fallback while the card is down for long, unload it when the card has been back for a while."""
-        while True:
-            self._changed.clear()
-            down = self.current.down_for if self.current is not None else 0.0
-            if down > self._settings.fallback_after and self.fallback is None:
-                log.warning("%s is down; %s stands in on the CPU", self.current and self.current.name, model.name)
-                self.fallback = self._serve(model, is_fallback=True)
-            elif not down and self.fallback is not None:
-                await self._dismiss_fallback(self.fallback)
-            patience = max(0.05, self._settings.fallback_after - down) if down and self.fallback is None else 1.0
-            with suppress(TimeoutError):
-                async with asyncio.timeout(patience):
-                    await self._changed.wait()
-
-    async def _dismiss_fallback(self, fallback: ServedModel) -> None:
-        await asyncio.sleep(self._fallback_lingers)
-        if self.current is not None and self.current.engine is not None:
-            await fallback.unused()
-            await fallback.stop()
-            self.fallback = None  # cleared last: a stop of the service in between must still find it

@@ -5,8 +5,9 @@ A model is not unloaded while a request uses it or waits for it: both count as u
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 SOON = 1.0  # seconds between checks of a model that is still loading
 
@@ -23,7 +24,7 @@ class Rest:
         keep_for: float | None,
         is_allowed: bool,
         is_loaded: Callable[[], bool],
-        unload: Callable[[], Awaitable[None]],
+        unload: Callable[[], Coroutine[Any, Any, None]],
         load: Callable[[], None],
     ) -> None:
         self.is_allowed = is_allowed
@@ -93,10 +94,7 @@ class Rest:
             self._timer = asyncio.get_running_loop().call_later(SOON, self._fall_asleep)
             return
         self.asleep = True
-        self._unloading = asyncio.create_task(self._run_unload(), name="unload")
-
-    async def _run_unload(self) -> None:
-        await self._unload()
+        self._unloading = asyncio.create_task(self._unload(), name="unload")
 
     async def _unloaded(self) -> None:
         if self._unloading is not None:

@@ -113,7 +113,7 @@ class Supervisor(Generic[E]):
             while True:
                 await self._one_life()
         except Exception as error:  # an unexpected exception must show in /health, and not end as a silently dead task
-            log.exception("supervisor of %s failed", self.name)
+            log.exception("the supervisor of %s failed for an unexpected reason", self.name)
             self._give_up(f"internal error: {error!r}")
 
     async def _one_life(self) -> None:
@@ -159,7 +159,7 @@ class Supervisor(Generic[E]):
     async def _pause(self, failure: ServiceError, *, uptime: float) -> None:
         delay = self._backoff.after(uptime)
         self._enter("restarting", failure.message)
-        log.error("%s failed, restart in %.1f s: %s", self.name, delay, failure.message)
+        log.error("%s failed and will be started again in %.1f s: %s", self.name, delay, failure.message)
         await asyncio.sleep(delay)
         self.restarts += 1
 

@@ -95,7 +95,8 @@ class Switch:
                     await old.one_has_left()
         except TimeoutError:
             raise Loading(
-                f"{old.name} was still busy after {self._drain_timeout:g} s (drain_timeout); not switched",
+                f"{old.name} was still busy after {self._drain_timeout:g} s (drain_timeout); {self.to} was not loaded."
+                " Try again later.",
                 retry_after=self._drain_timeout,
             ) from None
 
@@ -114,9 +115,8 @@ class Switch:
         await new.stop()
         if old is not None:
             self.current = self._serve(old.installed)
-        raise StartFailed(
-            f"{target.name} could not be loaded: {reason} Went back to {old.name if old else 'no model'}."
-        )
+        now = f"The service went back to {old.name}." if old is not None else "The service has no model now."
+        raise StartFailed(f"{target.name} could not be loaded: {reason} {now}")
 
 
 async def steps_of(switch: Callable[[Tell], Coroutine[Any, Any, ServedModel]]) -> AsyncGenerator[Step, None]:

@@ -58,7 +58,7 @@ class Overview:
             model=_model_state(models.current, self._warmer),
             fallback=_model_state(models.fallback, None),
             switching_to=models.switching_to,
-            trouble=models.trouble or models.fallback_trouble,
+            trouble=models.trouble,
             cards=tuple(CardView(s.card, s.state, s.reason) for s in cards.statuses.values()) if cards else (),
             card_fault=cards.fault if cards else "",
             replicas=self._replicas.views() if self._replicas is not None else (),

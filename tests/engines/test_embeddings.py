@@ -157,7 +157,7 @@ async def test_a_text_is_never_longer_than_the_model_takes(tmp_path: Path, smoll
     install(tmp_path / "models", smollm2, "context: 300\n")
     async with asked(tmp_path, {"context_size": 16_384, "threads": 1}) as client:
         refused = await client.post("/v1/embeddings", json={"input": "word " * 400})
-    assert "at most 300 are taken" in refused.json()["error"]["message"]
+    assert "takes at most 300" in refused.json()["error"]["message"]
 
 
 async def test_a_cut_text_keeps_the_token_that_closes_it(monkeypatch: pytest.MonkeyPatch) -> None:

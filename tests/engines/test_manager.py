@@ -163,7 +163,7 @@ async def test_a_model_that_does_not_load_is_replaced_by_the_former_one(tmp_path
     machines = Machines()
     machines.broken["b"] = StartFailed("out of memory.")
     async with manager(tmp_path, "a", "b", machines=machines) as models:
-        with pytest.raises(StartFailed, match=r"out of memory\. Went back to a"):
+        with pytest.raises(StartFailed, match=r"out of memory\. The service went back to a"):
             await models.obtain("b")
         await current(models).first_load_done()
         assert (current(models).name, current(models).phase) == ("a", "ready")
@@ -372,5 +372,5 @@ async def test_the_stand_in_stays_when_the_card_is_lost_again_meanwhile(tmp_path
 
 async def test_a_fallback_that_is_not_installed_is_told(tmp_path: Path) -> None:
     async with card_manager(tmp_path, machine_with_a_card(tmp_path), fallback_model="other") as models:
-        assert "fallback_model" in models.fallback_trouble
+        assert "fallback_model" in models.trouble
         assert current(models).phase == "ready"

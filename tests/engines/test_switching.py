@@ -120,7 +120,7 @@ async def test_a_switch_that_fails_tells_why_after_its_steps(tmp_path: Path, wor
     async with pipeline(settings_with_models(tmp_path, "one", "two"), workshop.loaders) as service:
         steps = steps_of(partial(service.models.load, "two"))
         assert [await anext(steps), await anext(steps)] == [Step("two", "stopping", "one"), Step("two", "loading")]
-        with pytest.raises(StartFailed, match=r"a file is missing\. Went back to one"):
+        with pytest.raises(StartFailed, match=r"a file is missing\. The service went back to one"):
             await anext(steps)
 
 
@@ -144,7 +144,9 @@ async def test_a_busy_model_is_kept_when_it_does_not_drain_in_time(tmp_path: Pat
 async def test_a_failed_load_goes_back_to_the_old_model_and_says_why(tmp_path: Path, workshop: Workshop) -> None:
     workshop.broken["two"] = StartFailed("a file is missing.", permanent=True)
     async with pipeline(settings_with_models(tmp_path, "one", "two"), workshop.loaders) as service:
-        with pytest.raises(StartFailed, match=r"two could not be loaded: a file is missing\. Went back to one"):
+        with pytest.raises(
+            StartFailed, match=r"two could not be loaded: a file is missing\. The service went back to one"
+        ):
             await service.models.load("two")
         assert service.models.current is not None
         await service.models.current.first_load_done()
@@ -231,7 +233,7 @@ async def test_the_cpu_answers_from_the_start_when_the_card_never_comes_up(tmp_p
 
 async def test_a_fallback_that_is_not_installed_is_named_and_harms_nothing(tmp_path: Path, workshop: Workshop) -> None:
     async def test(service: Pipeline) -> None:
-        assert "fallback_model" in service.models.fallback_trouble
+        assert "fallback_model" in service.models.trouble
         assert answered_by(await ask(service)).model == "card"
 
     settings = card_and_cpu(tmp_path).model_copy(update={"fallback_model": "nobody"})
@@ -260,7 +262,7 @@ async def test_with_a_required_accelerator_no_cpu_model_is_served_in_any_way(
                 await ask(service)
     settings = card_and_cpu(tmp_path).model_copy(update={"accelerator": "required"})
     async with pipeline(settings, workshop.loaders, machine=CardMachine()) as service:
-        assert "accelerator is required" in service.models.fallback_trouble
+        assert "accelerator is required" in service.models.trouble
         with pytest.raises(Unavailable, match=r"cpu cannot be served: it runs on the CPU"):
             await service.models.load("cpu")
         assert answered_by(await ask(service)).model == "card"
@@ -277,4 +279,4 @@ async def test_without_accelerator_the_first_model_of_the_cpu_is_chosen(tmp_path
 async def test_a_fallback_that_needs_the_card_is_none(tmp_path: Path, workshop: Workshop) -> None:
     settings = card_and_cpu(tmp_path).model_copy(update={"fallback_model": "card"})
     async with pipeline(settings, workshop.loaders, machine=CardMachine()) as service:
-        assert service.models.fallback_trouble == "fallback_model: card needs the card, too"
+        assert service.models.trouble == "fallback_model: card needs the card, too. Name a model that runs on the CPU."

@@ -132,7 +132,7 @@ async def test_a_failed_load_goes_back_to_the_old_model_and_says_why(host: CardH
         assert error["code"] == "engine_start_failed"
         assert "broken could not be loaded: This build of the vendor's program does not take" in error["message"]
         assert "undefined option: --nonsense" in error["message"]
-        assert error["message"].endswith("Went back to one.")
+        assert error["message"].endswith("The service went back to one.")
         await service.until_status("ok")
         assert (await service.chat("Hi")).json()["model"] == "one"
 
