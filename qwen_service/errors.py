@@ -1,4 +1,4 @@
-"""Every error the service raises on purpose. No HTTP in here: each dialect has one table class -> status.
+"""Every error the service raises on purpose. No HTTP in here: api/reply.py has the table class -> status.
 
 ServiceError
 ├── RequestError            the request cannot be served as it is; the client must change it

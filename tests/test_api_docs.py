@@ -10,6 +10,7 @@ from qwen_service.api.anthropic import errors as anthropic_errors
 from qwen_service.api.anthropic import wire as anthropic_wire
 from qwen_service.api.openai import errors, wire
 from qwen_service.api.openai.responses.wire import ResponsesBody
+from qwen_service.api.reply import ANSWERS
 from qwen_service.chat import Sampling
 from qwen_service.runtime import Capabilities
 from qwen_service.runtimes.axera import repl as ax_repl
@@ -82,10 +83,11 @@ def test_each_engine_honours_what_the_page_says(column: int, capabilities: Capab
 def test_the_errors_are_those_of_the_table() -> None:
     shown = [(name, int(status), kind.strip("`"), code.strip("`")) for name, status, kind, code in rows("Errors")]
     assert shown == [
-        (kind.__name__, status, type_, code or "null") for kind, (status, type_, code) in errors.TABLE.items()
+        (kind.__name__, status, errors.type_of(status), code or "null") for kind, (status, code) in ANSWERS.items()
     ]
 
 
 def test_anthropics_errors_are_those_of_the_table() -> None:
     shown = [(name, int(status), kind.strip("`")) for name, status, kind in rows("Anthropic: errors")]
-    assert shown == [(kind.__name__, status, type_) for kind, (status, type_) in anthropic_errors.TABLE.items()]
+    table = anthropic_errors.TABLE
+    assert shown == [(kind.__name__, status, anthropic_errors.type_of(status)) for kind, status in table.items()]

@@ -49,11 +49,11 @@ class ClientAddress:
             return None
         seen = next((hop for hop in reversed(hops) if not self.trusts(_without_port(hop))), hops[0])
         address = _without_port(seen)
-        return address if _address(address) else None
+        return address if as_address(address) else None
 
     def trusts(self, host: str) -> bool:
         """Whether `host` is one of the trusted proxies."""
-        address = _address(host) if self._trusted else None
+        address = as_address(host) if self._trusted else None
         return address is not None and any(address in network for network in self._trusted)
 
 
@@ -66,12 +66,12 @@ def peer_of(scope: Scope) -> str:
     if scope.get(ADMIN_SOCKET):
         return UNIX
     client = scope.get("client")
-    return str(client[0]) if client and _address(str(client[0])) else UNKNOWN
+    return str(client[0]) if client and as_address(str(client[0])) else UNKNOWN
 
 
 def is_loopback(host: str) -> bool:
-    address = _address(host)
-    return address is not None and address.is_loopback
+    address = as_address(host)
+    return host == "localhost" or (address is not None and address.is_loopback)
 
 
 def _without_port(hop: str) -> str:
@@ -82,7 +82,8 @@ def _without_port(hop: str) -> str:
     return host if colon and port.isdigit() and host.count(".") == 3 else hop
 
 
-def _address(host: str) -> IPAddress | None:
+def as_address(host: str) -> IPAddress | None:
+    """Parse an IP address; None when it is none. An IPv4 address that is written as IPv6 becomes the IPv4 address."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

@@ -5,14 +5,13 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any, Literal
 
-import orjson
 from fastapi import APIRouter
 from pydantic import BaseModel, Field, model_validator
 from starlette.responses import Response
 
 from qwen_service.api.json_body import JsonRoute
 from qwen_service.api.keys import ApiKeys
-from qwen_service.api.reply import Dialect, json_response
+from qwen_service.api.reply import Dialect, json_response, sse
 from qwen_service.api.streaming import StreamReply, WholeReply
 from qwen_service.config import ConfigError
 from qwen_service.engines.served import ServedModel
@@ -48,19 +47,15 @@ class LogLevelBody(_Body):
     level: Literal["debug", "info", "warning", "error"]
 
 
-def admin_router(administration: "Administration") -> APIRouter:
-    router = APIRouter(
-        tags=["administration"], route_class=JsonRoute, responses={"default": {"description": "Why not"}}
-    )
-    routes = administration
+def admin_router(routes: "Administration") -> APIRouter:
+    refusal: dict[int | str, dict[str, Any]] = {"default": {"description": "Why the request was refused"}}
+    router = APIRouter(tags=["administration"], route_class=JsonRoute, responses=refusal)
     router.post("/v1/models/load", summary="Switch to another installed model")(routes.load)
-    reload = "Read the configuration again, or restart the model"
-    router.post("/admin/reload", summary=reload)(routes.reload)
+    router.post("/admin/reload", summary="Read the configuration again, or restart the model")(routes.reload)
     router.post("/admin/shutdown", status_code=202, summary="Let running replies end, then stop")(routes.shutdown)
     router.get("/admin/requests", summary="Ids of the generations that run or wait")(routes.requests)
     router.post("/admin/cancel/{request_id}", summary="End a request by its X-Request-Id")(routes.cancel)
-    log_level = "Change how much is logged, until the next start"
-    router.post("/admin/log-level", summary=log_level)(routes.log_level)
+    router.post("/admin/log-level", summary="Set the log level until the next start")(routes.log_level)
     return router
 
 
@@ -93,7 +88,7 @@ class Administration:
         try:
             fresh = self._read_settings()
         except ConfigError as error:
-            raise InvalidRequest(f"Nothing was changed. {error.message}") from None
+            raise InvalidRequest(f"The configuration stays as it is. {error.message}") from None
         return json_response(self._reload_configuration(fresh))
 
     async def shutdown(self) -> Response:
@@ -127,13 +122,13 @@ class Administration:
 def _loaded(switch: Coroutine[Any, Any, ServedModel]) -> Response:
     """Load a model. If the client leaves while the switch still waits for running work, the switch is dropped."""
 
-    async def whole() -> Response:
+    async def whole() -> dict[str, Any]:
         model = await switch
-        return json_response({"model": model.name, "state": model.phase})
+        return {"model": model.name, "state": model.phase}
 
     return WholeReply(whole)
 
 
 async def _events(steps: AsyncGenerator[Step, None]) -> AsyncGenerator[bytes, None]:
     async for step in steps:
-        yield b"data: " + orjson.dumps(asdict(step)) + b"\n\n"
+        yield sse(asdict(step))

@@ -15,10 +15,10 @@ def explain(error: RequestValidationError) -> InvalidRequest:
     # A union reports one error for each member; those for members of other types are useless.
     fault = next((entry for entry in found if not entry["type"].endswith(("_type", "_parsing"))), found[0])
     if fault["type"] == "json_invalid":
-        return InvalidRequest(f"the body is not valid JSON: {fault['ctx']['error']}")
+        return InvalidRequest(f"The body is not valid JSON: {fault['ctx']['error']}")
     field = _field(fault["loc"][1:])
     if not field:
-        return InvalidRequest("the body must be a JSON object, sent with Content-Type: application/json")
+        return InvalidRequest("The body must be a JSON object, sent with Content-Type: application/json.")
     if fault["type"] == "missing":
         return InvalidRequest(f"{field} is required", param=field)
     return InvalidRequest(f"{field}: {fault['msg']}", param=field)

@@ -17,9 +17,8 @@ from qwen_service.operation.state import CardView, EngineState, ModelState, Serv
 
 def health_router(state: Callable[[], ServiceState]) -> APIRouter:
     router = APIRouter(tags=["operation"])
-    down: dict[int | str, dict[str, Any]] = {
-        503: {"description": "Nobody can be answered; `details` has the reason in plain words."}
-    }
+    refusal = "The service cannot answer requests; `details` has the reason in plain words."
+    down: dict[int | str, dict[str, Any]] = {503: {"description": refusal}}
 
     @router.get("/health", summary="How the service is", responses=down)
     async def health() -> Response:

@@ -31,7 +31,7 @@ class ApiKeys:
             raise KeyFileError(f"{path}: the API keys cannot be read: {error}") from None
         names_by_hash = dict(_parse(path, number, line) for number, line in enumerate(lines, 1) if _content(line))
         if not names_by_hash:
-            raise KeyFileError(f"{path}: no API key in it. A line is a name and the key's SHA-256 in hex.")
+            raise KeyFileError(f"{path} has no API key. `qwen-service key NAME --file {path}` adds one.")
         return cls(names_by_hash)
 
     def replace(self, other: "ApiKeys") -> None:
@@ -51,7 +51,7 @@ class ApiKeys:
 def new_key(name: str) -> tuple[str, str]:
     """Make a key, which is shown once, and its line for the key file. Raises KeyFileError."""
     if not re.fullmatch(NAME, name):
-        raise KeyFileError(f"{name!r} cannot be the name of a key: letters, digits and . _ @ - only, at most 64.")
+        raise KeyFileError(f"{name!r} cannot be the name of a key: expected at most 64 letters, digits and . _ @ -")
     key = "qs-" + secrets.token_urlsafe(32)
     return key, f"{name} {hashlib.sha256(key.encode()).hexdigest()}"
 

@@ -65,8 +65,10 @@ class RequestContext:
         except Exception:
             if record.status != CLIENT_LEFT:
                 raise  # an answer has begun: cutting the connection shows the client that it is not complete
-            log.exception("a request failed by a defect of the service")
-            error = ServiceError(f"Internal error. The service's log has details under {record.id}.")
+            log.exception("A request failed by a defect of the service")
+            error = ServiceError(
+                f"The service failed by a defect of its own; its log has the details of request {record.id}."
+            )
             await self.error_response(scope, error)(scope, receive, send)
 
     def _new_record(self, scope: Scope) -> RequestRecord:
@@ -124,7 +126,7 @@ class CrossOrigin:
         elif not self._allows(origin, header(scope, b"host")):
             shown = origin[:80].decode("ascii", "replace")
             error = Forbidden(
-                f"Web pages of this origin may not use the service. If they may: `cors_origins: {shown!r}` in config.yaml."
+                f"Web pages of {shown} may not use this service. `cors_origins: {shown!r}` in config.yaml allows them."
             )
             await self.error_response(scope, error)(scope, receive, send)
         elif scope["method"] == "OPTIONS" and header(scope, b"access-control-request-method"):
@@ -182,8 +184,8 @@ class BodyLimit:
         error_response: ErrorResponse,
         larger: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        self.app, self.error_response, self.max_bytes, self.timeout = app, error_response, max_bytes, timeout
-        self.larger = larger
+        self.app, self.error_response, self.timeout = app, error_response, timeout
+        self.max_bytes, self.larger = max_bytes, larger
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not (announced := _announced_bytes(scope)):
@@ -217,7 +219,7 @@ class BodyLimit:
 
 def _check_size(size: int, most: int) -> None:
     if size > most:
-        raise RequestTooLarge(f"The request's body is too large: at most {most} bytes.")
+        raise RequestTooLarge(f"The request's body is too large: at most {most} bytes are allowed.")
 
 
 def _announced_bytes(scope: Scope) -> int:

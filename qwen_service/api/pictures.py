@@ -24,11 +24,11 @@ def from_url(url: str, where: str) -> Image:
     if (match := _DATA_URI.match(url)) is not None:
         return from_base64(url[match.end() :], where)
     if url[:5].lower() == "data:":
-        raise InvalidRequest(f"{where}: the data: URI must be base64, data:image/jpeg;base64,...", param=where)
+        raise InvalidRequest(f"{where}: a data: URI must be base64, such as data:image/jpeg;base64,...", param=where)
     if _URL.match(url):
         raise Unsupported(
-            f"{where}: this service fetches nothing from URLs that a client names, since they could point into its own"
-            " network. Send the picture itself: data:image/jpeg;base64,...",
+            f"{where}: this service fetches no URL, since a URL could point into its own network. Send the picture"
+            " itself: data:image/jpeg;base64,...",
             param=where,
         )
     return from_base64(url, where)
@@ -38,13 +38,13 @@ def from_base64(text: str, where: str) -> Image:
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise InvalidRequest(f"{where}: the picture is not valid base64", param=where) from None
+        raise InvalidRequest(f"{where}: the picture is not valid base64.", param=where) from None
     kind = _kind(data)
     if not kind:
-        raise Unsupported(f"{where}: this is no picture that is taken here: {TAKEN}", param=where)
+        raise Unsupported(f"{where}: the picture is of no supported type, which are {TAKEN}.", param=where)
     size = next(_sizes(kind, data), None)
     if size is None or 0 in size:
-        raise InvalidRequest(f"{where}: the picture is damaged: it does not tell its size", param=where)
+        raise InvalidRequest(f"{where}: the picture is damaged: its header has no size.", param=where)
     digest = hashlib.blake2b(data, digest_size=16).hexdigest()
     return Image(f"image/{kind}", data, *size, digest=digest)
 

@@ -2,11 +2,10 @@
 
 import hashlib
 import hmac
-import ipaddress
 import re
 from collections.abc import Iterable
 
-from qwen_service.api.access import ClientAddress
+from qwen_service.api.access import ClientAddress, as_address
 from qwen_service.api.asgi import ADMIN_SOCKET, SINGLE_HEADERS, Scope, header, joined
 from qwen_service.api.keys import ApiKeys
 from qwen_service.errors import EncodedBody, Forbidden, InvalidRequest, RequestTooLarge, Unauthorized
@@ -32,8 +31,8 @@ class AllowedHosts:
                 shown = value[:80].decode("ascii", "replace")
                 name = shown.rpartition(":")[0] or shown
                 return Forbidden(
-                    f"{shown!r} is not a host name of this service. If it is yours: `allowed_hosts: {name}` in config.yaml,"
-                    " or use the address in its place."
+                    f"{shown!r} is not a host name of this service. If the name is right, set `allowed_hosts: {name}` in"
+                    " config.yaml; the machine's IP address works without."
                 )
         return None
 
@@ -42,7 +41,7 @@ class AllowedHosts:
         if match is None:
             return False
         name = match[1].removesuffix(".").lower()
-        return self.every_name or name in self.names or _is_address(name.strip("[]"))
+        return self.every_name or name in self.names or as_address(name.strip("[]")) is not None
 
 
 class SingleHeaders:
@@ -70,8 +69,10 @@ class HeadLimit:
             size += len(key) + len(value)
         if len(headers) <= self.max_headers and size <= self.max_bytes:
             return None
-        bound = f"at most {self.max_headers} headers and {self.max_bytes} bytes in all"
-        return RequestTooLarge(f"The request's head is too large: {bound}.")
+        return RequestTooLarge(
+            f"The request's head has {len(headers)} headers and {size} bytes; at most {self.max_headers} headers and"
+            f" {self.max_bytes} bytes are allowed (max_header_bytes)."
+        )
 
 
 class KeyRequired:
@@ -113,12 +114,16 @@ class AdminOnly:
         if not is_admin_path(scope["path"]):
             return None
         if not self.client.is_local(scope):
-            return Forbidden("Administration is for this machine only: ask from loopback or through the admin socket.")
+            return Forbidden(
+                "Only this machine may administer the service: send the request to 127.0.0.1 or to the admin socket."
+            )
         if header(scope, b"origin") is not None:
-            return Forbidden("Administration is not for web pages.")
+            return Forbidden("Web pages may not administer the service.")
         given = hashlib.sha256(bearer(scope)).digest()
         if self.token is not None and not hmac.compare_digest(given, self.token):
-            return Unauthorized("Administration needs its token: send `Authorization: Bearer TOKEN`.")
+            return Unauthorized(
+                "Administration needs the token of admin_token_file: send `Authorization: Bearer TOKEN`."
+            )
         return None
 
 
@@ -141,11 +146,3 @@ def is_admin_path(path: str) -> bool:
 def bearer(scope: Scope) -> bytes:
     kind, _, key = (header(scope, b"authorization") or b"").partition(b" ")
     return key.strip() if kind.lower() == b"bearer" else b""
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True

@@ -12,6 +12,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -73,7 +74,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._count()
         self._head_bytes = 0
-        self._head_alarm = _Alarm(self.loop, self.limits.head, self._head_is_late)
+        self._head_alarm = _Alarm(self.loop, self.limits.head, partial(self._refuse, b"408 Request Timeout"))
         self._write_alarm = _Alarm(self.loop, self.limits.write, self._nobody_reads)
         self._head_alarm.set()
 
@@ -118,9 +119,6 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.write(_TOO_MANY)
             self.transport.close()
 
-    def _head_is_late(self) -> None:
-        self._refuse(b"408 Request Timeout")
-
     def _refuse(self, status: bytes) -> None:
         self._head_alarm.clear()
         if self._head_bytes and not self.transport.is_closing():
@@ -129,7 +127,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _nobody_reads(self) -> None:
         """Drop the connection: the app sees its client leave, and stops the generation."""
-        log.warning("a client has read nothing for %g s; its connection is cut", self.limits.write)
+        log.warning("A client has read nothing for %g s (write_timeout): its connection is cut", self.limits.write)
         self.transport.abort()
 
 
@@ -148,11 +146,7 @@ class Server(uvicorn.Server):
     """
 
     def __init__(
-        self,
-        config: uvicorn.Config,
-        admin_socket: Path | None = None,
-        *,
-        begin_stop: Callable[[], None] = lambda: None,
+        self, config: uvicorn.Config, admin_socket: Path | None = None, *, begin_stop: Callable[[], None] = lambda: None
     ) -> None:
         super().__init__(config)
         self._admin_socket = admin_socket
@@ -162,11 +156,13 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self._admin_socket is not None and self.started:
+            loop = asyncio.get_running_loop()
             try:
-                await self._listen_for_administrators(self._admin_socket)
+                listener = _bind_unix(self._admin_socket)
+                self.servers.append(await loop.create_unix_server(self._admin_protocol(), sock=listener))
                 self._listens_for_administrators = True
             except OSError as error:
-                log.warning("no admin socket at %s: %s", self._admin_socket, error)
+                log.warning("The admin socket %s cannot be opened: %s", self._admin_socket, error)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop. A second Ctrl-C cuts the replies, but the engines are still stopped politely, which uvicorn alone would skip."""
@@ -179,11 +175,7 @@ class Server(uvicorn.Server):
         if self._listens_for_administrators and self._admin_socket is not None:
             self._admin_socket.unlink(missing_ok=True)
 
-    async def _listen_for_administrators(self, path: Path) -> None:
-        listener = _bind_unix(path)
-        self.servers.append(await asyncio.get_running_loop().create_unix_server(self._protocol(), sock=listener))
-
-    def _protocol(self) -> Callable[[], asyncio.Protocol]:
+    def _admin_protocol(self) -> Callable[[], asyncio.Protocol]:
         protocol: Any = type("AdminProtocol", (_MarksAdminSocket, self.config.http_protocol_class), {})
         return lambda: protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 

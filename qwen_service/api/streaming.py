@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from qwen_service.api.reply import Dialect
+from qwen_service.api.reply import Dialect, json_response
 from qwen_service.chat import Event
 from qwen_service.errors import ServiceError, ShuttingDown
 from qwen_service.request_record import recording
@@ -36,22 +36,35 @@ Events = AsyncGenerator[tuple[int, Event], None]  # (index of the choice, event)
 
 
 class WholeReply(Response):
-    """A response that is computed while watching for the client to leave. Its errors are answered by the app."""
+    """A response that is computed while watching for the client to leave. Its errors are answered by the app.
 
-    def __init__(self, compute: Callable[[], Coroutine[Any, Any, Response]]) -> None:
-        self._compute = compute
+    `compute` returns a Response, or the content of a JSON answer; `headers` is called when that is known.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[], Coroutine[Any, Any, Response | Mapping[str, Any]]],
+        headers: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
+        self._compute, self._reply_headers = compute, headers
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = await until_disconnect(self._compute(), receive)
-        if response is not None:
+        answer = await until_disconnect(self._compute(), receive)
+        if answer is not None:
+            response = answer if isinstance(answer, Response) else json_response(answer, headers=self._reply_headers())
             await response(scope, receive, send)
 
 
 class LateReply(Response, ABC):
-    """A response whose status is open until it begins: an error before that is raised, and answered by the app."""
+    """A response whose status is open until it begins: an error before that is raised, and answered by the app.
 
-    def __init__(self) -> None:
+    `headers` is called when it begins.
+    """
+
+    def __init__(self, media_type: str, headers: Callable[[], Mapping[str, str]]) -> None:
+        self._media_type, self._reply_headers = media_type, headers
+        self._last_sent = 0.0
         self.begun = False
         self.background = None
 
@@ -71,12 +84,29 @@ class LateReply(Response, ABC):
     async def break_off(self, error: Exception, send: Send) -> None:
         """End what has begun. Raise the error where only a cut connection can tell of it."""
 
+    async def begin(self, send: Send) -> None:
+        """Send the headers, with those that keep proxies and browsers from holding a stream back."""
+        self.begun = True
+        unbuffered = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        fields = {"content-type": self._media_type, **unbuffered, **self._reply_headers()}
+        raw = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in fields.items()]
+        await send({"type": "http.response.start", "status": 200, "headers": raw})
+
+    async def send_chunk(self, send: Send, chunk: bytes) -> None:
+        if not self.begun:
+            await self.begin(send)
+        self._last_sent = time.monotonic()
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    async def end(self, send: Send) -> None:
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
 
 T = TypeVar("T")
 
 
 class StreamReply(LateReply, Generic[T]):
-    """A response that streams. `headers` is called at the first chunk, or when the time for it is over. Raises an error before that."""
+    """A response that streams: it begins at the first chunk, or when the time for the status line is over."""
 
     def __init__(
         self,
@@ -89,16 +119,14 @@ class StreamReply(LateReply, Generic[T]):
         headers_after: float = HEADERS_AFTER,
         ping_every: float = PING_EVERY,
     ) -> None:
-        super().__init__()
+        super().__init__(dialect.media_type, headers)
         self._events = events
         self._encode = encode
         self._dialect = dialect
-        self._reply_headers = headers
         self._status_within = status_within
         self._headers_after = headers_after
         self._ping_every = ping_every
         self._is_worked_on = asyncio.Event()
-        self._last_sent = 0.0
 
     async def stream(self, send: Send) -> None:
         pings = asyncio.create_task(self._send_pings(send))
@@ -106,24 +134,21 @@ class StreamReply(LateReply, Generic[T]):
             await self._send_chunks(send)
         finally:
             pings.cancel()
-        await self._end(send)
+        await self.end(send)
 
     async def break_off(self, error: Exception, send: Send) -> None:
         if not isinstance(error, ServiceError):  # a defect: the client must still learn that the reply is incomplete
-            log.error("a stream failed", exc_info=error)
-            error = ServiceError("internal error; the service's log has details")
+            log.error("A streamed reply failed by a defect of the service", exc_info=error)
+            error = ServiceError("The service failed by a defect of its own; its log has the details.")
         record = recording()
         record.error, record.status = type(error).__name__, self._dialect.error_response(error).status_code
-        await self._send(send, self._dialect.error_chunk(error))
-        await self._end(send)
-
-    async def _end(self, send: Send) -> None:
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await self.send_chunk(send, self._dialect.error_chunk(error))
+        await self.end(send)
 
     async def _send_chunks(self, send: Send) -> None:
         async with aclosing(self._noted()) as events, aclosing(self._encode(events)) as chunks:
             async for chunk in chunks:
-                await self._send(send, chunk)
+                await self.send_chunk(send, chunk)
 
     async def _noted(self) -> AsyncGenerator[T, None]:
         """Pass the events on, and note at the first one that the work has begun."""
@@ -132,36 +157,19 @@ class StreamReply(LateReply, Generic[T]):
                 self._is_worked_on.set()
                 yield event
 
-    async def _send(self, send: Send, chunk: bytes) -> None:
-        if not self.begun:
-            await self._begin(send)
-        self._last_sent = time.monotonic()
-        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-
-    async def _begin(self, send: Send) -> None:
-        self.begun = True
-        await begin_stream(send, self._dialect.media_type, self._reply_headers())
-
     async def _send_pings(self, send: Send) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._status_within):
                 await self._is_worked_on.wait()
                 await asyncio.sleep(self._headers_after)
         if not self.begun:
-            await self._begin(send)
+            await self.begin(send)
         while ping := self._dialect.ping:
             silence = time.monotonic() - self._last_sent
             if silence >= self._ping_every:
-                await self._send(send, ping)
+                await self.send_chunk(send, ping)
                 silence = 0.0
             await asyncio.sleep(self._ping_every - silence)
-
-
-async def begin_stream(send: Send, media_type: str, headers: Mapping[str, str]) -> None:
-    """Send the headers, with those that keep proxies and browsers from holding a stream back."""
-    fields = {"content-type": media_type, "cache-control": "no-cache", "x-accel-buffering": "no", **headers}
-    raw = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in fields.items()]
-    await send({"type": "http.response.start", "status": 200, "headers": raw})
 
 
 async def until_disconnect(work: Coroutine[Any, Any, T], receive: Receive) -> T | None:
@@ -182,7 +190,7 @@ async def until_disconnect(work: Coroutine[Any, Any, T], receive: Receive) -> T 
         gone.cancel()
         await asyncio.wait({task, gone})
         if given_up and not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a reply that nobody waits for failed", exc_info=error)
+            log.error("A reply failed after its client had left", exc_info=error)
 
 
 async def _disconnected(receive: Receive) -> None:

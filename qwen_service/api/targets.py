@@ -54,10 +54,12 @@ def base_url_hint(routes: Sequence[BaseRoute], method: str, path: str) -> str:
     for prefix in PREFIXES:
         rest = path.removeprefix(prefix)
         if rest != path and rest.startswith(PREFIXES) and _is_taken(routes, method, rest):
-            return f" Take {prefix} from the end of the base URL that your client is given: it adds {_prefix_of(rest)} itself."
+            return f" Take {prefix} from the end of the base URL in your client's settings: the client adds {_prefix_of(rest)} itself."
     for prefix in PREFIXES:
         if not path.startswith(PREFIXES) and _is_taken(routes, method, prefix + path):
-            return f" Add {prefix} to the end of the base URL that your client is given: {prefix + path} is there."
+            return (
+                f" Add {prefix} to the end of the base URL in your client's settings: this service has {prefix + path}."
+            )
     return ""
 
 

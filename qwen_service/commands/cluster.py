@@ -6,7 +6,6 @@ On each further one:   cluster start --join ADDRESS-OF-THE-FIRST
 
 import argparse
 import importlib.util
-import ipaddress
 import json
 import os
 import signal
@@ -17,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from qwen_service.api.access import is_loopback
 from qwen_service.cluster.node import node_settings
 from qwen_service.cluster.ray_command import (
     MARK,
@@ -132,11 +132,7 @@ def deploy(options: argparse.Namespace) -> int:
 
 
 def _warn_of_exposure(cluster: ClusterSettings) -> None:
-    try:
-        is_open = not ipaddress.ip_address(cluster.host).is_loopback
-    except ValueError:
-        is_open = cluster.host != "localhost"
-    if is_open and node_settings(cluster).api_keys_file is None:
+    if not is_loopback(cluster.host) and node_settings(cluster).api_keys_file is None:
         print(
             f"Warning: everybody who reaches {cluster.host} can use the cluster. Set api_keys_file (docs/cluster.md).",
             file=sys.stderr,

@@ -2,7 +2,6 @@
 
 import argparse
 import errno
-import ipaddress
 import logging
 import socket
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any, cast
 import uvicorn
 from fastapi import FastAPI
 
+from qwen_service.api.access import is_loopback
 from qwen_service.api.server import ConnectionLimits, Server, guarded
 from qwen_service.app import create_app
 from qwen_service.commands.first_model import offer_model
@@ -99,13 +99,6 @@ def warn_of_exposure(settings: Settings) -> None:
             "API keys and conversations travel unencrypted at %s: put a TLS proxy in front (SECURITY.md)",
             ", ".join(open_to),
         )
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def listen(settings: Settings) -> list[socket.socket]:

@@ -66,7 +66,7 @@ def test_a_data_uri_is_taken_whatever_type_it_claims() -> None:
     ["http://127.0.0.1:1/x.png", "https://host/x", "file:///etc/passwd", "FTP://host/x", "gopher:x", "javascript:1"],
 )
 def test_no_url_is_fetched_and_the_error_says_why(url: str) -> None:
-    with pytest.raises(Unsupported, match="fetches nothing") as raised:
+    with pytest.raises(Unsupported, match="fetches no URL") as raised:
         from_url(url, "messages[0].content[1].image_url")
     assert raised.value.param == "messages[0].content[1].image_url"
 

@@ -143,7 +143,7 @@ async def test_a_defect_of_ours_before_the_first_chunk_is_the_servers_500() -> N
 async def test_a_defect_of_ours_in_the_stream_is_no_clean_end_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     client = Client()
     await client.call(reply(Script(TextDelta("a"), ZeroDivisionError()).at_once()))
-    assert client.body.startswith(b"0:a ERROR internal error")
+    assert client.body.startswith(b"0:a ERROR The service failed by a defect")
     assert "ZeroDivisionError" in caplog.text
 
 

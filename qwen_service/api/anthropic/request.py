@@ -6,8 +6,16 @@ from dataclasses import replace
 
 from qwen_service.api.anthropic.wire import Block, CountTokensBody, InputMessage, MessagesBody, ToolSpec
 from qwen_service.api.pictures import from_base64, from_url
-from qwen_service.chat import ChatRequest, Image, JsonFormat, Message, NamedTool, Sampling, Tool, ToolCall, ToolChoice
-from qwen_service.errors import InvalidRequest, RequestTooLarge, Unsupported
+from qwen_service.api.request_parts import (
+    bound_messages,
+    make_tool,
+    named_call,
+    picture_refused,
+    required_call,
+    stop_texts,
+)
+from qwen_service.chat import ChatRequest, Image, JsonFormat, Message, Sampling, Tool, ToolCall, ToolChoice
+from qwen_service.errors import InvalidRequest, Unsupported
 from qwen_service.text.json_schema import SchemaBudget
 
 # Claude Code's first system block. It differs in each request, which would make the KV cache useless after it.
@@ -16,10 +24,7 @@ THINKING = {"enabled": True, "disabled": False, "adaptive": None}
 
 
 def chat_request(body: CountTokensBody, request_id: str, *, max_messages: int) -> ChatRequest:
-    if len(body.messages) > max_messages:
-        raise RequestTooLarge(
-            f"{len(body.messages)} messages, at most {max_messages} are allowed (max_messages)", param="messages"
-        )
+    bound_messages(body.messages, max_messages)
     schemas = SchemaBudget()
     system = _system(body.system)
     messages = [message for index, given in enumerate(body.messages) for message in _messages(given, index)]
@@ -44,7 +49,7 @@ def message_request(body: MessagesBody, request_id: str, *, max_messages: int) -
     return replace(
         chat_request(body, request_id, max_messages=max_messages),
         sampling=Sampling(max_tokens=body.max_tokens, temperature=body.temperature, top_p=body.top_p, top_k=body.top_k),
-        stop=tuple(text for text in body.stop_sequences or () if text),
+        stop=stop_texts(body.stop_sequences),
     )
 
 
@@ -97,7 +102,7 @@ def _assistant(blocks: Sequence[Block], where: str) -> Message:
 
 def _call(block: Block, where: str) -> ToolCall:
     if not block.id or not block.name:
-        raise InvalidRequest(f"{where}: a tool_use block needs id and name", param=where)
+        raise InvalidRequest(f"{where}: a tool_use block needs id and name.", param=where)
     return ToolCall(block.id, block.name, json.dumps(block.input or {}, ensure_ascii=False))
 
 
@@ -124,7 +129,7 @@ def _user_or_system(message: InputMessage, blocks: Sequence[Block], where: str) 
 def _image(block: Block, where: str) -> Image:
     source = block.source
     if source is None or source.type not in ("base64", "url"):
-        raise Unsupported(f"{where}: a picture is taken as base64 only", param=f"{where}.source")
+        raise Unsupported(f"{where}: a picture needs a source of type base64.", param=f"{where}.source")
     if source.type == "url":
         return from_url(source.url or "", f"{where}.source")  # raises, with the reason, unless it is a data: URI
     return from_base64(source.data or "", f"{where}.source")
@@ -132,7 +137,7 @@ def _image(block: Block, where: str) -> Image:
 
 def _tool_result(block: Block, where: str) -> Message:
     if not block.tool_use_id:
-        raise InvalidRequest(f"{where}: a tool_result block needs tool_use_id", param=f"{where}.tool_use_id")
+        raise InvalidRequest(f"{where}: a tool_result block needs tool_use_id.", param=f"{where}.tool_use_id")
     content = block.content or ""
     if not isinstance(content, str):
         content = "".join(_text(part, f"{where}.content[{index}]") for index, part in enumerate(content))
@@ -143,21 +148,16 @@ def _tool_result(block: Block, where: str) -> Message:
 
 def _text(block: Block, where: str) -> str:
     if block.type == "image":
-        raise Unsupported(
-            f"{where}: only messages of the user can have pictures; send text here.", param=f"{where}.type"
-        )
+        raise picture_refused(where)
     if block.type != "text":
-        shown = block.type[:64]
-        raise Unsupported(f"{where}: blocks of type {shown!r} are not supported here.", param=f"{where}.type")
+        raise Unsupported(f"{where}: blocks of type {block.type!r} are not supported here.", param=f"{where}.type")
     if block.text is None:
-        raise InvalidRequest(f"{where}: a text block needs text", param=f"{where}.text")
+        raise InvalidRequest(f"{where}: a text block needs the field text.", param=f"{where}.text")
     return block.text
 
 
-def _tool(tool: ToolSpec, index: int, schemas: SchemaBudget) -> Tool:
-    schema = tool.input_schema or {}
-    schemas.check(schema, f"tools[{index}].input_schema")
-    return Tool(tool.name, tool.description or "", schema)
+def _tool(spec: ToolSpec, index: int, schemas: SchemaBudget) -> Tool:
+    return make_tool(spec.name, spec.description, spec.input_schema, f"tools[{index}].input_schema", schemas)
 
 
 def _tool_choice(body: CountTokensBody, tools: Sequence[Tool]) -> ToolChoice:
@@ -167,12 +167,8 @@ def _tool_choice(body: CountTokensBody, tools: Sequence[Tool]) -> ToolChoice:
     if choice.type == "none":
         return "none"
     if choice.type == "any":
-        if not tools:
-            raise InvalidRequest("tool_choice is any, but there are no tools", param="tool_choice")
-        return "required"
-    if choice.name not in [tool.name for tool in tools]:
-        raise InvalidRequest(f"tool_choice names {choice.name!r}, which is not among tools", param="tool_choice.name")
-    return NamedTool(choice.name or "")
+        return required_call(tools, "any")
+    return named_call(choice.name, tools, "tool_choice.name")
 
 
 def _format(body: CountTokensBody, schemas: SchemaBudget) -> JsonFormat | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from qwen_service.api.reply import ReplyHeaders
+from qwen_service.api.reply import ReplyHeaders, sse
 from qwen_service.api.streaming import Events
 from qwen_service.chat import Finished, ReasoningDelta, Started, TextDelta, ToolCall, Usage
 from qwen_service.engines.manager import ModelManager
@@ -109,8 +109,8 @@ def model_list(models: ModelManager) -> dict[str, Any]:
         }
         for model in models.installed()
     ]
-    ids = [model.name for model in models.installed()]
-    return {"data": data, "has_more": False, "first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None}
+    first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
+    return {"data": data, "has_more": False, "first_id": first, "last_id": last}
 
 
 def _empty(request_id: str, model: str, usage: Usage) -> dict[str, Any]:
@@ -144,4 +144,4 @@ def _ending(event: Finished) -> dict[str, str | None]:
 
 
 def _event(kind: str, **fields: Any) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (kind.encode(), orjson.dumps({"type": kind, **fields}))
+    return sse({"type": kind, **fields}, kind)

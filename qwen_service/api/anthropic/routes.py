@@ -39,18 +39,14 @@ def anthropic_router(service: Service) -> APIRouter:
         if body.stream:
             return StreamReply(events, MessageEvents(request.id, headers).encode, ANTHROPIC, headers)
 
-        async def whole() -> Response:
-            reply = await message(request.id, events, headers)
-            return json_response(reply, headers=headers())
-
-        return WholeReply(whole)
+        return WholeReply(lambda: message(request.id, events, headers), headers)
 
     @router.post("/v1/messages/count_tokens", summary="How many tokens a conversation has")
     async def count_tokens(body: CountTokensBody) -> Response:
         request = chat_request(body, "", max_messages=most)
 
-        async def whole() -> Response:
-            return json_response({"input_tokens": await service.chat.count(request)})
+        async def whole() -> dict[str, int]:
+            return {"input_tokens": await service.chat.count(request)}
 
         return WholeReply(whole)
 

@@ -106,7 +106,9 @@ class MessagesBody(CountTokensBody):
 
 
 # For /docs: further answers of the routes.
-ERRORS: dict[int | str, dict[str, Any]] = {"default": {"model": ErrorReply, "description": "Why not; docs/api.md"}}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "default": {"model": ErrorReply, "description": "Why the request was refused; docs/api.md"}
+}
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "A message; with `stream`, its events",

@@ -4,42 +4,10 @@ import orjson
 from starlette.responses import Response
 
 from qwen_service import errors
-from qwen_service.api.reply import Dialect, entry_of, error_answer
+from qwen_service.api.reply import STATUS, Dialect, entry_of, error_answer
 
-# class -> status. A test demands an entry for every class of the tree. Home Assistant takes 401 and 403 as a wrong
-# key, 429 and 5xx as "try later", and any other 4xx as a faulty configuration.
-TABLE: dict[type[errors.ServiceError], int] = {
-    errors.ServiceError: 500,
-    errors.RequestError: 400,
-    errors.InvalidRequest: 400,
-    errors.RequestTooLarge: 413,
-    errors.EncodedBody: 415,
-    errors.RequestTimedOut: 408,
-    errors.Unsupported: 400,
-    errors.NotOffered: 501,
-    errors.UnknownModel: 404,
-    errors.NotLoaded: 409,
-    errors.PromptTooLong: 400,
-    errors.Unauthorized: 401,
-    errors.Forbidden: 403,
-    errors.Busy: 503,
-    errors.QueueFull: 503,
-    errors.QueueTimeout: 503,
-    errors.Loading: 503,
-    errors.ShuttingDown: 503,
-    errors.Unavailable: 503,
-    errors.RuntimeFailure: 500,
-    errors.StartFailed: 503,
-    errors.Died: 500,
-    errors.Stalled: 504,
-    errors.ProtocolError: 500,
-    errors.InvalidOutput: 502,
-    errors.DeviceLost: 503,
-    errors.Cancelled: 503,
-    errors.InstallError: 502,
-    errors.ChecksumMismatch: 502,
-    errors.DownloadFailed: 502,
-}
+# Home Assistant takes 401 and 403 as a wrong key, 429 and 5xx as "try later", and any other 4xx as a faulty configuration.
+TABLE = STATUS | {errors.QueueFull: 503, errors.RuntimeFailure: 500, errors.Died: 500, errors.ProtocolError: 500}
 
 
 def error_response(error: errors.ServiceError) -> Response:

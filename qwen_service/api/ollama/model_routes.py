@@ -37,10 +37,10 @@ def add_model_routes(router: APIRouter, service: Service) -> None:
     router.post("/api/show", summary="What a model is and can")(routes.show_model)
     router.post("/api/pull", summary="Install a model of the catalog")(routes.pull)
     router.delete("/api/delete", summary="Remove a model from the disk (administration)")(routes.delete)
-    make = "Make a persona: a model with a system message of its own (administration)"
-    router.post("/api/create", summary=make)(routes.create)
-    second = "Give a model or a persona a second name (administration)"
-    router.post("/api/copy", summary=second)(routes.copy)
+    router.post("/api/create", summary="Make a persona, a model with its own system message (administration)")(
+        routes.create
+    )
+    router.post("/api/copy", summary="Give a model or a persona a second name (administration)")(routes.copy)
     for path, text in _NOT_OFFERED.items():
         router.add_api_route(path, _refusal(text), methods=["GET", "POST"], include_in_schema=False)
 
@@ -75,7 +75,7 @@ class ModelRoutes:
             return Response()
         model = self._catalog.find_installed(body.model)
         if self._models.served(model) is not None:
-            raise InvalidRequest(f"{model.name} is loaded; load another model first", param="model")
+            raise InvalidRequest(f"{model.name} is loaded: load another model before you delete it.", param="model")
         await asyncio.to_thread(remove_model, self._catalog, model)
         return Response()
 
@@ -90,11 +90,11 @@ class ModelRoutes:
         return Response()
 
 
-async def _success(reports: AsyncGenerator[str | Progress, None]) -> Response:
+async def _success(reports: AsyncGenerator[str | Progress, None]) -> dict[str, Any]:
     async with aclosing(reports):
         async for _ in reports:
             pass
-    return json_response({"status": "success"})
+    return {"status": "success"}
 
 
 def _refusal(text: str) -> Any:

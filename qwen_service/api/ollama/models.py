@@ -2,10 +2,11 @@
 
 import dataclasses
 import json
-from datetime import UTC, datetime, timedelta
+import time
 from typing import Any
 
 from qwen_service.api.abilities import abilities
+from qwen_service.api.ollama.response import moment
 from qwen_service.api.ollama.wire import CopyBody, CreateBody, Options
 from qwen_service.engine import Engine
 from qwen_service.engines.manager import ModelManager
@@ -17,18 +18,16 @@ from qwen_service.models.personas import SAMPLING, Persona
 from qwen_service.models.spec import ModelSpec
 
 # A model stays loaded, but clients need a date: Ollama gives one like this for keep_alive -1.
-FOR_EVER = timedelta(days=365 * 100)
+FOR_EVER = 86_400 * 365 * 100  # seconds
 
 
 def tags(models: ModelManager) -> dict[str, Any]:
-    entries = [_entry(model) | {"modified_at": _moment(model.modified)} for model in models.installed()]
+    entries = [_entry(model) | {"modified_at": moment(model.modified)} for model in models.installed()]
     return {"models": entries + [_persona_entry(persona, base) for persona, base in models.personas_here()]}
 
 
 def running(models: ModelManager) -> dict[str, Any]:
-    loaded = [
-        served for served in (models.current, models.fallback) if served is not None and served.engine is not None
-    ]
+    loaded = filter(None, (models.current, models.fallback))
     return {"models": [_running(served, served.engine) for served in loaded if served.engine is not None]}
 
 
@@ -48,7 +47,7 @@ def show(models: ModelManager, name: str) -> dict[str, Any]:
         "details": _details(model.spec),
         "model_info": _model_info(model.spec, engine),
         "capabilities": abilities(model, engine),
-        "modified_at": _moment(model.modified),
+        "modified_at": moment(model.modified),
     }
     return shown if persona is None else shown | _of_persona(persona, shown)
 
@@ -70,7 +69,7 @@ def _of_persona(persona: Persona, base: dict[str, Any]) -> dict[str, Any]:
         "system": persona.system,
         "messages": [{"role": role, "content": text} for role, text in persona.messages],
         "details": base["details"] | {"parent_model": persona.base},
-        "modified_at": _moment(persona.modified),
+        "modified_at": moment(persona.modified),
     }
 
 
@@ -81,13 +80,7 @@ def tagged(name: str) -> str:
 
 def _entry(model: InstalledModel) -> dict[str, Any]:
     name = tagged(model.name)
-    return {
-        "name": name,
-        "model": name,
-        "size": model.size,
-        "digest": model.digest,
-        "details": _details(model.spec),
-    }
+    return {"name": name, "model": name, "size": model.size, "digest": model.digest, "details": _details(model.spec)}
 
 
 def _persona_entry(persona: Persona, base: InstalledModel) -> dict[str, Any]:
@@ -98,7 +91,7 @@ def _persona_entry(persona: Persona, base: InstalledModel) -> dict[str, Any]:
         "model": name,
         "digest": persona.digest,
         "details": entry["details"] | {"parent_model": persona.base},
-        "modified_at": _moment(persona.modified),
+        "modified_at": moment(persona.modified),
     }
 
 
@@ -107,7 +100,7 @@ def _running(served: ServedModel, engine: Engine) -> dict[str, Any]:
     on_card = model.spec.needs_npu
     left = served.rest.seconds_left()
     return _entry(model) | {
-        "expires_at": _moment(datetime.now(UTC).timestamp() + (FOR_EVER.total_seconds() if left is None else left)),
+        "expires_at": moment(time.time() + (FOR_EVER if left is None else left)),
         "size_vram": (model.spec.card_memory_kib or model.size // 1024) * 1024 if on_card else 0,
         "context_length": engine.limits.context,
     }
@@ -139,10 +132,6 @@ def _parameters(spec: ModelSpec, engine: Engine | None) -> list[tuple[str, objec
     return [(name, value) for name, value in [("num_ctx", context), *values] if value is not None]
 
 
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
 CREATED = b'{"status":"using existing layer"}\n{"status":"writing manifest"}\n{"status":"success"}\n'
 _REFUSED = {
     "template": "a model's template comes with the model",
@@ -154,7 +143,7 @@ _REFUSED = {
 
 
 def created(models: ModelManager, catalog: Catalog, body: CreateBody) -> Persona:
-    """Make the persona that /api/create asks for. Make the persona that /api/create asks for. Raises InvalidRequest, Unsupported, or UnknownModel."""
+    """Make the persona that /api/create asks for. Raises InvalidRequest, Unsupported, or UnknownModel."""
     for name, reason in _REFUSED.items():
         if getattr(body, name):
             raise Unsupported(f"{name} is not supported: {reason}", param=name)
@@ -173,7 +162,7 @@ def created(models: ModelManager, catalog: Catalog, body: CreateBody) -> Persona
 
 
 def copied(models: ModelManager, catalog: Catalog, body: CopyBody) -> Persona:
-    """Make the persona that /api/copy asks for. Make the persona that /api/copy asks for. Raises InvalidRequest or UnknownModel."""
+    """Make the persona that /api/copy asks for. Raises InvalidRequest or UnknownModel."""
     _refuse_model_name(models, catalog, body.destination)
     return dataclasses.replace(_persona(models, body.source, body.destination), name=body.destination)
 
@@ -194,7 +183,7 @@ def _refuse_model_name(models: ModelManager, catalog: Catalog, name: str) -> Non
             known = catalog.find(name).name
         except UnknownModel:
             return  # the name is free, as it should be
-    raise InvalidRequest(f"{name!r} is the name of the model {known}; take another one", param="model")
+    raise InvalidRequest(f"{name!r} is the name of the model {known}: choose another name.", param="model")
 
 
 def _model_options(options: Options | None) -> dict[str, Any]:

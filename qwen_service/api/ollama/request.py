@@ -17,37 +17,37 @@ from qwen_service.api.ollama.wire import (
     ToolSpec,
 )
 from qwen_service.api.pictures import from_url
+from qwen_service.api.request_parts import bound_messages, make_tool, stop_texts, token_limit
 from qwen_service.chat import ChatRequest, Image, JsonFormat, Message, Sampling, Tool, ToolCall
-from qwen_service.errors import InvalidRequest, RequestTooLarge, Unsupported
+from qwen_service.errors import InvalidRequest, Unsupported
 from qwen_service.text.json_schema import SchemaBudget
 
 
 def chat_request(body: ChatBody, request_id: str, *, max_messages: int) -> ChatRequest:
     messages, schemas = body.messages or [], SchemaBudget()
-    if len(messages) > max_messages:
-        message = f"{len(messages)} messages, at most {max_messages} are allowed (max_messages)"
-        raise RequestTooLarge(message, param="messages")
+    bound_messages(messages, max_messages)
     return _request(
         body,
         request_id,
         schemas,
         messages=tuple(_message(message, index) for index, message in enumerate(messages)),
-        continues=bool(messages)
-        and _is_open(messages[-1])
-        and not body.format,  # a promised format cannot begin in the middle
+        # A promised format cannot begin in the middle.
+        continues=bool(messages) and _is_open(messages[-1]) and not body.format,
         tools=tuple(_tool(tool, index, schemas) for index, tool in enumerate(body.tools or ())),
     )
 
 
 def generate_request(body: GenerateBody, request_id: str) -> ChatRequest:
     if body.template:
-        raise Unsupported("template is not supported: a model's template comes with the model", param="template")
+        raise Unsupported("template is not supported: each model has its own template.", param="template")
     if body.raw and (body.system or body.context):
         raise InvalidRequest("raw mode does not support template, system, or context", param="raw")
     images = _images(body.images, "images")
     if body.raw or body.suffix:
         if images:
-            raise Unsupported("images: a raw prompt has no place for them", param="images")
+            raise Unsupported(
+                "images are not supported with raw or suffix: such a prompt has no place for pictures.", param="images"
+            )
         return _request(body, request_id, SchemaBudget(), prompt=body.prompt or "", suffix=body.suffix or None)
     system = (Message("system", body.system),) if body.system else ()
     return _request(
@@ -70,7 +70,7 @@ def _request(body: GenerationFields, request_id: str, schemas: SchemaBudget, **c
         model=body.model,
         response_format=_format(body.format, schemas),
         sampling=_sampling(options, (body.top_logprobs or 0) if body.logprobs else None),
-        stop=_stops(options.stop),
+        stop=stop_texts(options.stop),
         thinking=None if body.think in (None, "") else body.think is not False,
         must_think=body.think not in (None, "", False),
         truncate=body.truncate is not False,
@@ -81,9 +81,9 @@ def _request(body: GenerationFields, request_id: str, schemas: SchemaBudget, **c
 
 
 def _sampling(options: Options, top_logprobs: int | None) -> Sampling:
-    limit, seed = options.num_predict, options.seed
+    seed = options.seed
     return Sampling(
-        max_tokens=limit if limit is not None and limit > 0 else None,
+        max_tokens=token_limit(options.num_predict),
         temperature=options.temperature,
         top_p=options.top_p,
         top_k=options.top_k,
@@ -96,11 +96,6 @@ def _sampling(options: Options, top_logprobs: int | None) -> Sampling:
     )
 
 
-def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
-    stops = [stop] if isinstance(stop, str) else stop or []
-    return tuple(filter(None, stops))
-
-
 def _format(wanted: str | dict[str, Any] | None, schemas: SchemaBudget) -> JsonFormat | None:
     if not wanted:
         return JsonFormat({}) if wanted == {} else None
@@ -111,10 +106,10 @@ def _format(wanted: str | dict[str, Any] | None, schemas: SchemaBudget) -> JsonF
 
 
 def _message(message: ChatMessage, index: int) -> Message:
-    images = _images(message.images, f"messages[{index}].images")
+    where = f"messages[{index}].images"
+    images = _images(message.images, where)
     if images and message.role != "user":
-        where = f"messages[{index}].images"
-        raise Unsupported(f"{where}: only messages of the user can have pictures", param=where)
+        raise Unsupported(f"{where}: only messages of the user can have pictures; send text here.", param=where)
     calls = enumerate(message.tool_calls or ())
     return Message(
         role=message.role,
@@ -145,10 +140,10 @@ def _tool_call(call: CallPart, default_id: str) -> ToolCall:
     return ToolCall(call.id or default_id, call.function.name, text)
 
 
-def _tool(tool: ToolSpec, index: int, schemas: SchemaBudget) -> Tool:
-    parameters = tool.function.parameters or {}
-    schemas.check(parameters, f"tools[{index}].function.parameters")
-    return Tool(tool.function.name, tool.function.description or "", parameters)
+def _tool(spec: ToolSpec, index: int, schemas: SchemaBudget) -> Tool:
+    function = spec.function
+    where = f"tools[{index}].function.parameters"
+    return make_tool(function.name, function.description, function.parameters, where, schemas)
 
 
 def _images(images: list[str] | None, where: str) -> tuple[Image, ...]:
@@ -166,8 +161,8 @@ def seconds_of(keep_alive: float | str) -> float:
     if isinstance(keep_alive, str):
         match = _WHOLE.fullmatch(keep_alive.strip())
         if match is None:
-            message = f'keep_alive {keep_alive!r} is not a duration: a number of seconds, or a text such as "5m"'
-            raise InvalidRequest(message, param="keep_alive")
+            text = f'keep_alive is {keep_alive[:40]!r}: expected a number of seconds, or a duration such as "5m".'
+            raise InvalidRequest(text, param="keep_alive")
         seconds = sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(match[2]))
         keep_alive = -seconds if match[1] == "-" else seconds
     return FOR_EVER if keep_alive < 0 else float(keep_alive)

@@ -137,7 +137,12 @@ def timings(finished: Finished, total: float) -> dict[str, Any]:
 
 
 def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return moment(time.time())
+
+
+def moment(seconds: float) -> str:
+    """Write a time in seconds since 1970 as Ollama does."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _nanoseconds(seconds: float) -> int:

@@ -15,11 +15,9 @@ from qwen_service.api.ollama.model_routes import add_model_routes
 from qwen_service.api.ollama.request import chat_request, generate_request, ignored_options, seconds_of
 from qwen_service.api.ollama.response import ChatReply, GenerateReply, Reply, now
 from qwen_service.api.ollama.wire import ChatBody, EmbedBody, EmbeddingsBody, GenerateBody, GenerationFields
-from qwen_service.api.reply import ReplyHeaders, json_response
+from qwen_service.api.reply import ReplyHeaders
 from qwen_service.api.streaming import StreamReply, WholeReply, merged
 from qwen_service.chat import Event
-from qwen_service.engine import Engine
-from qwen_service.engines.served import ServedModel
 from qwen_service.service import Service
 
 REFUSAL: dict[int | str, dict[str, Any]] = {"default": {"description": 'An error: {"error": "text"}'}}
@@ -33,8 +31,7 @@ def ollama_router(service: Service) -> APIRouter:
     routes = OllamaRoutes(service)
     router.post("/api/chat", summary="Answer a conversation", responses=STREAM)(routes.chat)
     router.post("/api/generate", summary="Answer or continue a prompt", responses=STREAM)(routes.generate)
-    embed = "Vectors of texts, where a model for embeddings is installed"
-    router.post("/api/embed", summary=embed)(routes.embed)
+    router.post("/api/embed", summary="Vectors of texts, by an installed model for embeddings")(routes.embed)
     router.post("/api/embeddings", summary="The vector of one text (older form)")(routes.embeddings)
     return router
 
@@ -61,7 +58,7 @@ class OllamaRoutes:
         return _answer(body, self._service.chat.stream(request), reply, headers)
 
     async def embed(self, body: EmbedBody) -> Response:
-        async def whole() -> Response:
+        async def whole() -> dict[str, Any]:
             began = time.monotonic()
             inputs = ([body.input] if body.input else []) if isinstance(body.input, str) else body.input
             embedded = await self._service.embeddings.embed(
@@ -69,29 +66,25 @@ class OllamaRoutes:
             )
             took = round((time.monotonic() - began) * 1e9)
             figures = {"total_duration": took, "load_duration": 0, "prompt_eval_count": embedded.tokens}
-            return json_response({"model": body.model, "embeddings": embedded.vectors} | figures)
+            return {"model": body.model, "embeddings": embedded.vectors} | figures
 
         return WholeReply(whole)
 
     async def embeddings(self, body: EmbeddingsBody) -> Response:
-        async def whole() -> Response:
+        async def whole() -> dict[str, Any]:
             texts = [body.prompt] if body.prompt else []  # clients load the model by asking for the vector of nothing
             embedded = await self._service.embeddings.embed(body.model, texts, truncate=True)
-            return json_response({"embedding": embedded.vectors[0] if embedded.vectors else []})
+            return {"embedding": embedded.vectors[0] if embedded.vectors else []}
 
         return WholeReply(whole)
 
-    async def _engine(self, model: ServedModel) -> Engine:
-        room = self._service.models.room
-        return await model.ready(room, room.arrive())
-
     def _load_or_unload(self, body: GenerationFields, reply: Reply) -> Response:
-        async def compute() -> Response:
+        async def whole() -> dict[str, Any]:
             reason = "unload" if await self._is_unloaded(body) else "load"
             done = {"done": True, "done_reason": reason}
-            return json_response({"model": body.model, "created_at": now(), **reply.part(), **done})
+            return {"model": body.model, "created_at": now(), **reply.part(), **done}
 
-        return WholeReply(compute)
+        return WholeReply(whole)
 
     async def _is_unloaded(self, body: GenerationFields) -> bool:
         """Whether keep_alive 0 unloads the model. A card's model stays loaded unless unload_when_idle is set: loading takes minutes."""
@@ -102,7 +95,8 @@ class OllamaRoutes:
         model = await self._service.models.obtain(body.model)
         with model.in_use():
             model.rest.keep(keep_alive)
-            await self._engine(model)
+            room = self._service.models.room
+            await model.ready(room, room.arrive())
         return False
 
 
@@ -110,12 +104,8 @@ def _answer(
     body: GenerationFields, events: AsyncGenerator[Event, None], reply: Reply, headers: ReplyHeaders
 ) -> Response:
     if body.stream is False:
-        return WholeReply(lambda: _whole(events, reply, headers))
+        return WholeReply(lambda: reply.whole(merged([events])), headers)
     return StreamReply(merged([events]), reply.lines, OLLAMA, headers)
-
-
-async def _whole(events: AsyncGenerator[Event, None], reply: Reply, headers: ReplyHeaders) -> Response:
-    return json_response(await reply.whole(merged([events])), headers=headers())
 
 
 def _new_id() -> str:

@@ -7,19 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field
 
-from qwen_service.api.wire import (
-    Finite,
-    Ids,
-    Messages,
-    Name,
-    Parts,
-    Seed,
-    Stop,
-    Texts,
-    Tools,
-    Wire,
-    example,
-)
+from qwen_service.api.wire import Finite, Ids, Messages, Name, Parts, Seed, Stop, Texts, Tools, Wire, example
 
 KeepAlive = Annotated[int | float | str, Field(union_mode="left_to_right")]
 ModelName = Annotated[str, Field(max_length=256, validation_alias=AliasChoices("model", "name"))]
@@ -48,15 +36,7 @@ class Options(Wire):
     penalize_newline: bool | None = Field(None, description="Ignored.")
 
 
-IGNORED_OPTIONS = (
-    "typical_p",
-    "tfs_z",
-    "repeat_last_n",
-    "mirostat",
-    "mirostat_tau",
-    "mirostat_eta",
-    "penalize_newline",
-)
+IGNORED_OPTIONS = tuple(name for name, field in Options.model_fields.items() if field.description == "Ignored.")
 
 
 class CallFunction(Wire):

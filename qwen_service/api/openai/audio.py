@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
-import orjson
 from fastapi import APIRouter
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
@@ -16,8 +15,8 @@ from starlette.types import Send
 from qwen_service.api.openai.errors import error_chunk
 from qwen_service.api.openai.wire_audio import SpeechBody, TranscriptionFields, VoiceId, form_fields
 from qwen_service.api.openai.wire_reply import ERRORS
-from qwen_service.api.reply import json_response
-from qwen_service.api.streaming import LateReply, WholeReply, begin_stream
+from qwen_service.api.reply import json_response, sse
+from qwen_service.api.streaming import LateReply, WholeReply
 from qwen_service.audio import ffmpeg, subtitles
 from qwen_service.audio.formats import ENCODERS, MEDIA_TYPES
 from qwen_service.audio.sound import PCM_RATE, UNKNOWN_SIZE, Sound, wav_bytes
@@ -31,15 +30,15 @@ log = logging.getLogger(__name__)
 FORM_FIELDS = 32
 FIELD_BYTES = 65_536
 EVENTS = "text/event-stream; charset=utf-8"
-IGNORED = (
-    "timestamp_granularities[]",
-    "include[]",
-    "chunking_strategy",
-    "keywords[]",
-    "languages[]",
-    "known_speaker_names[]",
-    "known_speaker_references[]",
+LISTS = (
+    "timestamp_granularities",
+    "include",
+    "keywords",
+    "languages",
+    "known_speaker_names",
+    "known_speaker_references",
 )
+IGNORED = ("chunking_strategy", *(f"{name}[]" for name in LISTS))
 
 
 def audio_router(service: Service) -> APIRouter:
@@ -76,7 +75,8 @@ def _fields(form: FormData) -> TranscriptionFields:
     texts = {name: value for name, value in form.items() if isinstance(value, str) and value != ""}
     fields = form_fields(texts)
     if fields.response_format == "diarized_json":
-        raise Unsupported("The speech model here does not tell speakers apart.", param="response_format")
+        text = "response_format diarized_json is not supported: the speech model here does not tell speakers apart."
+        raise Unsupported(text, param="response_format")
     return fields
 
 
@@ -101,21 +101,13 @@ def _transcript(heard: Heard, fields: TranscriptionFields, headers: dict[str, st
         text = subtitles.subtitles(subtitles.segments_of(heard.details), fields.response_format)
         return Response(text, headers=headers, media_type=f"{media_type}; charset=utf-8")
     if fields.stream:
-        events: list[dict[str, Any]] = [
-            {"type": "transcript.text.delta", "delta": heard.text},
-            {"type": "transcript.text.done", "text": heard.text},
-        ]
-        return Response(b"".join(map(_event, events)), headers=headers, media_type=EVENTS)
+        delta = sse({"type": "transcript.text.delta", "delta": heard.text})
+        done = sse({"type": "transcript.text.done", "text": heard.text})
+        return Response(delta + done, headers=headers, media_type=EVENTS)
     content: dict[str, Any] = {"text": heard.text}
     if fields.response_format == "verbose_json":
-        content = {
-            "task": task,
-            "duration": heard.seconds or 0.0,
-            "language": heard.language,
-            "segments": [],
-            **heard.details,
-            "text": heard.text,
-        }
+        known = {"task": task, "duration": heard.seconds or 0.0, "language": heard.language, "segments": []}
+        content = {**known, **heard.details, **content}
     return json_response(content, headers=headers)
 
 
@@ -123,9 +115,8 @@ def _spoken(voice: TextToSpeech, body: SpeechBody) -> Response:
     # OpenAI's default is mp3, which needs ffmpeg.
     kind = body.response_format or ("mp3" if ffmpeg.is_installed() else "wav")
     if kind in ENCODERS and not ffmpeg.is_installed():
-        raise Unsupported(
-            f"{kind} takes ffmpeg, which is not installed on this machine: ask for wav or pcm.", param="response_format"
-        )
+        text = f"response_format {kind} needs ffmpeg, which this machine does not have: ask for wav or pcm."
+        raise Unsupported(text, param="response_format")
     wanted = body.voice.id if isinstance(body.voice, VoiceId) else body.voice or ""
     count = len(voice.pieces(body.input))
     sounds = voice.speak(Text(body.input, wanted, body.speed, body.model or ""))
@@ -143,21 +134,17 @@ async def _events(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, 
         try:
             async for chunk in chunks:
                 if chunk:
-                    yield _event({"type": "speech.audio.delta", "audio": base64.b64encode(chunk).decode()})
+                    yield sse({"type": "speech.audio.delta", "audio": base64.b64encode(chunk).decode()})
                     begun = True
         except ServiceError as error:
             if not begun:
                 raise
-            log.error("speech broke off: %s", error.message)
+            log.error("The speech of a running reply broke off: %s", error.message)
             yield error_chunk(error)
             return
     # Clients want these three; the programs count no tokens.
     usage = dict.fromkeys(("input_tokens", "output_tokens", "total_tokens"), 0)
-    yield _event({"type": "speech.audio.done", "usage": usage})
-
-
-def _event(content: dict[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(content) + b"\n\n"
+    yield sse({"type": "speech.audio.done", "usage": usage})
 
 
 async def _encoded(sounds: AsyncGenerator[Sound, None], kind: str, *, whole: bool) -> AsyncGenerator[bytes, None]:
@@ -186,29 +173,23 @@ class AudioReply(LateReply):
     """Sends the status with the first sound, so that an earlier error has its own status. A later one cuts the connection."""
 
     def __init__(self, chunks: AsyncGenerator[bytes, None], media_type: str, headers: dict[str, str]) -> None:
-        super().__init__()
-        self._chunks, self._media_type, self._fields = chunks, media_type, headers
+        super().__init__(media_type, lambda: headers)
+        self._chunks = chunks
 
     async def break_off(self, error: Exception, send: Send) -> None:  # noqa: ARG002  # see LateReply
         if not isinstance(error, ServiceError):
             raise error
-        # The server sees an answer without an end and closes: nobody takes it for whole.
-        log.error("speech broke off: %s", error.message)
+        # The server closes the connection of an answer without an end, so that no client takes it for whole.
+        log.error("The speech of a running reply broke off: %s", error.message)
 
     async def stream(self, send: Send) -> None:
         async with aclosing(self._chunks) as chunks:
             async for chunk in chunks:
-                if chunk and not self.begun:
-                    await self._begin(send)
                 if chunk:
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                    await self.send_chunk(send, chunk)
         if not self.begun:
-            await self._begin(send)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _begin(self, send: Send) -> None:
-        self.begun = True
-        await begin_stream(send, self._media_type, self._fields)
+            await self.begin(send)
+        await self.end(send)
 
 
 _FORM = {

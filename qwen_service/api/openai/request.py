@@ -20,77 +20,36 @@ from qwen_service.api.openai.wire import (
     ToolSpec,
 )
 from qwen_service.api.pictures import from_url
-from qwen_service.chat import ChatRequest, Image, JsonFormat, Message, NamedTool, Sampling, Tool, ToolCall, ToolChoice
-from qwen_service.errors import InvalidRequest, RequestTooLarge, Unsupported
+from qwen_service.api.request_parts import (
+    bound_messages,
+    make_tool,
+    named_call,
+    picture_refused,
+    required_call,
+    stop_texts,
+    thinks,
+    token_limit,
+)
+from qwen_service.chat import ChatRequest, Image, JsonFormat, Message, Sampling, Tool, ToolCall, ToolChoice
+from qwen_service.errors import InvalidRequest, Unsupported
 from qwen_service.text.json_schema import SchemaBudget
 
 TOKEN_ID = re.compile(r"[0-9]{1,9}")
 
 
-def chat_request(body: ChatCompletionBody, request_id: str, *, max_messages: int) -> ChatRequest:
-    top_logprobs = (body.top_logprobs or 0) if body.logprobs else None
+def chat_request(body: ChatCompletionBody | CompletionBody, request_id: str, *, max_messages: int) -> ChatRequest:
+    """Convert a chat, or a plain completion that has `messages`: that is answered like a chat."""
+    if isinstance(body, CompletionBody) and body.prompt is not None:
+        raise InvalidRequest("prompt and messages exclude each other: send one of them.", param="prompt")
     if body.top_logprobs and not body.logprobs:
-        raise InvalidRequest("top_logprobs needs logprobs to be true", param="top_logprobs")
-    return _conversation(body, body.messages, request_id, max_messages, top_logprobs)
-
-
-def chat_request_of_completion(body: CompletionBody, request_id: str, *, max_messages: int) -> ChatRequest:
-    """Convert a plain completion that has `messages`: it is answered like a chat."""
-    if body.prompt is not None:
-        raise InvalidRequest("prompt and messages exclude each other", param="prompt")
-    top_logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    return _conversation(body, body.messages or [], request_id, max_messages, top_logprobs)
-
-
-def prompt_requests(body: CompletionBody, request_id: str, *, max_choices: int) -> list[ChatRequest]:
-    """Make one request for each choice: n for each prompt."""
-    prompts = _prompts(body.prompt or [])
-    if not all(prompts) or not prompts:
-        raise InvalidRequest("prompt is missing or empty: a string, token ids, or a list of either", param="prompt")
-    if body.best_of is not None and body.best_of != (body.n or 1):
-        raise Unsupported("best_of other than n is not supported", param="best_of")
-    if len(prompts) * (body.n or 1) > max_choices:
-        raise InvalidRequest(f"at most {max_choices} choices in all (prompts times n)", param="n")
-    logprobs = None if body.logprobs is None or body.logprobs is False else int(body.logprobs)
-    common = ChatRequest(
-        id=request_id,
-        model=body.model,
-        suffix=body.suffix or None,
-        sampling=_sampling(body, logprobs),
-        stop=_stops(body.stop),
-    )
-    return [
-        choice for prompt in prompts for choice in choices(replace(common, prompt=prompt), body.n or 1, max_choices)
-    ]
-
-
-def choices(request: ChatRequest, n: int, max_choices: int) -> list[ChatRequest]:
-    """Repeat a request n times; when it has a seed, each copy gets its own."""
-    if n > max_choices:
-        raise InvalidRequest(f"n is {n}, at most {max_choices} is allowed (max_choices)", param="n")
-    seed = request.sampling.seed
-    if seed is None:
-        return [request] * n
-    return [replace(request, sampling=replace(request.sampling, seed=seed + index)) for index in range(n)]
-
-
-def _conversation(
-    body: ChatCompletionBody | CompletionBody,
-    messages: Sequence[ChatMessage],
-    request_id: str,
-    max_messages: int,
-    top_logprobs: int | None,
-) -> ChatRequest:
+        raise InvalidRequest("top_logprobs needs logprobs: set it to true, too.", param="top_logprobs")
     _refuse_what_we_do_not_have(body)
-    if len(messages) > max_messages:
-        raise RequestTooLarge(
-            f"{len(messages)} messages, at most {max_messages} are allowed (max_messages)", param="messages"
-        )
+    messages = body.messages or []
+    bound_messages(messages, max_messages)
     schemas = SchemaBudget()
     tools = tuple(_tool(tool, index, schemas) for index, tool in enumerate(body.tools or ()))
     thinking, template_kwargs = _thinking(body)
-    sampling = _sampling(body, top_logprobs)
-    max_tokens = _limit(body.max_tokens, body.max_completion_tokens)
+    sampling = _sampling(body, (body.top_logprobs or 0) if body.logprobs else None)
     return ChatRequest(
         id=request_id,
         model=body.model,
@@ -99,8 +58,8 @@ def _conversation(
         tool_choice=_tool_choice(body, tools),
         parallel_tool_calls=body.parallel_tool_calls is not False,
         response_format=_format(body.response_format, schemas),
-        sampling=replace(sampling, max_tokens=max_tokens),
-        stop=_stops(body.stop),
+        sampling=replace(sampling, max_tokens=token_limit(body.max_tokens, body.max_completion_tokens)),
+        stop=stop_texts(body.stop),
         thinking=thinking,
         template_kwargs=template_kwargs,
         continues=_continues(body, messages),
@@ -108,17 +67,51 @@ def _conversation(
     )
 
 
+def prompt_requests(body: CompletionBody, request_id: str, *, max_choices: int) -> list[ChatRequest]:
+    """Make one request for each choice: n for each prompt."""
+    prompts = _prompts(body.prompt or [])
+    if not all(prompts) or not prompts:
+        expected = "expected a string, token ids, or a list of either"
+        raise InvalidRequest(f"prompt is missing, or a prompt in it is empty: {expected}.", param="prompt")
+    n = body.n or 1
+    if body.best_of is not None and body.best_of != n:
+        raise Unsupported(f"best_of is {body.best_of}, n is {n}: only the same number is supported.", param="best_of")
+    if len(prompts) * n > max_choices:
+        asked = f"{len(prompts)} prompts with n={n} ask for {len(prompts) * n} choices"
+        raise InvalidRequest(f"{asked}; at most {max_choices} are allowed (max_choices).", param="n")
+    logprobs = None if body.logprobs is None or body.logprobs is False else int(body.logprobs)
+    common = ChatRequest(
+        id=request_id,
+        model=body.model,
+        suffix=body.suffix or None,
+        sampling=_sampling(body, logprobs),
+        stop=stop_texts(body.stop),
+    )
+    return [choice for prompt in prompts for choice in choices(replace(common, prompt=prompt), n, max_choices)]
+
+
+def choices(request: ChatRequest, n: int, max_choices: int) -> list[ChatRequest]:
+    """Repeat a request n times; when it has a seed, each copy gets its own."""
+    if n > max_choices:
+        raise InvalidRequest(f"n is {n}; at most {max_choices} choices are allowed (max_choices).", param="n")
+    seed = request.sampling.seed
+    if seed is None:
+        return [request] * n
+    return [replace(request, sampling=replace(request.sampling, seed=seed + index)) for index in range(n)]
+
+
 def _refuse_what_we_do_not_have(chat: ChatFields) -> None:
-    for field, instead in (("functions", "use tools"), ("function_call", "use tool_choice"), ("audio", "text only")):
+    answers = "a chat is answered with text only"
+    for field, why in (("functions", "use tools"), ("function_call", "use tool_choice"), ("audio", answers)):
         if getattr(chat, field) is not None:
-            raise Unsupported(f"{field} is not supported: {instead}", param=field)
+            raise Unsupported(f"{field} is not supported: {why}.", param=field)
     if chat.modalities is not None and chat.modalities != ["text"]:
-        raise Unsupported('modalities other than ["text"] are not supported', param="modalities")
+        raise Unsupported(f'modalities can only be ["text"]: {answers}.', param="modalities")
 
 
 def _sampling(body: SamplingFields, top_logprobs: int | None) -> Sampling:
     return Sampling(
-        max_tokens=_limit(body.max_tokens),
+        max_tokens=token_limit(body.max_tokens),
         temperature=body.temperature,
         top_p=body.top_p,
         top_k=body.top_k,
@@ -132,15 +125,11 @@ def _sampling(body: SamplingFields, top_logprobs: int | None) -> Sampling:
     )
 
 
-def _limit(*limits: int | None) -> int | None:
-    """The smallest of several limits; -1 means no limit."""
-    return min((limit for limit in limits if limit is not None and limit > 0), default=None)
-
-
 def _logit_bias(bias: dict[str, float] | None) -> dict[int, float]:
     bias = bias or {}
     if not all(TOKEN_ID.fullmatch(token_id) for token_id in bias):
-        raise InvalidRequest('logit_bias maps token ids to numbers: {"1234": -100}', param="logit_bias")
+        text = 'logit_bias has a key that is no token id: expected token ids and numbers, such as {"1234": -100}.'
+        raise InvalidRequest(text, param="logit_bias")
     return {int(token_id): value for token_id, value in bias.items()}
 
 
@@ -153,11 +142,10 @@ def _messages(given: Sequence[ChatMessage]) -> Iterator[Message]:
             open_calls = [call.id for call in message.tool_calls or ()]
         elif call_id is None:
             if len(open_calls) != 1:
-                where = f"messages[{index}].tool_call_id"
                 text = (
-                    f"messages[{index}]: a tool message needs tool_call_id: {len(open_calls)} calls are open before it"
+                    f"messages[{index}] needs tool_call_id: the messages before it have {len(open_calls)} open calls."
                 )
-                raise InvalidRequest(text, param=where)
+                raise InvalidRequest(text, param=f"messages[{index}].tool_call_id")
             call_id = open_calls.pop()
         elif call_id in open_calls:
             open_calls.remove(call_id)
@@ -193,10 +181,10 @@ def _images(message: ChatMessage, where: str) -> tuple[Image, ...]:
             continue
         place = f"{where}[{index}]"
         if message.role != "user":
-            raise Unsupported(f"{place}: only messages of the user can have pictures", param=f"{place}.type")
+            raise picture_refused(place)
         url = part.image_url.url if isinstance(part.image_url, ImageUrl) else part.image_url
         if url is None:
-            raise InvalidRequest(f"{place}: an image part needs image_url.url", param=f"{place}.image_url")
+            raise InvalidRequest(f"{place}: a part with a picture needs image_url.url.", param=f"{place}.image_url")
         images.append(from_url(url, f"{place}.image_url"))
     return tuple(images)
 
@@ -210,9 +198,9 @@ def _part(part: ContentPart, where: str) -> str:
         case "refusal":
             return part.refusal or ""
         case "text":
-            raise InvalidRequest(f"{where}: a text part needs text", param=f"{where}.text")
+            raise InvalidRequest(f"{where}: a part of type text needs the field text.", param=f"{where}.text")
         case other:
-            raise Unsupported(f"{where}: parts of type {other!r} are not supported, only text", param=f"{where}.type")
+            raise Unsupported(f"{where}: parts of type {other!r} are not supported: send text.", param=f"{where}.type")
 
 
 def _tool_call(call: ToolCallPart, where: str) -> ToolCall:
@@ -229,27 +217,21 @@ def call_arguments(arguments: str | None, where: str) -> str:
         try:
             json.loads(arguments or "{}")
         except RecursionError:
-            raise InvalidRequest(f"{where}: the arguments are nested too deeply", param=where) from None
+            raise InvalidRequest(f"{where}: the arguments are nested too deeply.", param=where) from None
     return arguments or "{}"
 
 
-def _tool(tool: ToolSpec, index: int, schemas: SchemaBudget) -> Tool:
-    parameters = tool.function.parameters or {}
-    schemas.check(parameters, f"tools[{index}].function.parameters")
-    return Tool(tool.function.name, tool.function.description or "", parameters)
+def _tool(spec: ToolSpec, index: int, schemas: SchemaBudget) -> Tool:
+    function = spec.function
+    where = f"tools[{index}].function.parameters"
+    return make_tool(function.name, function.description, function.parameters, where, schemas)
 
 
 def _tool_choice(chat: ChatFields, tools: Sequence[Tool]) -> ToolChoice:
     choice = chat.tool_choice
     if choice is None or isinstance(choice, str):
-        if choice == "required" and not tools:
-            raise InvalidRequest("tool_choice is required, but there are no tools", param="tool_choice")
-        return choice or "auto"
-    if choice.function.name not in [tool.name for tool in tools]:
-        raise InvalidRequest(
-            f"tool_choice names {choice.function.name!r}, which is not among tools", param="tool_choice"
-        )
-    return NamedTool(choice.function.name)
+        return required_call(tools) if choice == "required" else choice or "auto"
+    return named_call(choice.function.name, tools, "tool_choice")
 
 
 def _format(response_format: ResponseFormat | None, schemas: SchemaBudget) -> JsonFormat | None:
@@ -259,7 +241,7 @@ def _format(response_format: ResponseFormat | None, schemas: SchemaBudget) -> Js
         return _json_of(response_format.schema_, "response_format.schema", schemas)
     schema = response_format.json_schema.schema_ if response_format.json_schema is not None else None
     if schema is None:
-        raise InvalidRequest("response_format json_schema needs json_schema.schema", param="response_format")
+        raise InvalidRequest("response_format of type json_schema needs json_schema.schema.", param="response_format")
     return _json_of(schema, "response_format.json_schema.schema", schemas)
 
 
@@ -273,11 +255,10 @@ def _thinking(chat: ChatFields) -> tuple[bool | None, dict[str, object]]:
     kwargs = dict(chat.chat_template_kwargs or {})
     asked = kwargs.pop("enable_thinking", None)
     if asked is not None and not isinstance(asked, bool):
-        raise InvalidRequest("enable_thinking is true or false", param="chat_template_kwargs")
+        text = f"enable_thinking is {str(asked)[:40]!r}: expected true or false."
+        raise InvalidRequest(text, param="chat_template_kwargs")
     effort = chat.reasoning_effort or (chat.reasoning.effort if chat.reasoning is not None else None)
-    if asked is None and effort is not None:
-        asked = effort not in ("none", "minimal")
-    return asked, kwargs
+    return (thinks(effort) if asked is None else asked), kwargs
 
 
 def _continues(chat: ChatFields, messages: Sequence[ChatMessage]) -> bool:
@@ -285,16 +266,11 @@ def _continues(chat: ChatFields, messages: Sequence[ChatMessage]) -> bool:
         return False
     field = "continue_final_message"
     if messages[-1].role != "assistant" or messages[-1].tool_calls:
-        raise InvalidRequest(f"{field} needs a last message of the assistant, with text", param=field)
+        raise InvalidRequest(f"{field} needs a last message of the assistant that has no tool calls.", param=field)
     is_formatted = chat.response_format is not None and chat.response_format.type != "text"
     if is_formatted or chat.tool_choice not in (None, "none", "auto"):
-        raise Unsupported(f"{field}: a format or a forced call begins with the reply", param=field)
+        raise Unsupported(f"{field} excludes response_format and forced calls, which begin a reply anew.", param=field)
     return True
-
-
-def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
-    stops = [stop] if isinstance(stop, str) else stop or []
-    return tuple(text for text in stops if text)
 
 
 def _prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str | tuple[int, ...]]:

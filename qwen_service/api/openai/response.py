@@ -1,7 +1,7 @@
 """Turns events into OpenAI's chat.completion objects and chunks."""
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,16 +9,7 @@ import orjson
 
 from qwen_service.api.reply import ReplyHeaders
 from qwen_service.api.streaming import Events
-from qwen_service.chat import (
-    Event,
-    Finished,
-    ReasoningDelta,
-    Started,
-    TextDelta,
-    TokenLogprob,
-    ToolCall,
-    Usage,
-)
+from qwen_service.chat import Event, Finished, ReasoningDelta, Started, TextDelta, TokenLogprob, ToolCall, Usage
 
 DONE = b"data: [DONE]\n\n"
 
@@ -54,7 +45,8 @@ async def collect(events: Events, count: int, headers: ReplyHeaders) -> tuple[li
         if isinstance(event, Started):
             headers.started = event
         replies[index].add(event)
-    return replies, _total([reply.finished.usage for reply in replies if reply.finished])
+    usages = [reply.finished.usage for reply in replies if reply.finished]
+    return replies, total(usages, prompts=usages[:1])
 
 
 def chat_completion(
@@ -69,9 +61,7 @@ def chat_completion(
             {
                 "index": index,
                 "message": _message(reply),
-                "logprobs": {"content": [logprob_object(entry) for entry in reply.logprobs], "refusal": None}
-                if logprobs
-                else None,
+                "logprobs": _logprobs(reply.logprobs) if logprobs else None,
                 "finish_reason": reply.finished.reason if reply.finished else None,
             }
             for index, reply in enumerate(replies)
@@ -134,7 +124,7 @@ class ChatChunks:
 
     def _text(self, index: int, event: TextDelta) -> bytes:
         if self._logprobs:
-            entries = {"content": [logprob_object(entry) for entry in event.logprobs], "refusal": None}
+            entries = _logprobs(event.logprobs)
             return self._greeting(index) + self._delta(index, {"content": event.text}, logprobs=entries)
         # The path of nearly every token: only the text is encoded, the rest is prepared.
         chunk = b'%b,"choices":[{"index":%d,"delta":{"content":%b},"logprobs":null,"finish_reason":null}]%b}\n\n' % (
@@ -167,7 +157,8 @@ class ChatChunks:
         return self._head + b',"choices":' + orjson.dumps([choice]) + self._usage_field + b"}\n\n"
 
     def _usage(self) -> bytes:
-        return self._head + b',"choices":[],"usage":' + orjson.dumps(usage_object(_total(self._usages))) + b"}\n\n"
+        usage = usage_object(total(self._usages, prompts=self._usages[:1]))
+        return self._head + b',"choices":[],"usage":' + orjson.dumps(usage) + b"}\n\n"
 
 
 def call_object(call: ToolCall) -> dict[str, Any]:
@@ -184,15 +175,18 @@ def usage_object(usage: Usage) -> dict[str, Any]:
     }
 
 
-def _total(usages: list[Usage]) -> Usage:
-    """Add up the usage of n choices. The prompt counts once, as OpenAI counts it."""
-    first = usages[0] if usages else Usage()
+def total(usages: Collection[Usage], *, prompts: Collection[Usage]) -> Usage:
+    """Add up the usage of all choices. A prompt counts once, as OpenAI counts it: by its choice in `prompts`."""
     return Usage(
-        first.prompt_tokens,
+        sum(usage.prompt_tokens for usage in prompts),
         sum(usage.completion_tokens for usage in usages),
-        first.cached_tokens,
+        sum(usage.cached_tokens for usage in prompts),
         sum(usage.reasoning_tokens for usage in usages),
     )
+
+
+def _logprobs(entries: Sequence[TokenLogprob]) -> dict[str, Any]:
+    return {"content": [logprob_object(entry) for entry in entries], "refusal": None}
 
 
 def logprob_object(entry: TokenLogprob) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Sequence
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.responses import Response
@@ -10,18 +11,11 @@ from qwen_service.api.json_body import JsonRoute
 from qwen_service.api.openai.embeddings import embeddings_object, inputs
 from qwen_service.api.openai.errors import OPENAI
 from qwen_service.api.openai.models import model_list, one_model
-from qwen_service.api.openai.request import chat_request, chat_request_of_completion, choices, prompt_requests
+from qwen_service.api.openai.request import chat_request, choices, prompt_requests
 from qwen_service.api.openai.response import ChatChunks, chat_completion, collect
 from qwen_service.api.openai.text_completion import TextCompletion
 from qwen_service.api.openai.wire import ChatCompletionBody, CompletionBody, EmbeddingsBody, SamplingFields
-from qwen_service.api.openai.wire_reply import (
-    ERRORS,
-    ChatCompletionChunk,
-    Completion,
-    ModelEntry,
-    ModelList,
-    answers,
-)
+from qwen_service.api.openai.wire_reply import ERRORS, ChatCompletionChunk, Completion, ModelEntry, ModelList, answers
 from qwen_service.api.openai.wire_reply import ChatCompletion as ChatCompletionReply
 from qwen_service.api.reply import ReplyHeaders, json_response
 from qwen_service.api.streaming import StreamReply, WholeReply, merged
@@ -32,19 +26,11 @@ from qwen_service.service import Service
 def openai_router(service: Service) -> APIRouter:
     router = APIRouter(tags=["OpenAI"], route_class=JsonRoute, responses=ERRORS)
     routes = OpenAIRoutes(service)
-    router.post(
-        "/v1/chat/completions",
-        summary="Answer a conversation",
-        responses=answers(ChatCompletionReply, chunk=ChatCompletionChunk),
-    )(routes.chat_completions)
-    router.post(
-        "/v1/completions",
-        summary="Continue a prompt, or answer messages like a chat",
-        responses=answers(Completion, chunk=Completion),
-    )(routes.completions)
-    router.post("/v1/embeddings", summary="Vectors of texts, where a model for embeddings is installed")(
-        routes.embeddings
-    )
+    chat, text = answers(ChatCompletionReply, chunk=ChatCompletionChunk), answers(Completion, chunk=Completion)
+    router.post("/v1/chat/completions", summary="Answer a conversation", responses=chat)(routes.chat_completions)
+    continuing = "Continue a prompt, or answer messages like a chat"
+    router.post("/v1/completions", summary=continuing, responses=text)(routes.completions)
+    router.post("/v1/embeddings", summary="Vectors of texts, by an installed model for embeddings")(routes.embeddings)
     router.get("/v1/models", summary="Installed models", responses=answers(ModelList))(routes.models)
     router.get("/v1/models/", include_in_schema=False)(routes.models)
     router.get("/v1/models/{name:path}", summary="One installed model", responses=answers(ModelEntry))(routes.model)
@@ -57,21 +43,18 @@ class OpenAIRoutes:
         self._settings = service.settings
 
     async def chat_completions(self, body: ChatCompletionBody) -> Response:
-        request = chat_request(body, _new_id("chatcmpl"), max_messages=self._settings.max_messages)
-        return self._answer_chat(request, body)
+        return self._answer_chat(body)
 
     async def completions(self, body: CompletionBody) -> Response:
         if body.messages is not None:
-            request = chat_request_of_completion(body, _new_id("chatcmpl"), max_messages=self._settings.max_messages)
-            return self._answer_chat(request, body)
-        return self._answer_prompts(
-            prompt_requests(body, _new_id("cmpl"), max_choices=self._settings.max_choices), body
-        )
+            return self._answer_chat(body)
+        requests = prompt_requests(body, _new_id("cmpl"), max_choices=self._settings.max_choices)
+        return self._answer_prompts(requests, body)
 
     async def embeddings(self, body: EmbeddingsBody) -> Response:
-        async def whole() -> Response:
+        async def whole() -> dict[str, Any]:
             embedded = await self._service.embeddings.embed(body.model, inputs(body), dimensions=body.dimensions)
-            return json_response(embeddings_object(embedded, body))
+            return embeddings_object(embedded, body)
 
         return WholeReply(whole)
 
@@ -81,24 +64,23 @@ class OpenAIRoutes:
     async def model(self, name: str) -> Response:
         return json_response(one_model(self._service.models, name))
 
-    def _answer_chat(self, request: ChatRequest, body: ChatCompletionBody | CompletionBody) -> Response:
+    def _answer_chat(self, body: ChatCompletionBody | CompletionBody) -> Response:
+        request = chat_request(body, _new_id("chatcmpl"), max_messages=self._settings.max_messages)
         requests = choices(request, body.n or 1, self._settings.max_choices)
         headers = ReplyHeaders()
         events = merged([self._service.chat.stream(request) for request in requests])
         logprobs = request.sampling.top_logprobs is not None
         if body.stream:
-            chunks = ChatChunks(
-                request.id, len(requests), include_usage=_wants_usage(body), logprobs=logprobs, headers=headers
-            )
+            usage = _wants_usage(body)
+            chunks = ChatChunks(request.id, len(requests), include_usage=usage, logprobs=logprobs, headers=headers)
             return StreamReply(events, chunks.encode, OPENAI, headers)
 
-        async def whole() -> Response:
+        async def whole() -> dict[str, Any]:
             replies, usage = await collect(events, len(requests), headers)
             model = headers.started.model if headers.started else ""
-            content = chat_completion(request.id, model, replies, usage, logprobs=logprobs)
-            return json_response(content, headers=headers())
+            return chat_completion(request.id, model, replies, usage, logprobs=logprobs)
 
-        return WholeReply(whole)
+        return WholeReply(whole, headers)
 
     def _answer_prompts(self, requests: Sequence[ChatRequest], body: CompletionBody) -> Response:
         headers = ReplyHeaders()
@@ -113,11 +95,7 @@ class OpenAIRoutes:
         events = merged([self._service.chat.stream(request) for request in requests])
         if body.stream:
             return StreamReply(events, completion.chunks, OPENAI, headers)
-
-        async def whole() -> Response:
-            return json_response(await completion.whole(events), headers=headers())
-
-        return WholeReply(whole)
+        return WholeReply(lambda: completion.whole(events), headers)
 
 
 def _new_id(prefix: str) -> str:

@@ -5,12 +5,10 @@ from collections.abc import AsyncGenerator, Sequence
 from itertools import accumulate
 from typing import Any
 
-import orjson
-
-from qwen_service.api.openai.response import DONE, usage_object
-from qwen_service.api.reply import ReplyHeaders
+from qwen_service.api.openai.response import DONE, total, usage_object
+from qwen_service.api.reply import ReplyHeaders, sse
 from qwen_service.api.streaming import Events
-from qwen_service.chat import Event, Finished, ReasoningDelta, Started, TextDelta, TokenLogprob, ToolCall, Usage
+from qwen_service.chat import Event, Finished, Started, TextDelta, TokenLogprob, Usage
 
 
 class TextCompletion:
@@ -61,45 +59,31 @@ class TextCompletion:
             elif isinstance(event, Finished):
                 yield self._chunk([self._choice(index, echoes.pop(index, ""), (), event.reason)])
         if self._include_usage:
-            yield b"data: " + orjson.dumps(self._object([]) | {"usage": usage_object(self._total())}) + b"\n\n"
+            yield sse(self._object([]) | {"usage": usage_object(self._total())})
         yield DONE
 
     def _note(self, index: int, event: Event) -> None:
-        match event:
-            case Started():
-                self._headers.started = self._headers.started or event
-            case Finished():
-                self._usages[index] = event.usage
-            case TextDelta() | ReasoningDelta() | ToolCall():
-                pass
+        if isinstance(event, Started):
+            self._headers.started = self._headers.started or event
+        elif isinstance(event, Finished):
+            self._usages[index] = event.usage
 
     def _chunk(self, choices: list[dict[str, Any]]) -> bytes:
         usage = {"usage": None} if self._include_usage else {}
-        return b"data: " + orjson.dumps(self._object(choices) | usage) + b"\n\n"
+        return sse(self._object(choices) | usage)
 
     def _object(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         model = self._headers.started.model if self._headers.started else ""
-        return {
-            "id": self._id,
-            "object": "text_completion",
-            "created": self._created,
-            "model": model,
-            "choices": choices,
-        }
+        head = {"id": self._id, "object": "text_completion", "created": self._created, "model": model}
+        return {**head, "choices": choices}
 
     def _choice(self, index: int, text: str, logprobs: Sequence[TokenLogprob], reason: str | None) -> dict[str, Any]:
         entries = self._entries(index, logprobs) if self._logprobs and logprobs else None
         return {"index": index, "text": text, "logprobs": entries, "finish_reason": reason}
 
     def _total(self) -> Usage:
-        """Add up the usage. Add up the usage. Each prompt counts once, however many choices it has."""
         first = [usage for index, usage in self._usages.items() if index % self._per_prompt == 0]
-        return Usage(
-            sum(usage.prompt_tokens for usage in first),
-            sum(usage.completion_tokens for usage in self._usages.values()),
-            sum(usage.cached_tokens for usage in first),
-            sum(usage.reasoning_tokens for usage in self._usages.values()),
-        )
+        return total(self._usages.values(), prompts=first)
 
     def _entries(self, index: int, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
         offsets = list(accumulate((len(entry.token) for entry in logprobs), initial=self._offsets[index]))

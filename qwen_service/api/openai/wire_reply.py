@@ -164,7 +164,9 @@ class ErrorReply(Reply):
     error: ErrorDetail
 
 
-ERRORS: dict[int | str, dict[str, Any]] = {"default": {"model": ErrorReply, "description": "Why not; docs/api.md"}}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "default": {"model": ErrorReply, "description": "Why the request was refused; docs/api.md"}
+}
 
 
 def answers(model: type[Reply], *, chunk: type[Reply] | None = None) -> dict[int | str, dict[str, Any]]:

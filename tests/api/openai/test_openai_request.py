@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from qwen_service.api.openai.request import chat_request, chat_request_of_completion, choices, prompt_requests
+from qwen_service.api.openai.request import chat_request, choices, prompt_requests
 from qwen_service.api.openai.wire import ChatCompletionBody, CompletionBody
 from qwen_service.chat import ChatRequest, JsonFormat, Message, NamedTool, Tool, ToolCall
 from qwen_service.errors import InvalidRequest, RequestError, RequestTooLarge, Unsupported
@@ -303,11 +303,11 @@ def test_a_completion_carries_suffix_stop_and_limit() -> None:
 
 def test_a_completion_with_messages_is_a_chat() -> None:
     body = CompletionBody.model_validate({"messages": [HI], "logprobs": 2, "max_tokens": 4})
-    request = chat_request_of_completion(body, "r1", max_messages=10)
+    request = chat_request(body, "r1", max_messages=10)
     assert request.messages == (Message("user", "Hi"),)
     both = CompletionBody.model_validate({"messages": [HI], "prompt": "x"})
     with pytest.raises(InvalidRequest):
-        chat_request_of_completion(both, "r1", max_messages=10)
+        chat_request(both, "r1", max_messages=10)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from qwen_service.api.openai.request import call_arguments
 from qwen_service.api.openai.responses.wire import Item, Part
 from qwen_service.api.pictures import from_url
+from qwen_service.api.request_parts import picture_refused
 from qwen_service.chat import Image, Message, ToolCall
 from qwen_service.errors import InvalidRequest, Unsupported
 
@@ -43,7 +44,7 @@ class _Conversation:
             case "function_call_output":
                 self._close(_tool_result(item, where))
             case "item_reference":
-                raise Unsupported(f"{where}: no item is stored here; send the item itself.", param=f"{where}.type")
+                raise Unsupported(f"{where}: no item is stored here: send the item itself.", param=f"{where}.type")
             case other:
                 raise Unsupported(f"{where}: items of type {other!r} are not supported here.", param=f"{where}.type")
 
@@ -86,7 +87,7 @@ def messages_of(items: str | Sequence[Item]) -> list[Message]:
 
 def _said(item: Item, where: str) -> Message:
     if item.role is None:
-        raise InvalidRequest(f"{where}: a message needs a role", param=f"{where}.role")
+        raise InvalidRequest(f"{where}: a message needs the field role.", param=f"{where}.role")
     role = "system" if item.role == "developer" else item.role
     place = f"{where}.content"
     return Message(
@@ -98,13 +99,13 @@ def _said(item: Item, where: str) -> Message:
 
 def _call(item: Item, where: str) -> ToolCall:
     if not item.call_id or not item.name:
-        raise InvalidRequest(f"{where}: a function_call needs call_id and name", param=where)
+        raise InvalidRequest(f"{where}: a function_call needs call_id and name.", param=where)
     return ToolCall(item.call_id, item.name, call_arguments(item.arguments, f"{where}.arguments"))
 
 
 def _tool_result(item: Item, where: str) -> Message:
     if not item.call_id:
-        raise InvalidRequest(f"{where}: a function_call_output needs call_id", param=f"{where}.call_id")
+        raise InvalidRequest(f"{where}: a function_call_output needs call_id.", param=f"{where}.call_id")
     return Message("tool", _content(item.output, f"{where}.output"), tool_call_id=item.call_id)
 
 
@@ -121,7 +122,9 @@ def _images(content: str | Sequence[Part] | None, where: str) -> tuple[Image, ..
         if part.type == "input_image":
             place = f"{where}[{index}].image_url"
             if part.image_url is None:
-                raise InvalidRequest(f"{place}: a data: URI is needed; this service keeps no files.", param=place)
+                raise InvalidRequest(
+                    f"{place} is missing: send a data: URI, since this service keeps no files.", param=place
+                )
             images.append(from_url(part.image_url, place))
     return tuple(images)
 
@@ -130,13 +133,15 @@ def _part(part: Part, where: str, pictures: bool) -> str:
     match part.type:
         case "input_text" | "output_text" | "text" | "summary_text" | "reasoning_text":
             if part.text is None:
-                raise InvalidRequest(f"{where}: a part of type {part.type} needs text", param=f"{where}.text")
+                raise InvalidRequest(
+                    f"{where}: a part of type {part.type} needs the field text.", param=f"{where}.text"
+                )
             return part.text
         case "refusal":
             return part.refusal or ""
         case "input_image" if pictures:
             return ""  # _images reads it
         case "input_image":
-            raise Unsupported(f"{where}: only messages of the user can have pictures.", param=f"{where}.type")
+            raise picture_refused(where)
         case other:
-            raise Unsupported(f"{where}: parts of type {other!r} are not supported, only text.", param=f"{where}.type")
+            raise Unsupported(f"{where}: parts of type {other!r} are not supported: send text.", param=f"{where}.type")

@@ -1,11 +1,13 @@
 """The body of POST /v1/responses -> ChatRequest. Pure functions; every refusal names the field."""
 
 import re
+from typing import Literal
 
 from qwen_service.api.openai.responses.input_items import messages_of
 from qwen_service.api.openai.responses.wire import ResponsesBody, TextFormat, ToolChoiceSpec, ToolSpec
-from qwen_service.chat import ChatRequest, JsonFormat, Message, NamedTool, Sampling, Tool, ToolChoice
-from qwen_service.errors import InvalidRequest, RequestTooLarge, Unsupported
+from qwen_service.api.request_parts import bound_messages, make_tool, named_call, required_call, thinks, token_limit
+from qwen_service.chat import ChatRequest, JsonFormat, Message, Sampling, Tool, ToolChoice
+from qwen_service.errors import InvalidRequest, Unsupported
 from qwen_service.text.json_schema import SchemaBudget
 
 FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_.:-]{1,128}")
@@ -21,14 +23,11 @@ STORED = {
 
 def chat_request(body: ResponsesBody, request_id: str, *, max_messages: int) -> ChatRequest:
     _refuse_what_we_do_not_have(body)
-    if not isinstance(body.input, str) and len(body.input) > max_messages:
-        raise RequestTooLarge(
-            f"{len(body.input)} items, at most {max_messages} are allowed (max_messages)", param="input"
-        )
+    if not isinstance(body.input, str):
+        bound_messages(body.input, max_messages, "input")
     messages, schemas = _messages(body), SchemaBudget()
     tools = tuple(_tool(tool, index, schemas) for index, tool in enumerate(body.tools or ()) if tool.type == "function")
     tools, choice = _choice(body.tool_choice, tools)
-    effort = body.reasoning.effort if body.reasoning is not None else None
     return ChatRequest(
         id=request_id,
         model=body.model,
@@ -38,7 +37,7 @@ def chat_request(body: ResponsesBody, request_id: str, *, max_messages: int) -> 
         parallel_tool_calls=body.parallel_tool_calls is not False,
         response_format=_format(body.text.format if body.text is not None else None, schemas),
         sampling=_sampling(body),
-        thinking=None if effort is None else effort not in ("none", "minimal"),
+        thinking=thinks(body.reasoning.effort if body.reasoning is not None else None),
         truncate=body.truncation != "disabled",
         session=body.prompt_cache_key or "",
     )
@@ -58,11 +57,8 @@ def _refuse_what_we_do_not_have(body: ResponsesBody) -> None:
         if getattr(body, name) is not None:
             raise Unsupported(f"{name} is not supported. {instead}", param=name)
     if body.background:
-        raise Unsupported(
-            "background is not supported: no response is stored here. Send `stream: true` and read the answer as it"
-            " comes, or wait for it.",
-            param="background",
-        )
+        text = "background is not supported, because no response is stored here: send `stream: true` and read the reply as it comes."
+        raise Unsupported(text, param="background")
 
 
 def _messages(body: ResponsesBody) -> list[Message]:
@@ -70,14 +66,13 @@ def _messages(body: ResponsesBody) -> list[Message]:
     if body.instructions:
         messages.insert(0, Message("system", body.instructions))
     if not messages:
-        raise InvalidRequest("input is empty", param="input")
+        raise InvalidRequest("input is empty: send a text, or at least one item.", param="input")
     return messages
 
 
 def _sampling(body: ResponsesBody) -> Sampling:
-    limit = body.max_output_tokens
     return Sampling(
-        max_tokens=limit if limit is not None and limit > 0 else None,  # -1: no limit
+        max_tokens=token_limit(body.max_output_tokens),
         temperature=body.temperature,
         top_p=body.top_p,
         top_logprobs=(body.top_logprobs or 0) if wants_logprobs(body) else None,
@@ -89,16 +84,18 @@ def _shown(tool: ToolSpec) -> str:
     return next((text for text in (tool.name, tool.type) if text and FUNCTION_NAME.fullmatch(text)), "unnamed")
 
 
-def _tool(tool: ToolSpec, index: int, schemas: SchemaBudget) -> Tool:
+def _tool(spec: ToolSpec, index: int, schemas: SchemaBudget) -> Tool:
     where = f"tools[{index}]"
-    if tool.name is None or not FUNCTION_NAME.fullmatch(tool.name):
-        raise InvalidRequest(f"{where}: a function needs a name of letters, digits and _.:-", param=f"{where}.name")
-    parameters = tool.parameters or {}
-    schemas.check(parameters, f"{where}.parameters")
-    return Tool(tool.name, tool.description or "", parameters)
+    if spec.name is None or not FUNCTION_NAME.fullmatch(spec.name):
+        raise InvalidRequest(
+            f"{where}: a function needs a name of letters, digits and _.:- only.", param=f"{where}.name"
+        )
+    return make_tool(spec.name, spec.description, spec.parameters, f"{where}.parameters", schemas)
 
 
-def _choice(choice: str | ToolChoiceSpec | None, tools: tuple[Tool, ...]) -> tuple[tuple[Tool, ...], ToolChoice]:
+def _choice(
+    choice: Literal["auto", "none", "required"] | ToolChoiceSpec | None, tools: tuple[Tool, ...]
+) -> tuple[tuple[Tool, ...], ToolChoice]:
     """The tools that the model may call, and whether it must call one."""
     match choice:
         case None | "auto":
@@ -106,24 +103,15 @@ def _choice(choice: str | ToolChoiceSpec | None, tools: tuple[Tool, ...]) -> tup
         case "none":
             return tools, "none"
         case "required":
-            return _required(tools)
+            return tools, required_call(tools)
         case ToolChoiceSpec(type="function"):
-            if choice.name not in [tool.name for tool in tools]:
-                raise InvalidRequest(
-                    f"tool_choice names {choice.name!r}, which is not among tools", param="tool_choice.name"
-                )
-            return tools, NamedTool(choice.name or "")
+            return tools, named_call(choice.name, tools, "tool_choice.name")
         case ToolChoiceSpec(type="allowed_tools"):
             allowed = {tool.name for tool in choice.tools or ()}
             tools = tuple(tool for tool in tools if tool.name in allowed)
-            return _required(tools) if choice.mode == "required" else (tools, "auto")
-    raise Unsupported("tool_choice: only functions can be called here", param="tool_choice.type")
-
-
-def _required(tools: tuple[Tool, ...]) -> tuple[tuple[Tool, ...], ToolChoice]:
-    if not tools:
-        raise InvalidRequest("tool_choice is required, but there are no functions among tools", param="tool_choice")
-    return tools, "required"
+            return tools, required_call(tools) if choice.mode == "required" else "auto"
+    text = f"tool_choice of type {choice.type!r} is not supported: only functions can be called here."
+    raise Unsupported(text, param="tool_choice.type")
 
 
 def _format(text_format: TextFormat | None, schemas: SchemaBudget) -> JsonFormat | None:
@@ -132,6 +120,6 @@ def _format(text_format: TextFormat | None, schemas: SchemaBudget) -> JsonFormat
     if text_format.type == "json_object":
         return JsonFormat(None)
     if text_format.schema_ is None:
-        raise InvalidRequest("text.format json_schema needs schema", param="text.format.schema")
+        raise InvalidRequest("text.format of type json_schema needs schema.", param="text.format.schema")
     schemas.check(text_format.schema_, "text.format.schema")
     return JsonFormat(text_format.schema_)

@@ -5,12 +5,10 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
-import orjson
-
 from qwen_service import errors
 from qwen_service.api.openai.responses.items import Fields, OutputItems, Told
 from qwen_service.api.openai.responses.wire import ResponsesBody
-from qwen_service.api.reply import ReplyHeaders
+from qwen_service.api.reply import ReplyHeaders, sse
 from qwen_service.api.streaming import Events
 from qwen_service.chat import Event, Finished, Started, Usage
 
@@ -76,9 +74,9 @@ class ResponseEvents:
 
     def _event(self, told: Told) -> bytes:
         kind, fields = f"response.{told[0]}", told[1]
-        data = orjson.dumps({"type": kind, "sequence_number": self._number, **fields})
+        event = sse({"type": kind, "sequence_number": self._number, **fields}, kind)
         self._number += 1
-        return b"event: %b\ndata: %b\n\n" % (kind.encode(), data)
+        return event
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:

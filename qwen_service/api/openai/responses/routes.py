@@ -12,7 +12,7 @@ from qwen_service.api.openai.responses.request import chat_request, skipped_tool
 from qwen_service.api.openai.responses.response import ResponseEvents
 from qwen_service.api.openai.responses.wire import STREAM, ResponsesBody
 from qwen_service.api.openai.wire_reply import ERRORS
-from qwen_service.api.reply import ReplyHeaders, json_response
+from qwen_service.api.reply import ReplyHeaders
 from qwen_service.api.streaming import StreamReply, WholeReply, merged
 from qwen_service.errors import InvalidRequest
 from qwen_service.service import Service
@@ -30,18 +30,14 @@ def responses_router(service: Service) -> APIRouter:
         if body.stream:
             return StreamReply(events, reply.encode, replace(OPENAI, error_chunk=reply.failed), headers)
 
-        async def whole() -> Response:
-            return json_response(await reply.whole(events), headers=headers())
-
-        return WholeReply(whole)
+        return WholeReply(lambda: reply.whole(events), headers)
 
     @router.post("/v1/responses/input_tokens", summary="How many tokens a conversation has, in the Responses API")
     async def input_tokens(body: ResponsesBody) -> Response:
         request = chat_request(body, "", max_messages=service.settings.max_messages)
 
-        async def whole() -> Response:
-            counted = {"object": "response.input_tokens", "input_tokens": await service.chat.count(request)}
-            return json_response(counted)
+        async def whole() -> dict[str, object]:
+            return {"object": "response.input_tokens", "input_tokens": await service.chat.count(request)}
 
         return WholeReply(whole)
 
@@ -51,10 +47,7 @@ def responses_router(service: Service) -> APIRouter:
 
 
 async def _not_stored() -> Response:
-    error = InvalidRequest(
-        "No response is stored here, whatever `store` said: keep what POST /v1/responses answered.",
-        param="response_id",
-    )
-    answer = error_response(error)
+    text = "No response is stored here, whatever `store` said: keep the answer of POST /v1/responses."
+    answer = error_response(InvalidRequest(text, param="response_id"))
     answer.status_code = 404
     return answer
