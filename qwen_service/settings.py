@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ENV_PREFIX = "QWEN_"
+TOKENIZER_LOGGER = "qwen_service.tokenizer"  # the logger of the tokenizer server, whose lines go to tokenizer.log, too
 
 
 def _split_commas(value: object) -> object:

@@ -15,7 +15,7 @@ import uvloop
 
 from qwen_service.operation.logs import OTHER_LOGGERS
 from qwen_service.operation.logs import ROOT as ROOT_LOGGER
-from qwen_service.operation.logs import TOKENIZER as TOKENIZER_LOGGER
+from qwen_service.settings import TOKENIZER_LOGGER
 from qwen_service.text.tokenizer import LocalTokenizer
 from tests.simulated_card import Card, simulated_card
 from tests.simulated_repl import Rig, repl_rig

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from qwen_service.card.reading import AxclSmi, BoardFiles, ReadCards
+from qwen_service.card.reading import ReadCards, card_reader
 from qwen_service.card.smi import Card
 from qwen_service.models.machine import Machine
 from qwen_service.settings import Settings
@@ -74,8 +74,8 @@ class CardMonitor:
                 await self.poll()
             except (
                 Exception
-            ) as error:  # our own defect must be visible in /health, and must not leave a card paused for ever
-                log.exception("a look at the cards failed")
+            ) as error:  # a defect of ours must show in /health, and must not leave a card paused for ever
+                log.exception("reading the cards failed for an unexpected reason")
                 self.fault = f"The cards cannot be watched: {error!r}"
             await asyncio.sleep(interval)
 
@@ -124,6 +124,5 @@ def card_monitor(settings: Settings, machine: Machine, on_change: Callable[[], N
     """Make the monitor that the settings ask for; None when npu_poll_interval is 0. A card may appear after the start."""
     if not settings.npu_poll_interval:
         return None
-    read = BoardFiles(machine.root).read if machine.is_board else AxclSmi(settings.axcl_smi, settings.npu_timeout).read
     bounds = Thresholds(settings.npu_warn_above, settings.npu_pause_above, settings.npu_resume_below)
-    return CardMonitor(read, bounds, on_change, lambda: machine.has_npu)
+    return CardMonitor(card_reader(settings, machine), bounds, on_change, lambda: machine.has_npu)

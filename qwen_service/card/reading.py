@@ -2,9 +2,10 @@
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from qwen_service.card.faults import explain
 from qwen_service.card.smi import Card, read_board, read_table
@@ -14,7 +15,7 @@ from qwen_service.process.child import run_tool
 from qwen_service.settings import Settings
 
 ALREADY_RUNNING = "is already running"  # axcl-smi takes one caller at a time
-REBOOT_TIMEOUT = 60.0  # seconds: it resets the card and loads its firmware
+REBOOT_TIMEOUT = 60.0  # seconds; a reboot resets the card and loads its firmware
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class Reading:
     fault: str = ""
 
 
-ReadCards = Callable[[], Awaitable[Reading | None]]  # None: axcl-smi was busy, try again
+ReadCards = Callable[[], Coroutine[Any, Any, Reading | None]]  # None: axcl-smi was busy, try again
 
 
 class AxclSmi:
@@ -42,7 +43,7 @@ class AxclSmi:
         try:
             result = await run_tool([self._program], self._timeout)
         except TimeoutError:
-            return Reading(fault=f"The card does not answer: axcl-smi hung for {self._timeout:g} s.")
+            return Reading(fault=f"The card does not answer: axcl-smi hung for {self._timeout:g} s (npu_timeout).")
         except OSError as error:
             return Reading(fault=f"axcl-smi cannot be run: {error}. It comes with the axclhost package.")
         if ALREADY_RUNNING in result.output:
@@ -58,7 +59,9 @@ class AxclSmi:
         try:
             result = await run_tool([self._program, "reboot", "-d", str(index)], REBOOT_TIMEOUT, input=b"y\n")
         except (OSError, TimeoutError) as error:
-            raise DeviceLost(f"Card {index} could not be rebooted: {error or 'axcl-smi reboot hung'}") from error
+            raise DeviceLost(
+                f"Card {index} could not be rebooted: {error or f'axcl-smi reboot hung for {REBOOT_TIMEOUT:g} s'}"
+            ) from error
         if result.returncode != 0:
             raise DeviceLost(f"Card {index} could not be rebooted: {result.output.strip()[-200:]}")
 
@@ -85,18 +88,18 @@ class BoardFiles:
         return Reading((read_board(memory, thermal),))
 
 
-async def read_cards(settings: Settings, machine: Machine) -> Reading | None:
-    """The cards of this machine, or the board's own NPU."""
+def card_reader(settings: Settings, machine: Machine) -> ReadCards:
+    """Return the function that reads the cards of this machine, or the board's own NPU."""
     if machine.is_board:
-        return await BoardFiles(machine.root).read()
-    return await AxclSmi(settings.axcl_smi, settings.npu_timeout).read()
+        return BoardFiles(machine.root).read
+    return AxclSmi(settings.axcl_smi, settings.npu_timeout).read
 
 
 def card_memory(settings: Settings, machine: Machine) -> int | None:
-    """KiB that the smallest of the cards to be used has; None where nobody tells. Not within a running loop."""
+    """Return the KiB of the smallest of the cards in `devices`; None: unknown. Not within a running loop."""
     if not machine.has_npu:
         return None
-    reading = asyncio.run(read_cards(settings, machine))
+    reading = asyncio.run(card_reader(settings, machine)())
     cards = reading.cards if reading is not None else ()
     used = [card.cmm_total for card in cards if card.index in settings.devices and card.cmm_total is not None]
     return min(used, default=None)

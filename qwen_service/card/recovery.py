@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,14 +51,16 @@ class CardRecovery:
         Raises DeviceLost when it does not come back. What may not be rebooted, or stays full, is left to the runtime to
         complain about.
         """
-        card = await self._look(index)
+        card = await self._wait_for(index, lambda _: True)
         if card is None and not self._may_reboot:
             return
         if card is None or self.will_reboot(index):
             await self._reboot(index)
             card = await self._wait_for(index, lambda found: found is not None)
         if card is None:
-            raise DeviceLost(f"Card {index} did not come back within {self._patience:g} s after its reboot.")
+            raise DeviceLost(
+                f"Card {index} did not come back within {self._patience:g} s after its reboot. Restart the machine."
+            )
         if not _has_room(card, needed_kib):
             await self._wait_for(index, lambda found: found is not None and _has_room(found, needed_kib))
 
@@ -75,7 +77,7 @@ class CardRecovery:
         self._reboots.append(time.monotonic())
         self._suspected.discard(index)
         self._complaints[index].clear()
-        log.warning("card %d is lost: axcl-smi reboot (%d in this hour)", index, len(self._reboots))
+        log.warning("card %d is lost; axcl-smi reboots it (reboot %d within an hour)", index, len(self._reboots))
         await self._smi.reboot(index)
 
     def _reboots_this_hour(self) -> int:
@@ -83,23 +85,16 @@ class CardRecovery:
             self._reboots.popleft()
         return len(self._reboots)
 
-    async def _look(self, index: int) -> Card | None:
-        return await self._wait_for(index, lambda _: True)
-
     async def _wait_for(self, index: int, good: Callable[[Card | None], bool]) -> Card | None:
         """Wait until the card is `good`, at most `patience` seconds. Returns its last reading."""
-        card = None
-        async for card in self._looks(index):
-            if good(card):
-                break
-        return card
-
-    async def _looks(self, index: int) -> AsyncIterator[Card | None]:
-        deadline = time.monotonic() + self._patience
+        card, deadline = None, time.monotonic() + self._patience
         while time.monotonic() < deadline:
             if (reading := await self._smi.read()) is not None:
-                yield next((card for card in reading.cards if card.index == index), None)
+                card = next((found for found in reading.cards if found.index == index), None)
+                if good(card):
+                    break
             await asyncio.sleep(self._pause)
+        return card
 
 
 async def prepare_cards(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from qwen_service.card.reading import AxclSmi, BoardFiles, Reading
+from qwen_service.card.reading import Reading, card_reader
 from qwen_service.cluster.wire import Report
 from qwen_service.config import load_settings
 from qwen_service.install.progress import Progress, describe
@@ -68,8 +68,7 @@ def read_cards(settings: Settings, machine: Machine | None = None) -> Reading:
     machine = machine or Machine()
     if not machine.has_npu:
         return Reading()
-    cards = BoardFiles(machine.root) if machine.is_board else AxclSmi(settings.axcl_smi, settings.npu_timeout)
-    return asyncio.run(cards.read()) or Reading(fault="Another program holds axcl-smi.")
+    return asyncio.run(card_reader(settings, machine)()) or Reading(fault="Another program holds axcl-smi.")
 
 
 def pull_on_this_node(name: str) -> Iterator[str]:

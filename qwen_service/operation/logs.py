@@ -15,12 +15,11 @@ from urllib.parse import quote
 
 from qwen_service.process.log_file import LogFile
 from qwen_service.request_record import RequestRecord, current_record
+from qwen_service.settings import TOKENIZER_LOGGER
 
 LogFormat = Literal["text", "json"]
 ROOT = "qwen_service"
 OTHER_LOGGERS = ("uvicorn", "asyncio")
-
-TOKENIZER = f"{ROOT}.tokenizer"  # the logger of runtimes/axera/bring_up.py's tokenizer servers
 
 # Control characters (C0, DEL, C1), other line ends, marks that change the direction of writing, lone surrogates.
 _OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
@@ -97,7 +96,7 @@ def configure(
     tokenizer_handlers = [BoundedFileHandler(tokenizer_file, max_bytes)] if tokenizer_file is not None else []
     for handler in tokenizer_handlers:
         handler.setFormatter(TextFormatter())
-    logging.getLogger(TOKENIZER).handlers[:] = tokenizer_handlers
+    logging.getLogger(TOKENIZER_LOGGER).handlers[:] = tokenizer_handlers
     for name in (ROOT, *OTHER_LOGGERS):
         logger = logging.getLogger(name)
         logger.handlers[:] = handlers

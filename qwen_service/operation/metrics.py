@@ -4,12 +4,16 @@ Names follow llama.cpp and vLLM, with the prefix qwen_. docs/operations.md and t
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from qwen_service.operation.state import CardView, EngineState, ServiceState
+from qwen_service.card.monitor import CardState
+from qwen_service.engines.supervisor import Phase
+from qwen_service.operation.state import CardView, EngineState, ServiceState, Status
 from qwen_service.pipeline.warming import WarmCounts
 from qwen_service.request_record import RequestRecord
 
@@ -20,43 +24,40 @@ PER_TOKEN = (0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1)
 WHOLE = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600)
 
 REJECTIONS = ("QueueFull", "QueueTimeout", "Loading", "ShuttingDown")
-PHASES = ("ready", "loading", "restarting", "failed", "stopped")
-STATUSES = ("ok", "degraded", "down")
-CARD_STATES = ("ok", "warm", "paused", "lost", "unknown")
 
 
 class Metrics:
     def __init__(self, version: str) -> None:
         registry = self.registry = CollectorRegistry()
         ProcessCollector(namespace="qwen", registry=registry)  # qwen_process_resident_memory_bytes and relatives
-        Gauge("qwen_build_info", "Always 1; the version is in its label.", ["version"], registry=registry).labels(
-            version
-        ).set(1)
-        self._requests = Counter(
-            "qwen_requests", "Requests that have ended.", ["dialect", "route", "status"], registry=registry
+        build = Gauge("qwen_build_info", "Always 1; the version is in its label.", ["version"], registry=registry)
+        build.labels(version).set(1)
+        counter, seconds = partial(Counter, registry=registry), partial(Histogram, registry=registry)
+        self._requests = counter("qwen_requests", "Requests that have ended.", ["dialect", "route", "status"])
+        self._rejected = counter("qwen_requests_rejected", "Requests told to come back later.", ["reason"])
+        self._errors = counter("qwen_errors", "Requests that ended in an error, by kind.", ["error"])
+        of = ["model"]
+        self._wait = seconds("qwen_queue_wait_seconds", "Wait for a slot.", of, buckets=WAIT)
+        self._first = seconds(
+            "qwen_time_to_first_token_seconds", "From arrival to the first token.", of, buckets=FIRST_TOKEN
         )
-        self._rejected = Counter("qwen_requests_rejected", "Requests told to come back.", ["reason"], registry=registry)
-        self._wait = _seconds("qwen_queue_wait_seconds", "Wait for a slot.", WAIT, registry)
-        self._first = _seconds("qwen_time_to_first_token_seconds", "From arrival to token one.", FIRST_TOKEN, registry)
-        self._token = _seconds("qwen_time_per_output_token_seconds", "Per later token.", PER_TOKEN, registry)
-        self._whole = _seconds("qwen_generation_seconds", "From arrival to the end of a reply.", WHOLE, registry)
-        self._prompt = _tokens("qwen_prompt_tokens", "Prompt tokens, cached ones included.", registry)
-        self._cached = _tokens("qwen_cached_prompt_tokens", "Prompt tokens that the KV cache held.", registry)
-        self._generated = _tokens("qwen_generated_tokens", "Generated tokens.", registry)
-        self._trims = Counter(
-            "qwen_context_trims", "Conversations that were shortened to fit.", ["model"], registry=registry
+        self._token = seconds(
+            "qwen_time_per_output_token_seconds", "Time per token after the first.", of, buckets=PER_TOKEN
         )
-        self._fallbacks = Counter(
-            "qwen_fallback_requests", "Answered by the CPU in place of the card.", ["model"], registry=registry
+        self._whole = seconds("qwen_generation_seconds", "From arrival to the end of a reply.", of, buckets=WHOLE)
+        self._prompt = counter("qwen_prompt_tokens", "Prompt tokens, cached ones included.", of)
+        self._cached = counter("qwen_cached_prompt_tokens", "Prompt tokens that the KV cache held.", of)
+        self._generated = counter("qwen_generated_tokens", "Generated tokens.", of)
+        self._trims = counter("qwen_context_trims", "Conversations that were shortened to fit.", of)
+        self._fallbacks = counter("qwen_fallback_requests", "Requests answered by the CPU in place of the card.", of)
+        of = ["engine"]
+        self._speech = counter("qwen_speech_seconds", "Seconds of sound heard or made.", of)
+        self._speaking = seconds(
+            "qwen_speech_request_seconds", "From arrival to the end of the answer.", of, buckets=WHOLE
         )
-        self._speech = Counter("qwen_speech_seconds", "Sound heard or made.", ["engine"], registry=registry)
-        self._speaking = Histogram(
-            "qwen_speech_request_seconds", "From arrival to the end.", ["engine"], buckets=WHOLE, registry=registry
+        self._first_sound = seconds(
+            "qwen_time_to_first_sound_seconds", "From arrival to the first sound.", of, buckets=FIRST_TOKEN
         )
-        self._first_sound = Histogram(
-            "qwen_time_to_first_sound_seconds", "From arrival.", ["engine"], buckets=FIRST_TOKEN, registry=registry
-        )
-        self._errors = Counter("qwen_errors", "Requests that ended in an error, by kind.", ["error"], registry=registry)
 
     def observe(self, record: RequestRecord) -> None:
         """A request has ended. Labels come from us, never from a client."""
@@ -114,11 +115,17 @@ class _StateCollector:
         yield _gauge("qwen_requests_running", "Generations that hold a slot.", state.running)
         yield _gauge("qwen_requests_waiting", "Requests waiting for a slot.", state.waiting)
         yield _gauge("qwen_queue_size", "Requests that may wait.", state.queue_size)
-        yield _gauge("qwen_uptime_seconds", "Since the service started.", state.uptime)
+        yield _gauge("qwen_uptime_seconds", "Seconds since the service started.", state.uptime)
         yield _gauge("qwen_fallback_active", "1 while the CPU answers in place of the card.", state.fallback_serves)
         if state.warmings is not None:
             yield from _warmings(state.warmings)
-        yield _one_hot("qwen_status", "1 for what /health says.", ("status",), [((), state.status)], STATUSES)
+        yield _one_hot(
+            "qwen_status",
+            "1 for the status that /health shows, 0 for the others.",
+            ("status",),
+            [((), state.status)],
+            get_args(Status),
+        )
         yield from _engines(
             [
                 *((model.name, model.engines) for model in (state.model, state.fallback) if model is not None),
@@ -135,25 +142,35 @@ def _engines(models: list[tuple[str, tuple[EngineState, ...]]]) -> Iterable[Metr
             restarts.add_metric([model, engine.name], engine.restarts)
     yield restarts
     phases = [((model, engine.name), engine.phase) for model, engines in models for engine in engines]
-    yield _one_hot("qwen_engine_state", "1 for the state it is in.", ("model", "engine", "state"), phases, PHASES)
+    yield _one_hot(
+        "qwen_engine_state",
+        "1 for the present state of the engine.",
+        ("model", "engine", "state"),
+        phases,
+        get_args(Phase),
+    )
 
 
 def _warmings(counts: WarmCounts) -> Iterable[Metric]:
-    family = CounterMetricFamily("qwen_warmings", "Prefilled while nobody waited.", labels=["kind"])
+    family = CounterMetricFamily("qwen_warmings", "Prefixes prefilled while nobody waited.", labels=["kind"])
     family.add_metric(["conversation"], counts.conversations)
     family.add_metric(["head"], counts.heads)
     yield family
-    yield CounterMetricFamily("qwen_warming_seconds", "That took so long.", value=counts.seconds)
-    yield CounterMetricFamily("qwen_warming_hits", "Requests that began with it.", value=counts.hits)
+    yield CounterMetricFamily(
+        "qwen_warming_seconds", "Seconds spent on prefilling while nobody waited.", value=counts.seconds
+    )
+    yield CounterMetricFamily(
+        "qwen_warming_hits", "Requests that began with a prefix that had been prefilled.", value=counts.hits
+    )
 
 
 def _cards(views: Iterable[CardView]) -> Iterable[Metric]:
     views = list(views)
     for name, text, value in (
-        ("qwen_card_temperature_celsius", "Of its chip.", lambda card: card.temperature),
-        ("qwen_card_cmm_used_bytes", "Its own memory in use.", lambda card: _bytes(card.cmm_used)),
-        ("qwen_card_cmm_total_bytes", "Its own memory.", lambda card: _bytes(card.cmm_total)),
-        ("qwen_card_npu_utilisation_percent", "Of its NPU.", lambda card: card.npu_percent),
+        ("qwen_card_temperature_celsius", "Temperature of the card.", lambda card: card.temperature),
+        ("qwen_card_cmm_used_bytes", "Memory in use on the card.", lambda card: _bytes(card.cmm_used)),
+        ("qwen_card_cmm_total_bytes", "Memory of the card.", lambda card: _bytes(card.cmm_total)),
+        ("qwen_card_npu_utilisation_percent", "Load of the card's NPU.", lambda card: card.npu_percent),
     ):
         family = GaugeMetricFamily(name, text, labels=["card"])
         for view in views:
@@ -161,7 +178,9 @@ def _cards(views: Iterable[CardView]) -> Iterable[Metric]:
                 family.add_metric([str(view.card.index)], reading)
         yield family
     states = [((str(view.card.index),), view.state) for view in views]
-    yield _one_hot("qwen_card_state", "1 for the state it is in.", ("card", "state"), states, CARD_STATES)
+    yield _one_hot(
+        "qwen_card_state", "1 for the present state of the card.", ("card", "state"), states, get_args(CardState)
+    )
 
 
 def _one_hot(
@@ -184,11 +203,3 @@ def _gauge(name: str, text: str, value: float) -> Metric:
 
 def _bytes(kib: int | None) -> int | None:
     return None if kib is None else kib * 1024
-
-
-def _seconds(name: str, text: str, buckets: tuple[float, ...], registry: CollectorRegistry) -> Histogram:
-    return Histogram(name, text, ["model"], buckets=buckets, registry=registry)
-
-
-def _tokens(name: str, text: str, registry: CollectorRegistry) -> Counter:
-    return Counter(name, text, ["model"], registry=registry)

@@ -77,7 +77,6 @@ class ServiceState:
     card_fault: str = ""
     replicas: tuple[ReplicaView, ...] = ()  # of a cluster
     speech: tuple[EngineState, ...] = ()  # the speech programs, if any are configured
-
     warmings: WarmCounts | None = None  # None: switched off
 
     @property

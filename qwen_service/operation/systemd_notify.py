@@ -12,9 +12,8 @@ from contextlib import suppress
 class SystemdNotifier:
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         address = environment.get("NOTIFY_SOCKET", "")
-        self._address = (
-            "\0" + address[1:] if address.startswith("@") else address
-        )  # a leading @ means an abstract socket
+        # A leading @ means an abstract socket.
+        self._address = "\0" + address[1:] if address.startswith("@") else address
 
     @property
     def is_heard(self) -> bool:

@@ -31,10 +31,9 @@ def _status(models: ModelManager) -> tuple[str, bool]:
     current = models.current
     if current is None:
         return models.trouble or "no model is loaded", True
-    engines = ", ".join(filter(None, (engine.progress for engine in current.supervisors)))
     if current.asleep:
-        return f"{current.name}: unloaded, nobody uses it", True
-    reason = current.out_of_service()
-    if reason is not None:
+        return f"{current.name}: unloaded, because nobody uses it", True
+    if (reason := current.out_of_service()) is not None:
         return f"{current.name}: {reason.message}", True
+    engines = ", ".join(filter(None, (engine.progress for engine in current.supervisors)))
     return f"{current.name}: {current.phase}" + (f", {engines}" if engines else ""), current.phase == "ready"

@@ -26,9 +26,8 @@ from qwen_service.process.log_file import LogFile
 logger = logging.getLogger(__name__)
 
 TAIL_BYTES = 64 * 1024
-LAST_WORDS = (
-    1.0  # seconds to wait for the output of a dead process to end: a process that left its group may keep it open
-)
+# Seconds to wait for the output of a dead process to end: a process that left its group may keep it open.
+LAST_WORDS = 1.0
 KILL_PATIENCE = 2.0  # seconds after SIGKILL before a process counts as stuck in the kernel
 
 
@@ -102,7 +101,7 @@ class ChildProcess(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         """Write to the child's stdin. Bytes that it has not read when it exits are lost."""
         if self._input is None:
-            raise ValueError(f"{self.name} was started without stdin")
+            raise ValueError(f"{self.name} was started without stdin: pass stdin=True to start()")
         if not self._input.is_closing():
             self._input.write(data)
 
@@ -137,7 +136,7 @@ class ChildProcess(asyncio.Protocol):
         finally:
             self.send_signal(signal.SIGKILL)
         if not await self.ends_within(KILL_PATIENCE):  # it is reaped later, when the kernel releases it
-            logger.error("%s (process %d) does not end even by SIGKILL", self.name, self.pid)
+            logger.error("%s (process %d) still runs after SIGKILL: a driver may hold it", self.name, self.pid)
 
     async def _connect_output(self, its_ends: ExitStack) -> int:
         ours, its = os.pipe()
@@ -200,9 +199,8 @@ class ChildProcess(asyncio.Protocol):
 
     def _reap(self) -> None:
         with suppress(ProcessLookupError, PermissionError):  # macOS: "not permitted" for a group of zombies
-            os.killpg(
-                self.pid, signal.SIGKILL
-            )  # its children; the unreaped zombie keeps the group's number from being reused
+            # Kills its children. The unreaped zombie keeps the group's number from being reused.
+            os.killpg(self.pid, signal.SIGKILL)
         self._popen.wait()
         self.close_stdin()
         self._last_words = self._loop.call_later(LAST_WORDS, self._output.close)
@@ -235,7 +233,7 @@ def find_program(program: str, cwd: Path | None = None, env: Mapping[str, str] |
     path = str((cwd or Path()) / program) if os.sep in program else program
     found = shutil.which(path, path=(os.environ if env is None else env).get("PATH"))
     if found is None and os.path.isfile(path):
-        raise PermissionError(f"{path} is not executable (chmod +x)")
+        raise PermissionError(f"{path} is not executable: run `chmod +x {path}`")
     if found is None:
         raise FileNotFoundError(f"there is no program {program}")
     return os.path.abspath(found)

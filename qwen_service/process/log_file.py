@@ -27,7 +27,7 @@ class LogFile:
             self.close()
             first, self._broken = not self._broken, True
             if first:  # _broken is set first: the warning itself may be written to this file
-                logger.warning("%s cannot be written, its lines are lost: %s", self._path, error.strerror)
+                logger.warning("%s cannot be written; its lines are lost until it can: %s", self._path, error.strerror)
 
     def close(self) -> None:
         if self._file is not None:

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from qwen_service.chat import Finished, Started, Timings, Usage
-from qwen_service.operation.logs import ROOT, TOKENIZER, LogFormat, configure, log_request, set_level
+from qwen_service.operation.logs import ROOT, LogFormat, configure, log_request, set_level
 from qwen_service.request_record import RequestRecord, current_record
+from qwen_service.settings import TOKENIZER_LOGGER
 
 log = logging.getLogger(f"{ROOT}.test")
 
@@ -185,7 +186,7 @@ def test_a_defect_is_logged_with_its_trace(tmp_path: Path) -> None:
 def test_the_tokenizer_server_has_a_file_of_its_own_beside_the_common_one(tmp_path: Path) -> None:
     configure("info", "text", tmp_path / "service.log", tokenizer_file=tmp_path / "tokenizer.log")
     log.info("of the service")
-    logging.getLogger(TOKENIZER).info("of the tokenizer")
+    logging.getLogger(TOKENIZER_LOGGER).info("of the tokenizer")
     (own,) = lines(tmp_path / "tokenizer.log")
     assert "of the tokenizer" in own
     assert len(lines(tmp_path / "service.log")) == 2

@@ -23,7 +23,7 @@ from qwen_service.runtimes.axera.program import AxeraProgram
 from qwen_service.runtimes.axera.repl import AxRepl
 from qwen_service.runtimes.axera.repl_process import ReplProgram
 from qwen_service.runtimes.axera.tokenizer_server import TokenizerServer
-from qwen_service.settings import Settings
+from qwen_service.settings import TOKENIZER_LOGGER, Settings
 from qwen_service.text.output_format import OutputFormat
 from qwen_service.text.template import ChatTemplate
 from qwen_service.text.tokenizer import LocalTokenizer
@@ -80,7 +80,7 @@ class CardLoader:
             server = TokenizerServer(
                 tokenizer,
                 port=self._settings.tokenizer_port + self._index if self._settings.tokenizer_port else 0,
-                log=logging.getLogger("qwen_service.text.tokenizer"),
+                log=logging.getLogger(TOKENIZER_LOGGER),
                 render=partial(_render, template),
             )
             await server.start()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qwen_service.card.reading import read_cards
+from qwen_service.card.reading import card_reader
 from qwen_service.models.axllm_shape import CONFIG, read_config
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
@@ -51,7 +51,7 @@ async def told_folder(
 
 async def _free_of_cards(settings: Settings, machine: Machine) -> int | None:
     """Free KiB of the fullest card; None when one does not report it."""
-    reading = await read_cards(settings, machine)
+    reading = await card_reader(settings, machine)()
     free = {card.index: card.cmm_free for card in reading.cards} if reading is not None else {}
     known = [kib for index in settings.devices if (kib := free.get(index)) is not None]
     return min(known) if len(known) == len(settings.devices) else None
