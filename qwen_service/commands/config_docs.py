@@ -29,8 +29,7 @@ SECTIONS = {
 INTRODUCTION = f"""\
 # Configuration
 
-This page is made from the help texts of the settings (`python -m qwen_service.commands.config_docs`); `qwen-service serve
---help` shows the same. A setting is looked for in this order:
+The service takes the value of a setting from the first of these places that has it:
 
 1. a flag: `--queue-size 32`
 2. an environment variable: `{ENV_PREFIX}QUEUE_SIZE=32`
@@ -38,9 +37,9 @@ This page is made from the help texts of the settings (`python -m qwen_service.c
    or `QWEN_CONFIG`), with lines such as `queue_size: 32`
 4. its default
 
-An unknown name, or a value that a setting cannot have, stops the start with a message that names the source and the
-nearest known name. Lists are written with commas (`a,b`), pairs as `name=value,name=value`; config.yaml takes YAML lists
-and maps as well. All durations are in seconds.
+An unknown name or an impossible value stops the start, with a message that names its source and what is expected.
+Lists are written with commas (`a,b`), pairs as `name=value,name=value`; config.yaml takes YAML lists
+and maps as well. All durations are in seconds. `qwen-service serve --help` shows these settings in the terminal.
 """
 
 
@@ -105,6 +104,8 @@ def _bounds(setting: FieldInfo) -> str:
         for sign, word in signs.items()
         if (bound := getattr(entry, sign, None)) is not None and bound < A_YEAR
     ]
+    if any(bound.startswith("above") for bound in found):  # narrower than the `from 0` of its type
+        found = [bound for bound in found if not bound.startswith("from")]
     return f" {' '.join(found)}" if found else ""
 
 
