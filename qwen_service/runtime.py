@@ -147,3 +147,8 @@ class Runtime(ABC):
     def held_ids(self) -> Sequence[HeldIds] | None:
         """What the KV cache holds, as far as it is certain; None: this runtime cannot tell."""
         return None
+
+
+def common_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """Count the first ids that both have."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

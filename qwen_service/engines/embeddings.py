@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ from qwen_service.errors import Died, NotOffered, PromptTooLong, QueueFull, Shut
 from qwen_service.models.catalog import Catalog, gguf_model, is_called, unaliased
 from qwen_service.models.installed import InstalledModel
 from qwen_service.runtimes.llamacpp import wire
-from qwen_service.runtimes.llamacpp.process import LlamaProcess, check_gguf
+from qwen_service.runtimes.llamacpp.process import LlamaProcess, check_gguf, thread_count
 from qwen_service.runtimes.llamacpp.runtime import error_object
 from qwen_service.runtimes.local_http import HttpError
 from qwen_service.settings import Settings
@@ -211,7 +210,7 @@ class Embeddings:
                 "--ctx-size": context,  # a text must be computed in one step
                 "--batch-size": context,
                 "--ubatch-size": context,
-                "--threads": settings.threads or max(1, (os.cpu_count() or 1) - 1),
+                "--threads": thread_count(settings.threads),
                 "--cache-ram": 0,
             },
             flags=["--embeddings", *(["--pooling", pooling] if pooling else [])],

@@ -13,8 +13,8 @@ from qwen_service.engine import Engine
 from qwen_service.engines.served import ServedModel
 from qwen_service.errors import ServiceError
 from qwen_service.pipeline.conversation import SessionManager
-from qwen_service.pipeline.warm_policy import Head, Ids, common_beginning
-from qwen_service.runtime import Prompt
+from qwen_service.pipeline.warm_policy import Head, Ids
+from qwen_service.runtime import Prompt, common_length
 
 PROBES = ("a", "1")  # texts of the next message, with no token in common
 LITTLE = 64  # ids; a prefix that lacks fewer counts as held
@@ -61,8 +61,10 @@ class Beginnings:
             ]
         except ServiceError:  # too long, or refused by the template
             return NOTHING
-        shared = common_beginning(one.token_ids, other.token_ids)
-        return Prompt(shared[:-1], one.request)  # the last id may merge with the text that follows
+        shared = common_length(one.token_ids, other.token_ids)
+        return Prompt(
+            one.token_ids[: max(0, shared - 1)], one.request
+        )  # the last id may merge with the text that follows
 
 
 def is_conversation(request: ChatRequest) -> bool:

@@ -115,8 +115,3 @@ class WarmPolicy:
         other request waits in vain."""
         disturbed = min(1.0, seconds / max(median(self._gaps), 0.1)) if self._gaps else 0.5
         return chance * seconds > (1 - chance) * disturbed * seconds / 2
-
-
-def common_beginning(one: Sequence[int], other: Sequence[int]) -> Ids:
-    count = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-    return tuple(one[:count])

@@ -1,4 +1,4 @@
-"""A client for A client for A client for HTTP/1.1 over a unix socket or a loopback port, for engines on this machine.
+"""A client for HTTP/1.1 over a unix socket or a loopback port, for engines on this machine.
 
 It is lean, because every token passes here: httptools parses, and no objects are made but the bytes of the body
 (docs/architecture.md compares it with aiohttp and httpx2).
@@ -235,7 +235,7 @@ class _Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except HttpParserError as error:
-            self._fail(ConnectionAbortedError(f"not HTTP: {error}"))
+            self._fail(ConnectionAbortedError(f"the answer is not HTTP: {error}"))
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -152,7 +152,7 @@ class ChatTemplate:
             **self._globals,
             **_map_strings({**kwargs, **({} if thinking is None else {"enable_thinking": thinking})}, plain),
             messages=[self._with_content(_as_dict(message, plain, reply)) for message in messages],
-            tools=[_map_strings(_tool_dict(tool), plain) for tool in tools] or None,
+            tools=[_map_strings(tool_dict(tool), plain) for tool in tools] or None,
             add_generation_prompt=True,
         )
         return self._split(text, guard)
@@ -249,7 +249,7 @@ def _call_dict(call: ToolCall) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
 
 
-def _tool_dict(tool: Tool) -> dict[str, Any]:
+def tool_dict(tool: Tool) -> dict[str, Any]:
     function = {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
     return {"type": "function", "function": function}
 
@@ -271,7 +271,7 @@ def _map_strings(value: Any, change: Change) -> Any:
 def _unused_character(messages: Sequence[Message], tools: Sequence[Tool], kwargs: Mapping[str, Any]) -> str:
     texts = [text for message in messages for text in (message.content, message.reasoning, message.name or "")]
     texts += [call.arguments for message in messages for call in message.tool_calls]
-    texts += [json.dumps([_tool_dict(tool) for tool in tools] + [kwargs], ensure_ascii=False, default=dict)]
+    texts += [json.dumps([tool_dict(tool) for tool in tools] + [kwargs], ensure_ascii=False, default=dict)]
     used = set().union(*(text for text in texts if not text.isascii()))
     for code in _GUARDS:
         if chr(code) not in used:

@@ -31,7 +31,7 @@ async def test_a_wrong_build_is_refused_by_name_with_where_to_get_the_right_one(
     wrong.chmod(0o755)
     finding = only(await the("axllm", pi, models, on_path(pi, tmp_path)))
     assert finding.level == "fail"
-    assert f"{wrong} is a build for the AX650 board (AX650), this is a host with a card" in finding.text
+    assert f"{wrong} is a build for the AX650 board (AX650), but this machine is a host with a card" in finding.text
     assert "github.com/AXERA-TECH/ax-llm" in finding.cure
 
 

@@ -119,11 +119,11 @@ async def test_a_second_card_is_refused_with_the_reason_where_the_build_takes_no
     async with card_service(host, devices=(0, 1)) as service:
         health = await service.until(lambda health: states(health).get("qwen on card 1") == "failed")
         refused = health["details"]["model"]["engines"][1]
-        assert "has its port compiled in, so that only one card can run it, not card 1" in refused["error"]
+        assert "has its port compiled in, so it runs on one card only, and not on card 1" in refused["error"]
         assert "put {port} into the manifest" in refused["error"]
         await service.until_status("degraded")  # the first card serves
         assert answer(await service.chat("Who is there?"))
-    assert f"runtime_port is {host.ports}, but qwen has no argument that tells its program" in caplog.text
+    assert f"runtime_port is {host.ports}, but qwen has no argument that passes it to its program" in caplog.text
 
 
 async def test_a_build_that_takes_no_device_is_not_started_on_another_card(host: CardHost) -> None:

@@ -3,7 +3,6 @@ from qwen_service.pipeline.warm_policy import (
     UNKNOWN_RHYTHM,
     Option,
     WarmPolicy,
-    common_beginning,
 )
 
 HEAD, OTHER = b"head", b"other"
@@ -106,9 +105,3 @@ def test_the_most_used_head_comes_first() -> None:
     for place in range(3):
         made.arrived(OTHER, 20.0 + place, goes_on=False)
     assert made.common_heads == [OTHER, HEAD]
-
-
-def test_common_beginning() -> None:
-    assert common_beginning([1, 2, 3], [1, 2, 4, 5]) == (1, 2)
-    assert common_beginning([1, 2], [1, 2, 3]) == (1, 2)
-    assert common_beginning([], [1]) == ()

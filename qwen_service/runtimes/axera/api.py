@@ -16,6 +16,7 @@ from qwen_service.runtimes.axera.api_client import EngineBusy
 from qwen_service.runtimes.axera.api_engine import REFUSAL, AxApiEngine, Work
 from qwen_service.runtimes.axera.channel import Decoded, Idle
 from qwen_service.runtimes.axera.kv_cache import CHUNK, Ids, KvCache, Plan, held_after
+from qwen_service.runtimes.axera.log import reported_limits
 from qwen_service.runtimes.axera.program import AxeraProgram
 from qwen_service.runtimes.axera.reply import AxeraReply
 from qwen_service.runtimes.axera.tokenizer_server import TokenizerServer
@@ -65,10 +66,7 @@ class AxApi(Runtime):
 
     async def start(self, progress: LoadProgress) -> Limits:
         reported = await self._engine.start(progress, self._opening)
-        self._limits = Limits(
-            context=reported.get("max_token_len", self._limits.context),
-            prompt=reported.get("prefill_max_token_num", self._limits.prompt),
-        )
+        self._limits = reported_limits(reported, self._limits)
         # A limit that the program has not reported might be wrong, and only a diff after something is checked.
         sure = self._limits.prompt if "prefill_max_token_num" in reported else CHUNK
         self._kv = KvCache(self._limits.prompt, from_nothing=sure)
@@ -136,7 +134,7 @@ class AxApi(Runtime):
                 continue
             if await self._runs_as_planned(work):
                 return _Begun(work, plan, before)
-        raise Stalled("Somebody else keeps the runtime busy. Can others reach its port?")
+        raise Stalled("Other programs keep the vendor's program busy. Close its port (runtime_port) to them.")
 
     async def _runs_as_planned(self, work: Work) -> bool:
         """Whether the work runs on the planned cache. False: somebody else's work came just before; ours is then ended."""
@@ -167,8 +165,10 @@ class AxApi(Runtime):
         event = await self._engine.next(work, ending=reply.tokens.undecided)
         if isinstance(event, Idle) and not reply.ids:
             if REFUSAL in work.said:  # the program lives on, and takes the next prompt after a reset
-                raise PromptTooLong(f"The engine has no room for this prompt. It says: {work.said}", param="messages")
-            raise ProtocolError(f"The runtime gave no reply. It says: {work.said or 'nothing'}")
+                raise PromptTooLong(
+                    f"The engine has no room for this prompt. The vendor's program says: {work.said}", param="messages"
+                )
+            raise ProtocolError(f"The vendor's program gave no reply. It says: {work.said or 'nothing'}")
         piece = reply.feed(event)
         if isinstance(event, Decoded) and event.held:
             await self._engine.stop_held(work)

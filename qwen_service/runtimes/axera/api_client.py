@@ -23,9 +23,8 @@ class EngineBusy(Exception):
 @dataclass(frozen=True, slots=True)
 class Provided:
     done: bool
-    text: (
-        str  # output since the last poll; our tokenizer decodes to empty texts, so these are the program's own messages
-    )
+    # Output since the last poll. Our tokenizer decodes to empty texts, so this is the program's own messages.
+    text: str
 
 
 class AxApiClient:

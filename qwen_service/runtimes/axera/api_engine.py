@@ -129,9 +129,8 @@ class AxApiEngine:
     async def _to_its_end(self, step: Coroutine[Any, Any, None]) -> None:
         """Run a step after the previous one, and finish it even when the caller is cancelled: the caller waits."""
         task = asyncio.create_task(self._after(self._unfinished, step))
-        task.add_done_callback(
-            lambda task: task.cancelled() or task.exception()
-        )  # read the result: the caller may have left
+        # The exception is read here, because the caller may have left.
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())
         self._unfinished = task
         try:
             await asyncio.shield(task)
@@ -236,7 +235,9 @@ class AxApiEngine:
         if not provided.done and REFUSAL in work.said:
             work.refused = work.refused or now
             if now - work.refused > LAST_WORDS:  # some builds stay busy for ever after a refusal
-                raise self._process.fail(Stalled(f"The runtime is stuck after a refused prompt. It says: {work.said}"))
+                raise self._process.fail(
+                    Stalled(f"The vendor's program is stuck after a refused prompt. It says: {work.said}")
+                )
         return provided.done
 
     async def _load(self, progress: LoadProgress, opening: Ids) -> None:
@@ -252,9 +253,13 @@ class AxApiEngine:
         try:
             await self.reset(opening)
         except EngineBusy:
-            raise StartFailed(f"It came up, but somebody else was already using its port {self._port}.") from None
+            raise StartFailed(
+                f"The vendor's program came up, but another program was already using its port {self._port}."
+            ) from None
         except RuntimeFailure as failure:
-            raise StartFailed(f"It came up, but failed its first prefill: {failure.message}") from failure
+            raise StartFailed(
+                f"The vendor's program came up, but its first prefill failed: {failure.message}"
+            ) from failure
 
     async def _is_up(self, channel: TokenChannel) -> bool:
         """Whether it is up: by its ready line or by its port, since the line may stay in the buffer of stdout."""
@@ -267,8 +272,9 @@ class AxApiEngine:
                 while not (self.failure.done() or await listens(self._port)):  # noqa: ASYNC110 - only the port can tell
                     await asyncio.sleep(SETTLE)
         except TimeoutError:
-            message = f"It is up, but does not listen on port {self._port}. Is runtime_port the one that it takes?"
-            raise StartFailed(message) from None
+            raise StartFailed(
+                f"The vendor's program is up, but does not listen on port {self._port}. Set runtime_port to its port."
+            ) from None
 
     async def _ask_to_end(self, child: ChildProcess) -> None:
         """Ask it to end by SIGINT, which works only while it is idle."""

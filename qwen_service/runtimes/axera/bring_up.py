@@ -125,6 +125,6 @@ class CardLoader:
 def _render(template: ChatTemplate, messages: list[dict[str, Any]], source: str | None) -> str:
     """Answer POST /chat_template of the tokenizer server, which is for people. Only the model's own template is run."""
     if source not in (None, "", "default", template.source):
-        raise InvalidRequest("template: only the model's own is run; leave it out")
+        raise InvalidRequest("template: only the model's own template is run. Leave `template` out.")
     asked = [Message(entry.get("role", "user"), str(entry.get("content") or "")) for entry in messages]
     return template.spell(template.render(asked))

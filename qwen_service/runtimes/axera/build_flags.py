@@ -16,8 +16,8 @@ def fixed_card(model: InstalledModel, machine: Machine, *, index: int, device: i
         return f"This build of {model.name} runs on card 0, and cannot be told to use card {device}. {CURE % 'devices'}"
     if index and model.spec.runtime == "ax_api" and not model.can_be_told("port", machine):
         return (
-            f"This build of {model.name} has its port compiled in, so that only one card can run it, not card"
-            f" {device}, too. {CURE % 'port'}"
+            f"This build of {model.name} has its port compiled in, so it runs on one card only, and not on card {device}"
+            f" as well. {CURE % 'port'}"
         )
     return ""
 
@@ -28,6 +28,6 @@ def fixed_port(model: InstalledModel, settings: Settings, machine: Machine) -> s
     if not listens or settings.runtime_port == STOCK_PORT or model.can_be_told("port", machine):
         return ""
     return (
-        f"runtime_port is {settings.runtime_port}, but {model.name} has no argument that tells its program; stock"
+        f"runtime_port is {settings.runtime_port}, but {model.name} has no argument that passes it to its program; stock"
         f" builds listen on {STOCK_PORT} only. {CURE % 'port'}"
     )

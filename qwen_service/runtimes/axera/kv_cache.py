@@ -79,7 +79,7 @@ class KvCache:
 
     def plan(self, prompt: Ids) -> Plan:
         if len(prompt) > self._largest:
-            raise PromptTooLong(f"The prompt has {len(prompt)} tokens; the engine takes {self._largest}.")
+            raise PromptTooLong(f"The prompt has {len(prompt)} tokens; the engine takes at most {self._largest}.")
         least = 1 if self._from_nothing else 2
         if len(prompt) < least:
             raise Unsupported(f"This engine needs a prompt of {least} tokens or more.", param="prompt")
@@ -109,9 +109,8 @@ def held_after(prompt: Ids, tokens: ReplyTokens, stop: Stop, *, after_stopped_pr
     if not tokens.ended or not ids:
         return None
     if stop.loosely:
-        return (
-            after_stopped_prefill if tokens.cut and len(ids) == 1 else None
-        )  # the one id comes from the broken prefill
+        # An only id comes from the prefill that was broken off.
+        return after_stopped_prefill if tokens.cut and len(ids) == 1 else None
     if stop.exactly_after == len(ids):
         return (*prompt, *ids[:-1])
     if tokens.cut or (stop.exactly_after or 0) in range(1, len(ids)):

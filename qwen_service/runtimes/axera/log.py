@@ -6,14 +6,14 @@ stdout is block-buffered, so a line can come late; a death in early initializati
 
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from qwen_service.card import faults as card_faults
 from qwen_service.card.faults import CardFault
 from qwen_service.errors import StartFailed
 from qwen_service.process.child import explain_exit
-from qwen_service.runtime import LoadProgress
+from qwen_service.runtime import Limits, LoadProgress
 
 _ANSI = re.compile(rb"\x1b\[[0-9;]*m")
 _LINE_END = re.compile(rb"[\r\n]")
@@ -49,6 +49,14 @@ _PROGRAM_FAULTS = (
         " belong together.",
     ),
 )
+
+
+def reported_limits(numbers: Mapping[str, int], expected: Limits) -> Limits:
+    """Return the limits that a program printed (AxeraLog.numbers); those `expected` where it printed none."""
+    return Limits(
+        context=numbers.get("max_token_len", expected.context),
+        prompt=numbers.get("prefill_max_token_num", expected.prompt),
+    )
 
 
 class AxeraLog:

@@ -83,7 +83,7 @@ class AxeraProcess:
         self._watcher = asyncio.create_task(self._watch(self._child))
 
     async def until(self, is_ready: IsReady) -> None:
-        """Wait for `condition`. Raises StartFailed when the program ends first, or is silent for too long."""
+        """Wait for `is_ready`. Raises StartFailed when the program ends first, or is silent for too long."""
         assert self._child is not None
         heard = asyncio.get_running_loop().time()
         while not await is_ready():
@@ -95,7 +95,9 @@ class AxeraProcess:
             if self.failure.done():
                 raise self._why_it_did_not_start(self._child)
             if asyncio.get_running_loop().time() - heard > self._program.start_timeout:
-                raise StartFailed(f"It has said nothing for {self._program.start_timeout:g} s while loading.")
+                raise StartFailed(
+                    f"The vendor's program printed nothing for {self._program.start_timeout:g} s while loading."
+                )
 
     async def expect_reset(self, channel: TokenChannel) -> None:
         """Wait for the reset call. Raises StartFailed when the ready program has not fetched the channel's ids: it would use others."""
@@ -104,7 +106,7 @@ class AxeraProcess:
                 await channel.next()
         except TimeoutError:
             raise StartFailed(
-                "It is up, but has not asked our tokenizer for its system prompt. Do its arguments have --system_prompt"
+                "The vendor's program is up, but has not asked our tokenizer for its system prompt. Do its arguments have --system_prompt"
                 " and --url_tokenizer_model, as in the manifests that come with the service?",
                 permanent=True,
             ) from None
@@ -151,7 +153,7 @@ class AxeraProcess:
     async def _watch(self, child: ChildProcess) -> None:
         code = await child.wait()
         message, _ = self.log.fault() or ("", False)
-        self.fail(Died(f"The runtime has died: {explain_exit(code)}. {message}".rstrip()))
+        self.fail(Died(f"The vendor's program has died: {explain_exit(code)}. {message}".rstrip()))
         self._output.set()
 
 

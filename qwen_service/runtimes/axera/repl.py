@@ -18,6 +18,7 @@ from qwen_service.errors import ProtocolError, RuntimeFailure, Stalled, StartFai
 from qwen_service.runtime import Capabilities, HeldIds, Limits, LoadProgress, Piece, Prefill, Prompt, Runtime
 from qwen_service.runtimes.axera.channel import ChannelEvent, Decoded, Encoded, Idle, Lost, TokenChannel
 from qwen_service.runtimes.axera.kv_cache import Ids, KvCache, Plan, Stop, held_after
+from qwen_service.runtimes.axera.log import reported_limits
 from qwen_service.runtimes.axera.repl_process import ReplProcess, ReplProgram
 from qwen_service.runtimes.axera.reply import AxeraReply
 from qwen_service.runtimes.axera.tokenizer_server import TokenizerServer
@@ -60,7 +61,7 @@ class AxRepl(Runtime):
             await self.stop()
             raise
         context = reported.get("max_token_len", self._limits.context)
-        self._limits = Limits(context=context, prompt=reported.get("prefill_max_token_num", context - 1))
+        self._limits = reported_limits(reported, Limits(context, context - 1))
         if self._kv is not None:
             self._kv = KvCache(self._limits.prompt)
             self._kv.reset_to(opening)

@@ -24,9 +24,8 @@ from qwen_service.runtimes.axera.channel import Decoded, Encoded, ResetCalled, T
 from qwen_service.runtimes.axera.tokenizer_http import Answer
 from qwen_service.text.tokenizer import LONG_TEXT, LocalTokenizer
 
-RenderPrompt = Callable[
-    [list[dict[str, Any]], str | None], str
-]  # (messages, the request's own template) -> prompt text
+# (messages, the request's own template) -> prompt text
+RenderPrompt = Callable[[list[dict[str, Any]], str | None], str]
 Body = dict[str, Any]
 
 
@@ -100,9 +99,9 @@ class TokenizerRoutes:
                 self._bound[_uid(body)] = channel
         if channel is None:
             self.foreign_calls += "uid" in body
-            return (
-                self._encode_text(text) if len(text) >= LONG_TEXT else self._encoded(self._tokenizer.encode_now([text]))
-            )
+            if len(text) >= LONG_TEXT:
+                return self._encode_text(text)
+            return self._encoded(self._tokenizer.encode_now([text]))
         channel.post(Encoded())
         return {"token_ids": channel.token_ids, "diff": channel.diff}
 

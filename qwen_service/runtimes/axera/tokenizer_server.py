@@ -19,6 +19,7 @@ from qwen_service.runtimes.axera.tokenizer_http import Connection
 from qwen_service.runtimes.axera.tokenizer_routes import RenderPrompt, TokenizerRoutes
 from qwen_service.text.tokenizer import LocalTokenizer
 
+HOST = "127.0.0.1"
 BACKLOG = 128
 START_TIMEOUT = 5.0  # seconds
 STOP_TIMEOUT = 2.0
@@ -33,13 +34,12 @@ class TokenizerServer:
         self,
         tokenizer: LocalTokenizer,
         *,
-        host: str = "127.0.0.1",
         port: int = 12345,
         log: logging.Logger,
         render: RenderPrompt | None = None,
     ) -> None:
         self._routes = TokenizerRoutes(tokenizer, log, render)
-        self._address = (host, port)
+        self._address = (HOST, port)
         self._log = log
         self._socket: socket.socket | None = None
         self._thread: threading.Thread | None = None
@@ -65,7 +65,7 @@ class TokenizerServer:
     @property
     def url(self) -> str:
         """The URL for the program's command line, without a trailing slash, which would crash the program."""
-        return f"http://{self._address[0]}:{self.port}"
+        return f"http://{HOST}:{self.port}"
 
     @property
     def foreign_calls(self) -> int:
@@ -105,7 +105,7 @@ class TokenizerServer:
         if self._thread is not None:
             await asyncio.to_thread(
                 self._thread.join, STOP_TIMEOUT
-            )  # a daemon thread: if it hangs, it ends with the process
+            )  # if this daemon thread hangs, it ends with the process
             self._thread = None
         if self._socket is not None:
             self._socket.close()
@@ -119,11 +119,11 @@ class TokenizerServer:
             listener.listen(BACKLOG)
         except OSError as error:
             listener.close()
-            host, port = self._address
+            _, port = self._address
             raise StartFailed(
-                f"The tokenizer server cannot listen on {host}:{port}: {error.strerror}. Stop the other program there"
+                f"The tokenizer server cannot listen on {HOST}:{port}: {error.strerror}. Stop the other program there"
                 f" (the vendor's own tokenizer script, perhaps; `ss -ltnp sport = :{port}` names it), or set another"
-                " tokenizer port.",
+                " tokenizer_port.",
                 permanent=True,
             ) from error
         return listener

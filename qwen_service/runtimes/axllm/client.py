@@ -46,9 +46,11 @@ class AxLlmClient:
                 if refusal.status not in FULL:
                     raise _refused(refusal) from None
             except OSError as error:
-                raise HungUp(f"axllm hung up: {error!r}") from error
+                raise HungUp(f"axllm closed the connection: {error!r}") from error
             if asyncio.get_running_loop().time() > deadline:
-                raise QueueTimeout("axllm is busy with the work of others. Does somebody use its port directly?")
+                raise QueueTimeout(
+                    "axllm is busy with requests of other programs. Close its port (runtime_port) to them."
+                )
             await asyncio.sleep(RETRY)
 
 

@@ -6,10 +6,10 @@ the slot used last. Therefore the service decides: each slot has a mark, a numbe
 first message, so that its prompts differ from all others from the third id on. The first slot has no mark.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from qwen_service.chat import ChatRequest
+from qwen_service.runtime import common_length
 
 STEP = 128  # ids; with several slots a prompt of at most so many is always computed from the start
 OPENING = 8  # ids at the end of a prompt that later turns do not repeat: the beginning of a reply, with empty thoughts
@@ -68,7 +68,3 @@ def marked(request: ChatRequest, slot: int) -> ChatRequest:
         return request
     first, *others = request.messages
     return replace(request, messages=(replace(first, content="\n" * slot + first.content), *others))
-
-
-def common_length(one: Sequence[int], other: Sequence[int]) -> int:
-    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

@@ -43,7 +43,7 @@ async def told_folder(
     try:
         await asyncio.to_thread(lay_beside, folder, beside, told)
     except OSError as error:
-        log.warning("axllm keeps one conversation only: %s cannot be laid out: %s", beside, error)
+        log.warning("%s cannot be written (%s): axllm keeps one conversation only", beside, error)
         return folder
     log.info("axllm is to keep %s (%d MiB of the card are free beside the model)", slots, (card or 0) // 1024)
     return beside
@@ -89,7 +89,7 @@ def note_slot_size(state: Path, model: str, kib: int) -> None:
             (state / FOLDER).mkdir(parents=True, exist_ok=True)
             (state / FOLDER / SIZES).write_text(json.dumps({**sizes, model: kib}))
         except OSError as error:
-            log.warning("%s cannot be written: %s", SIZES, error)
+            log.warning("%s cannot be written: %s", state / FOLDER / SIZES, error)
 
 
 def _sizes(state: Path) -> dict[str, int]:
@@ -99,5 +99,5 @@ def _sizes(state: Path) -> dict[str, int]:
     except OSError:  # no size was noted yet
         return {}
     except (ValueError, TypeError, AttributeError) as error:
-        log.warning("%s is not understood, and is begun anew: %r", SIZES, error)
+        log.warning("%s does not have the expected form; a new file replaces it: %r", state / FOLDER / SIZES, error)
         return {}

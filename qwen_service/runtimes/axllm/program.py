@@ -42,7 +42,7 @@ class Build:
         wanted = backend_for(machine)
         if self.backend in (None, wanted):
             return ""
-        return f"{self.path} is a build for {NEEDED_ON[self.backend]} ({self.backend}), this is {NEEDED_ON[wanted]}"
+        return f"{self.path} is a build for {NEEDED_ON[self.backend]} ({self.backend}), but this machine is {NEEDED_ON[wanted]}"
 
 
 async def find_axllm(model: InstalledModel, machine: Machine) -> str:
@@ -51,11 +51,14 @@ async def find_axllm(model: InstalledModel, machine: Machine) -> str:
     for path in _candidates(model):
         build = Build(path, await version_of(path))
         if not (mistake := build.mistake(machine)):
-            log.info("%s: %s", path, build.version or "tells no version")
+            log.info("%s is used: %s", path, build.version or "it tells no version")
             return str(path)
         wrong.append(mistake)
         log.warning("%s", mistake)
-    raise StartFailed(f"{'; '.join(wrong) or 'There is no axllm here'}. {advice(model, machine)}", permanent=True)
+    raise StartFailed(
+        f"{'; '.join(wrong) or f'There is no axllm in {model.folder} or on PATH'}. {advice(model, machine)}",
+        permanent=True,
+    )
 
 
 def backend_for(machine: Machine) -> Backend:
@@ -96,6 +99,6 @@ async def version_of(path: Path) -> str:
     try:
         said = (await run_tool([str(path), "version"], VERSION_TIMEOUT)).output
     except (OSError, TimeoutError) as error:
-        log.warning("%s version: %s", path, error or "no answer")
+        log.warning("`%s version` failed: %s", path, error or f"no answer within {VERSION_TIMEOUT:g} s")
         return ""
     return " ".join(said.split())[:200]

@@ -24,7 +24,9 @@ from qwen_service.errors import (
     StartFailed,
     Unsupported,
 )
+from qwen_service.recent import put_recent
 from qwen_service.runtime import Capabilities, Limits, LoadProgress, Piece, Prefill, Prompt, Runtime
+from qwen_service.runtimes.axera.log import reported_limits
 from qwen_service.runtimes.axera.program import AxeraProcess, AxeraProgram, refuse_taken_port
 from qwen_service.runtimes.axllm.client import AxLlmClient, HungUp
 from qwen_service.runtimes.axllm.conversations import STEP, Conversations, Ids, Place, marked
@@ -83,11 +85,7 @@ class AxLlm(Runtime):
             await self.stop()
             raise
         self._kept = Conversations(self._slots.made.count)
-        reported = self._process.log.numbers
-        self._limits = Limits(
-            context=reported.get("max_token_len", self._limits.context),
-            prompt=reported.get("prefill_max_token_num", self._limits.prompt),
-        )
+        self._limits = reported_limits(self._process.log.numbers, self._limits)
         return self._limits
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Prefill | Piece, None]:
@@ -124,7 +122,7 @@ class AxLlm(Runtime):
         try:
             await _outcome(self._begin_reading(body, asyncio.Queue(), AxLlmStream(), len(prompt.token_ids)))
         except (InvalidRequest, QueueTimeout) as refusal:  # the program lives on
-            log.info("axllm takes no prefill: %s", refusal.message)
+            log.info("axllm refused to prefill: %s", refusal.message)
             return False
         self._hold(place.slot, prompt.token_ids, ())
         return True
@@ -195,19 +193,15 @@ class AxLlm(Runtime):
         """Complete the last piece of a reply to pictures: the engine alone counts their tokens, and later needs its own text back."""
         if not reply.ended or not any(message.images for message in prompt.request.messages):
             return piece
-        self._remember(reply.text)
+        put_recent(self._said, shown(reply.text), reply.text, REMEMBERED)
         return replace(piece, prompt_tokens=stream.prompt_tokens)
-
-    def _remember(self, text: str) -> None:
-        self._said[shown(text)] = text
-        self._said.move_to_end(shown(text))
-        if len(self._said) > REMEMBERED:
-            self._said.popitem(last=False)
 
     async def _find(self, progress: LoadProgress) -> None:
         if self._join:
             if not await self._answers():
-                raise StartFailed(f"No axllm with a model answers on port {self._program.port}. Is it started?")
+                raise StartFailed(
+                    f"No axllm with a model answers on port {self._program.port} (runtime_port). Start it."
+                )
             self._looking = asyncio.create_task(self._look())
         else:
             await refuse_taken_port(self._program.port)
@@ -228,15 +222,17 @@ class AxLlm(Runtime):
     def _room(self, prompt: Prompt, sampling: Sampling) -> int:
         """The most tokens of the reply; axllm always gets a bound."""
         if prompt.request.prompt is not None:
-            raise Unsupported("axllm takes conversations only, no prompts as they are.", param="prompt")
+            raise Unsupported("This model runs on axllm, which takes no raw prompt. Send messages.", param="prompt")
         if prompt.request.continues:
             raise Unsupported(
-                "axllm takes whole messages only, none to go on with: end with the user's.", param="messages"
+                "This model runs on axllm, which cannot continue a message. End with one of the user.", param="messages"
             )
         pictures = sum(len(message.images) for message in prompt.request.messages)
         room = self._limits.context - len(prompt.token_ids) - IMAGE_TOKENS * pictures
         if room < 1:
-            raise PromptTooLong(f"The prompt has {len(prompt.token_ids)} tokens of {self._limits.context}.")
+            raise PromptTooLong(
+                f"The prompt has {len(prompt.token_ids)} tokens; the context takes {self._limits.context}."
+            )
         return room if sampling.max_tokens is None else min(sampling.max_tokens, room)
 
     async def _at_rest(self) -> None:
@@ -264,7 +260,7 @@ class AxLlm(Runtime):
                         deadline.reschedule(loop.time() + patience)
                     texts.put_nowait(text)
             if not stream.ended:
-                raise HungUp("axllm's stream broke off.")
+                raise HungUp("axllm's stream ended before the reply did.")
         except TimeoutError:
             raise self._process.fail(Stalled(f"axllm has given no sign of life for {patience:g} s.")) from None
         except HungUp:

@@ -11,6 +11,7 @@ import orjson
 
 from qwen_service.chat import ChatRequest, Image, Message, Sampling, ToolCall
 from qwen_service.errors import ProtocolError
+from qwen_service.text.template import tool_dict
 
 _THOUGHTS = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
 # Some builds turn temperature 0 into 1.0. top_k 1 is greedy at any temperature.
@@ -35,17 +36,7 @@ def request_body(
         **_sampling(sampling),
     }
     if request.tools and request.tool_choice != "none":
-        body["tools"] = [
-            {
-                "type": "function",
-                "function": {
-                    "name": tool.name,
-                    "description": tool.description,
-                    "parameters": dict(tool.parameters),
-                },
-            }
-            for tool in request.tools
-        ]
+        body["tools"] = [tool_dict(tool) for tool in request.tools]
     return body
 
 
@@ -105,7 +96,7 @@ class AxLlmStream:
             choices = chunk.get("choices") or []
             self._note_usage(chunk.get("usage"))
         except (orjson.JSONDecodeError, AttributeError) as error:
-            raise ProtocolError(f"axllm sent something that is no chunk: {data[:200]!r}") from error
+            raise ProtocolError(f"axllm sent an event that cannot be read: {data[:200]!r}") from error
         if "error" in chunk:
             raise ProtocolError(f"axllm reports: {chunk['error']}")
         return "".join(map(self._of_choice, choices))

@@ -57,6 +57,6 @@ def _context_of(model: InstalledModel, machine: Machine) -> int:
         shape = read_shape(model.gguf)
         weights = sum(path.stat().st_size for path in (model.gguf, model.mmproj) if path is not None)
     except (OSError, GgufError) as error:  # llama.cpp itself reports whether it can load the file
-        log.warning("%s: %s", model.name, error)
+        log.warning("%s gets a context of %d tokens, because its size is not known: %s", model.name, UNKNOWN, error)
         return UNKNOWN
     return default_context(shape, weights, machine.available_memory())

@@ -29,7 +29,7 @@ def read_shape(path: Path) -> GgufShape:
         try:
             return _shape(_metadata(file))
         except (ValueError, struct.error, TypeError) as error:
-            raise GgufError(f"the head of {path} is not understood: {error}") from error
+            raise GgufError(f"the head of {path} cannot be read: {error}") from error
 
 
 def _shape(told: dict[str, Any]) -> GgufShape:

@@ -44,7 +44,9 @@ class LlamaProcess:
         try:
             folder = private_folder(state_dir)
         except OSError as error:
-            raise StartFailed(f"no folder for the socket can be made: {error}", permanent=True) from error
+            raise StartFailed(
+                f"state_dir: no folder for the engine's socket can be made: {error}", permanent=True
+            ) from error
         names = ["--model", str(model_path), "--host", str(folder / SOCKET)]
         names += ["--mmproj", str(mmproj)] if mmproj is not None else []
         numbers = [*(str(word) for option in options.items() for word in option), *flags]
@@ -102,6 +104,11 @@ class LlamaProcess:
         return f" ({(errors or lines[-1:])[0]})" if lines else ""
 
 
+def thread_count(asked: int | None) -> int:
+    """How many threads compute: as many as `asked` for, else all cores but one."""
+    return asked or max(1, (os.cpu_count() or 1) - 1)
+
+
 def check_gguf(path: Path) -> int:
     """Check the file and return its size in bytes. Raises StartFailed when no engine could load it."""
     try:
@@ -113,7 +120,7 @@ def check_gguf(path: Path) -> int:
     if head.startswith(b"version https://"):
         raise StartFailed(f"{path} is a git-lfs pointer, not the model: fetch it again with git-lfs", permanent=True)
     if not head.startswith(b"GGUF"):
-        raise StartFailed(f"{path} is not a GGUF file", permanent=True)
+        raise StartFailed(f"{path} is not a GGUF file: it does not begin with `GGUF`", permanent=True)
     return size
 
 

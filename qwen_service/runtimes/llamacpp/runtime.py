@@ -21,14 +21,8 @@ from qwen_service.errors import ProtocolError, QueueFull, RuntimeFailure, Servic
 from qwen_service.runtime import Limits, LoadProgress, Piece, Prefill, Prompt, PromptParts, Runtime
 from qwen_service.runtimes.llamacpp import wire
 from qwen_service.runtimes.llamacpp.kv_room import KvRoom
-from qwen_service.runtimes.llamacpp.process import LlamaProcess, check_gguf
-from qwen_service.runtimes.llamacpp.slot_files import (
-    SAVE_WITHIN,
-    SlotFiles,
-    folder_of,
-    forget_all,
-    identity,
-)
+from qwen_service.runtimes.llamacpp.process import LlamaProcess, check_gguf, thread_count
+from qwen_service.runtimes.llamacpp.slot_files import SAVE_WITHIN, SlotFiles, folder_of, forget_all, identity
 from qwen_service.runtimes.llamacpp.tokenizer import LlamaTokenizer
 from qwen_service.runtimes.llamacpp.unfinished import Unfinished
 from qwen_service.runtimes.local_http import HttpError, LocalHttp
@@ -36,6 +30,8 @@ from qwen_service.text.template import SPECIAL_TOKEN_SHAPE
 
 log = logging.getLogger(__name__)
 
+BATCH = 128  # tokens of a prompt computed in one step
+FORMER_PROMPTS = 256  # MiB for the prompts of former conversations
 MEDIA_MARKER = "<__media__>"  # the marker of builds that do not make it random
 MOST_SHAPES = 64  # most texts that look like special tokens; the engine is asked about each
 LAST_WORDS = 1.0  # seconds for a process that closed its connections to end
@@ -61,8 +57,6 @@ class LlamaCpp(Runtime):
         llama_server: Path | None = None,
         log_path: Path | None = None,
         stall_timeout: float = 60.0,
-        batch_size: int = 128,
-        cache_ram_mib: int = 256,
         mmproj: Path | None = None,
         keep_on_disk: int = 0,
     ) -> None:
@@ -78,10 +72,10 @@ class LlamaCpp(Runtime):
         self._options = {
             "--parallel": slots,
             "--ctx-size": context,
-            "--batch-size": batch_size,
-            "--ubatch-size": batch_size,
-            "--threads": threads or max(1, (os.cpu_count() or 1) - 1),
-            "--cache-ram": cache_ram_mib,
+            "--batch-size": BATCH,
+            "--ubatch-size": BATCH,
+            "--threads": thread_count(threads),
+            "--cache-ram": FORMER_PROMPTS,
         }
         self._keep_on_disk = keep_on_disk
         self._files: SlotFiles | None = None
@@ -119,7 +113,7 @@ class LlamaCpp(Runtime):
             if self._files is not None:
                 self._restored = await self._restore(self._files)
                 if self._restored:
-                    log.info("%d tokens of former conversations are back", self._restored)
+                    log.info("restored %d tokens of former conversations", self._restored)
             return limits
         except BaseException:
             await self.stop()
@@ -160,7 +154,7 @@ class LlamaCpp(Runtime):
                     for event in events:
                         yield reader.feed(event)
             if not reader.finished:
-                raise ProtocolError("the engine ended its stream without a finish reason")
+                raise ProtocolError("llama.cpp ended its stream without a finish reason")
         except (HttpError, OSError) as error:
             if not work.stay.interrupted:
                 raise await self._meaning(error) from error
@@ -227,7 +221,7 @@ class LlamaCpp(Runtime):
             if files is not None and (kept := await files.save(self._slot_action, await self._identity(), held)):
                 log.info("%d tokens of the last conversations are kept in %s", kept, files.folder)
         except (OSError, HttpError) as error:
-            log.warning("the last conversations are not kept: %s", error)
+            log.warning("the last conversations could not be kept on disk: %s", error)
 
     async def _slot_action(self, path: str, body: Any) -> Any:
         return await self._http.post(path, body, SAVE_WITHIN)

@@ -80,12 +80,12 @@ class SlotFiles:
         for file in self._take(key):
             path = self.folder / file.name
             if await asyncio.to_thread(_checksum, path) != (file.size, file.crc):
-                log.warning("%s is damaged, and is not read", path)
+                log.warning("%s is damaged; its conversation is not restored", path)
                 continue
             try:
                 answer = await post(f"/slots/{file.slot}?action=restore", {"filename": file.name})
             except HttpError as error:  # the slot then stays empty
-                log.warning("%s was not taken: %s", path, error)
+                log.warning("llama.cpp could not restore %s: %s", path, error)
                 continue
             restored += int(answer["n_restored"])
         self._remove_all()
@@ -97,7 +97,7 @@ class SlotFiles:
         try:
             saved = (await post(f"/slots/{slot}?action=save", {"filename": path.name}))["n_saved"]
         except (HttpError, OSError) as error:  # for example a slot with pictures, or a full disk
-            log.warning("slot %d is not kept: %s", slot, error)
+            log.warning("llama.cpp could not save slot %d: %s", slot, error)
             saved = 0
         if not saved:
             path.unlink()
@@ -111,13 +111,13 @@ class SlotFiles:
             content = json.loads(index.read_bytes())
             index.unlink()
             if content["key"] != key:
-                log.info("what was kept of the last conversations is of another model, engine or context")
+                log.info("the last conversations are not restored: the model, the engine or the context has changed")
                 return []
             return [SlotFile(**entry) for entry in content["slots"]]
         except FileNotFoundError:
             return []
         except (ValueError, KeyError, TypeError) as error:
-            log.warning("%s is not understood: %r", index, error)
+            log.warning("the last conversations are not restored: %s does not have the expected form: %r", index, error)
             return []
 
     def _remove_all(self) -> None:

@@ -84,7 +84,7 @@ class CompletionReader:
                 return Prefill(progress["total"], progress["cache"])
             return self._piece(event)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ProtocolError(f"the engine sent an event that cannot be read: {data[:300]!r}") from error
+            raise ProtocolError(f"llama.cpp sent an event that cannot be read: {data[:300]!r}") from error
 
     def _piece(self, event: dict[str, Any]) -> Piece:
         if "error" in event:
@@ -118,9 +118,9 @@ def refusal(status: int, error: Any) -> ServiceError:
     details = error if isinstance(error, dict) else {}
     message = str(details.get("message", error))
     if details.get("type") == "exceed_context_size_error":
-        return PromptTooLong(f"the prompt does not fit into the context: {message}", param="messages")
+        return PromptTooLong(f"The prompt does not fit into the context: {message}", param="messages")
     if message == _OUTGROWN:
-        return QueueFull("what ran at once has outgrown the context together; try again", retry_after=1)
+        return QueueFull("The requests that ran at once have outgrown the context together. Try again.", retry_after=1)
     if status == 400:
-        return InvalidRequest(f"the engine refuses the request: {message}")
-    return ProtocolError(f"the engine answered with an error ({status}): {message}")
+        return InvalidRequest(f"llama.cpp refuses the request: {message}")
+    return ProtocolError(f"llama.cpp answered with an error ({status}): {message}")

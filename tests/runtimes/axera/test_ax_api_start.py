@@ -95,7 +95,7 @@ async def test_a_missing_embedding_file_is_named(card: Card, tmp_path: Path) -> 
 
 async def test_a_silent_load_is_given_up(card: Card) -> None:
     async with card(SIM_LOAD="60", start_timeout=0.5) as it:
-        with pytest.raises(StartFailed, match=r"said nothing for 0\.5 s"):
+        with pytest.raises(StartFailed, match=r"printed nothing for 0\.5 s"):
             await it.start()
 
 

@@ -256,7 +256,7 @@ async def test_a_post_config_that_aborts_the_program_is_named(rig: Rig, content:
 async def test_a_program_that_says_nothing_while_loading_is_given_up(rig: Rig) -> None:
     (rig.folder / "main_axcl_aarch64").write_text("#!/bin/sh\nsleep 100\n")
     runtime = rig.make(options={"start_timeout": 0.3})
-    with pytest.raises(StartFailed, match="said nothing"):
+    with pytest.raises(StartFailed, match="printed nothing"):
         await runtime.start(rig.progress.append)
 
 

@@ -66,7 +66,10 @@ async def test_only_wrong_builds_are_refused_by_name_with_where_to_get_the_right
     with pytest.raises(StartFailed) as raised:
         await find_axllm(axllm_model(folder), HOST)
     assert raised.value.permanent
-    assert f"{wrong} is a build for the AX650 board (AX650), this is a host with a card" in raised.value.message
+    assert (
+        f"{wrong} is a build for the AX650 board (AX650), but this machine is a host with a card"
+        in raised.value.message
+    )
     assert "github.com/AXERA-TECH/ax-llm" in raised.value.message
 
 
@@ -75,12 +78,12 @@ async def test_the_board_wants_its_own_build(tmp_path: Path) -> None:
     board = Machine(root=tmp_path / "root", machine="aarch64")
     folder = model_folder(tmp_path / "m")
     build(folder / "axllm", "AXCL")
-    with pytest.raises(StartFailed, match="this is the AX650 board"):
+    with pytest.raises(StartFailed, match="but this machine is the AX650 board"):
         await find_axllm(axllm_model(folder), board)
 
 
 async def test_none_at_all_says_so(tmp_path: Path) -> None:
-    with pytest.raises(StartFailed, match="There is no axllm here"):
+    with pytest.raises(StartFailed, match=r"There is no axllm in .+ or on PATH"):
         await find_axllm(axllm_model(model_folder(tmp_path / "m")), HOST)
 
 

@@ -255,7 +255,7 @@ async def test_an_engine_used_by_others_is_waited_for_and_then_refused(
     async with httpx.AsyncClient() as stranger, AsyncExitStack() as stack:
         for _ in range(2):
             await stack.enter_async_context(stranger.stream("POST", url, json=body))
-        with pytest.raises(QueueTimeout, match="work of others"):
+        with pytest.raises(QueueTimeout, match="requests of other programs"):
             await it.ask("x")
 
 
@@ -271,7 +271,7 @@ async def test_what_axllm_cannot_take_is_refused_before_it_is_asked(started: Cal
     it = await started(context=10)
     with pytest.raises(Unsupported):
         await read_to_its_end(it.runtime.generate(Prompt((), ChatRequest("r1", prompt="x")), Sampling()))
-    with pytest.raises(Unsupported, match="whole messages"):
+    with pytest.raises(Unsupported, match="cannot continue a message"):
         await read_to_its_end(it.runtime.generate(Prompt((), ChatRequest("r1", continues=True)), Sampling()))
     with pytest.raises(PromptTooLong):
         await read_to_its_end(it.runtime.generate(Prompt((1,) * 10, say("x").request), Sampling()))

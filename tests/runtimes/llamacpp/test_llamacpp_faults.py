@@ -162,7 +162,7 @@ async def test_of_a_crowd_that_comes_grows_and_leaves_at_random_all_that_stay_ar
 
 async def test_a_bound_reply_for_which_the_context_was_outgrown_is_to_be_tried_again(start: Start) -> None:
     engine = await start(fault="outgrown", after=2)
-    with pytest.raises(QueueFull, match="try again"):
+    with pytest.raises(QueueFull, match="Try again"):
         async for _ in engine.generate(PROMPT, Sampling(json_schema={})):
             pass
 
