@@ -45,7 +45,7 @@ DIALECTS = {"anthropic": ANTHROPIC, "ollama": OLLAMA}  # all other paths answer 
 
 
 def _terminate() -> None:
-    """What `systemctl stop` does: uvicorn lets running replies end."""
+    """Stop as `systemctl stop` does: uvicorn lets running replies end."""
     signal.raise_signal(signal.SIGTERM)
 
 
@@ -79,7 +79,7 @@ def create_app(
             HTTPException: _http_error,
         },
     )
-    app.state.begin_stop = service.pulls.abandon  # for who serves the app: what need not be waited for on the way down
+    app.state.begin_stop = service.pulls.abandon  # called by the server before it waits for running requests
     for router in _routers(service, administration):
         app.include_router(router)
     app.add_api_route("/", page.root, methods=["GET", "HEAD"], include_in_schema=False)
@@ -117,7 +117,7 @@ def _lifespan(service: Service) -> Callable[[FastAPI], AbstractAsyncContextManag
 
 
 def _refusal(scope: Scope, error: ServiceError) -> Response:
-    """In the shape of the dialect that the path belongs to."""
+    """Answer in the shape of the dialect that the path belongs to."""
     return DIALECTS.get(dialect_of(scope), OPENAI).error_response(error)
 
 

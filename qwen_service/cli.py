@@ -8,43 +8,23 @@ from importlib import import_module
 
 from qwen_service.errors import ServiceError
 
-# command -> (module, function that adds it to the parser, what --help says)
+# command -> (module of qwen_service.commands, whose function add_MODULE_command adds it to the parser; what --help says)
 COMMANDS = {
-    "setup": ("qwen_service.commands.setup", "add_setup_command", "choose, install and try a model, step by step"),
-    "serve": (
-        "qwen_service.commands.serve",
-        "add_serve_command",
-        "answer apps, and show a chat page at http://127.0.0.1:8080",
-    ),
-    "chat": ("qwen_service.commands.chat", "add_chat_command", "talk in the terminal"),
-    "pull": ("qwen_service.commands.pull", "add_pull_command", "download a model, verify it and install it"),
-    "list": ("qwen_service.commands.models", "add_model_commands", "list the installed models; --all: all there are"),
-    "show": ("qwen_service.commands.models", "add_model_commands", "tell everything about a model"),
-    "verify": (
-        "qwen_service.commands.models",
-        "add_model_commands",
-        "compare the files of a model with their checksums",
-    ),
-    "bench": ("qwen_service.commands.bench", "add_bench_command", "measure a running service"),
-    "rm": ("qwen_service.commands.models", "add_model_commands", "remove a model from the disk"),
-    "key": ("qwen_service.commands.key", "add_key_command", "make an API key, for a service that others can reach"),
-    "launch": (
-        "qwen_service.commands.launch",
-        "add_launch_command",
-        "start a coding agent with the model that is loaded",
-    ),
-    "build-engine": (
-        "qwen_service.commands.build_engine",
-        "add_build_engine_command",
-        "build llama.cpp for this processor: faster prompts on a CPU",
-    ),
-    "cluster": ("qwen_service.commands.cluster", "add_cluster_command", "put many cards behind one address"),
-    "upgrade": ("qwen_service.commands.upgrade", "add_upgrade_command", "tell what is newer, and renew models"),
-    "doctor": (
-        "qwen_service.commands.doctor",
-        "add_doctor_command",
-        "look for what is wrong or slow, and tell the cure",
-    ),
+    "setup": ("setup", "choose, install and try a model, step by step"),
+    "serve": ("serve", "answer apps, and show a chat page at http://127.0.0.1:8080"),
+    "chat": ("chat", "talk in the terminal"),
+    "pull": ("pull", "download a model, verify it and install it"),
+    "list": ("models", "list the installed models; --all: all there are"),
+    "show": ("models", "tell everything about a model"),
+    "verify": ("models", "compare the files of a model with their checksums"),
+    "bench": ("bench", "measure a running service"),
+    "rm": ("models", "remove a model from the disk"),
+    "key": ("key", "make an API key, for a service that others can reach"),
+    "launch": ("launch", "start a coding agent with the model that is loaded"),
+    "build-engine": ("build_engine", "build llama.cpp for this processor: faster prompts on a CPU"),
+    "cluster": ("cluster", "put many cards behind one address"),
+    "upgrade": ("upgrade", "tell what is newer, and renew models"),
+    "doctor": ("doctor", "look for what is wrong or slow, and tell the cure"),
 }
 
 ABOUT = "A chat server for Axera cards and the CPU, for every app that speaks the OpenAI, Ollama or Anthropic API."
@@ -62,12 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
     arguments, rest = _split(arguments) if wanted in FORWARDING else (arguments, [])
     added: set[str] = set()
-    for name, (module, function, text) in COMMANDS.items():
+    for name, (module, text) in COMMANDS.items():
         if COMMANDS.get(wanted or "", ("",))[0] != module:
             subparsers.add_parser(name, help=text, add_help=False)
         elif module not in added:
             added.add(module)
-            getattr(import_module(module), function)(subparsers)
+            getattr(import_module(f"qwen_service.commands.{module}"), f"add_{module}_command")(subparsers)
     options = parser.parse_args(arguments)
     options.rest = rest
     try:
@@ -80,9 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `qwen-service list | head`
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # Python flushes stdout at exit; it must not fail again
+        # Python flushes stdout at exit, which must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
 
 

@@ -30,7 +30,7 @@ def with_new_names(
     for old, value in values.items():
         if old in renamed:
             new = renamed[old]
-            log.warning("%s: %s is now called %s; the old name is taken for now", source, spell(old), spell(new))
+            log.warning("%s: %s is now called %s; the old name still works. Change it", source, spell(old), spell(new))
             found.setdefault(new, value)
     return found
 
@@ -116,7 +116,7 @@ def _environment_keys() -> list[str]:
 
 
 def _in_environment(key: str) -> bool:
-    return ENV_PREFIX + key.upper() in os.environ
+    return _as_variable(key) in os.environ
 
 
 def _refuse_unknown(keys: Iterable[str], source: str, spell: Callable[[str], str]) -> None:
@@ -131,10 +131,10 @@ def _explain(error: ValidationError, flags: Mapping[str, Any], values: Mapping[s
     first = error.errors()[0]
     key = str(first["loc"][0])
     if key in flags:
-        source = f"--{key.replace('_', '-')}"
+        source = _as_flag(key)
     elif _in_environment(key):
-        source = ENV_PREFIX + key.upper()
+        source = _as_variable(key)
     else:
         source = f"{path}: {key}"
     value = values.get(key, first["input"]) if key not in flags else flags[key]
-    return f"{source}: {value!r} is not allowed: {first['msg']}. ({describe(key)})"
+    return f"{source}: {value!r} is not allowed: {first['msg'].removeprefix('Value error, ')}. ({describe(key)})"

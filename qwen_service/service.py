@@ -132,7 +132,7 @@ class Service:
         for engine in self.speech:
             engine.start()
         if self.settings.wyoming_port and self.speech:
-            # Imported when needed: who has no Home Assistant does without.
+            # Imported when needed: only Home Assistant speaks this protocol.
             wyoming = import_module("qwen_service.audio.wyoming").WyomingServer
             server: Listener = wyoming(self.settings, self.ears, self.voice, self.finished, self.version)
             await server.start()
@@ -144,9 +144,9 @@ class Service:
             self.warmer.nudge()
 
     async def stop(self) -> None:
-        """The models first: whatever else hangs, the vendor's programs get their polite end. Errors are logged."""
+        """Stop the models first: even if another part hangs, the vendor's programs are stopped politely. Errors are logged."""
         first = {"models": self.models.stop}
-        if self.warmer is not None:  # what it has begun ends with the program only
+        if self.warmer is not None:  # stopped beside the models: a prefill may end only with its program
             first["warming"] = self.warmer.stop
         await _stopped(first)
         others = {"pulls": self.pulls.stop, "embeddings": self.embeddings.stop}
@@ -159,7 +159,7 @@ class Service:
 
 
 async def _stopped(parts: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
-    """Stop them together. What goes wrong with one is logged, and keeps no other from its end."""
+    """Stop the parts together. The error of one is logged, and does not keep the others from stopping."""
     results = await asyncio.gather(*(stop() for stop in parts.values()), return_exceptions=True)
     for name, result in zip(parts, results, strict=True):
         if isinstance(result, Exception):

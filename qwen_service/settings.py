@@ -27,7 +27,7 @@ def _split_pairs(value: object) -> object:
 
 def _once(numbers: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(numbers)) < len(numbers):
-        raise ValueError("a number is there twice")
+        raise ValueError("the same number is listed twice")
     return numbers
 
 

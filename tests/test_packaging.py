@@ -84,7 +84,7 @@ def test_workflow_and_compose_file_call_what_exists() -> None:
 def test_the_manual_page_tells_every_command_as_help_does() -> None:
     page = (ROOT / "packaging/qwen-service.1").read_text().replace("\\-", "-")
     assert re.findall(r"^\.TP\n\.B ([a-z-]+)\n(.+)$", page, re.MULTILINE) == [
-        (name, text) for name, (_, _, text) in COMMANDS.items()
+        (name, text) for name, (_, text) in COMMANDS.items()
     ]
 
 

@@ -23,7 +23,7 @@ from qwen_service.models.record import load_record
 from qwen_service.models.spec import HubSource, ModelSpec, WheelSource
 
 
-def add_model_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_models_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     listing = _command(commands, "list", "list the installed models")
     listing.add_argument("--all", action="store_true", help="also those that could be pulled, with what each can do")
     listing.add_argument("--for", dest="purpose", choices=sorted(PURPOSES), help="only those that are good for this")

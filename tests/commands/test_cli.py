@@ -23,7 +23,7 @@ def test_help_tells_of_every_command(capsys: pytest.CaptureFixture[str]) -> None
         cli.main(["--help"])
     assert caught.value.code == 0
     shown = capsys.readouterr().out
-    for name, (_, _, text) in cli.COMMANDS.items():
+    for name, (_, text) in cli.COMMANDS.items():
         assert re.search(rf"^ +{name}\s", shown, re.MULTILINE)
         assert text.split()[0] in shown
 
