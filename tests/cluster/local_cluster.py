@@ -32,14 +32,17 @@ class LocalCluster:
     host: CardHost
     cluster: Cluster
     settings: ClusterSettings
+    cards: int
     nodes: dict[str, Any] = field(default_factory=dict)  # by name
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.settings.port}"
 
-    def add_node(self, name: str) -> None:
-        self.nodes[name] = _node(self.cluster, name, resources={CARD: 1})
+    def add_missing_nodes(self) -> None:
+        for number in range(self.cards):
+            if (name := f"pi-{number}") not in self.nodes:
+                self.nodes[name] = _node(self.cluster, name, resources={CARD: 1})
 
     def kill(self, name: str) -> None:
         self.cluster.remove_node(self.nodes.pop(name), allow_graceful=False)
@@ -96,11 +99,10 @@ def local_cluster(
     before, on_sigterm = dict(os.environ), signal.getsignal(signal.SIGTERM)
     os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", **SLOW_START, **(environment or {})})
     cluster = Cluster()
-    local = LocalCluster(host, cluster, cluster_settings)
+    local = LocalCluster(host, cluster, cluster_settings, cards)
     try:
         _node(cluster, "head")
-        for number in range(cards):
-            local.add_node(f"pi-{number}")
+        local.add_missing_nodes()
         ray.init(address=cluster.address, log_to_driver=False)
         local.deploy()
         yield local

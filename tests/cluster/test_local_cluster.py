@@ -197,12 +197,11 @@ async def test_a_new_deployment_loses_no_request(http: httpx.AsyncClient, cluste
             answer = await http.post("/v1/chat/completions", json=asked(f"Client {number}"))
             statuses.append(answer.status_code)
 
-    clients = [asyncio.create_task(client(number)) for number in range(2)]
-    try:
+    async with asyncio.TaskGroup() as group:
+        for number in range(2):
+            group.create_task(client(number))
         await asyncio.to_thread(cluster.deploy)
-    finally:
         over.set()
-        await asyncio.gather(*clients)
     await until(http, all_ready)
     assert set(statuses) == {200}
     assert len(statuses) > 10
@@ -211,14 +210,16 @@ async def test_a_new_deployment_loses_no_request(http: httpx.AsyncClient, cluste
 async def test_a_node_that_dies_is_named_and_used_again_when_it_returns(
     http: httpx.AsyncClient, cluster: LocalCluster
 ) -> None:
-    async with running_reply(http, "This node will die") as lines:
-        name = await node_that_works(http)
-        waiting = [asyncio.create_task(http.post("/v1/chat/completions", json=asked(f"Wait {n}"))) for n in range(4)]
-        await asyncio.to_thread(cluster.kill, name)
-        rest = [line async for line in lines if line]
-    assert f"of {name} was lost" in rest[-1] + rest[-2]
-    assert {(await answer).status_code for answer in waiting} == {200}
-    await until(http, lambda found: found[name]["state"] == "gone")
-    assert (await http.get("/health")).json()["status"] == "degraded"
-    cluster.add_node(name)
+    try:
+        async with asyncio.TaskGroup() as group, running_reply(http, "This node will die") as lines:
+            name = await node_that_works(http)
+            waiting = [group.create_task(http.post("/v1/chat/completions", json=asked(f"Wait {n}"))) for n in range(4)]
+            await asyncio.to_thread(cluster.kill, name)
+            rest = [line async for line in lines if line]
+        assert f"of {name} was lost" in rest[-1] + rest[-2]
+        assert {answer.result().status_code for answer in waiting} == {200}
+        await until(http, lambda found: found[name]["state"] == "gone")
+        assert (await http.get("/health")).json()["status"] == "degraded"
+    finally:
+        cluster.add_missing_nodes()
     await until(http, all_ready)
