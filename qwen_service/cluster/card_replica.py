@@ -103,9 +103,7 @@ class CardReplica:
             progress=supervisor.progress,
             error=supervisor.last_error,
             restarts=supervisor.restarts,
-            paused=self._monitor.pause_reason(engine.devices)
-            if self._monitor is not None and engine is not None
-            else "",
+            paused=self._pause_reason(engine),
             temperature=self._temperature(engine),
             limits=engine.limits if engine is not None else None,
             capabilities=engine.runtime.capabilities if engine is not None else None,
@@ -132,6 +130,9 @@ class CardReplica:
                 f"{self._place.name} of {self._node} is {state}", retry_after=self._model.spec.load_seconds or 5
             )
         return engine
+
+    def _pause_reason(self, engine: Engine | None) -> str:
+        return self._monitor.pause_reason(engine.devices) if self._monitor is not None and engine is not None else ""
 
     def _temperature(self, engine: Engine | None) -> float | None:
         if self._monitor is None or engine is None:

@@ -16,9 +16,8 @@ from qwen_service.cluster.settings import APPLICATION, ClusterSettings
 ROUTER = "qwen_service.cluster.router.PrefixRouter"
 LOOK_EVERY = 10.0  # seconds between Ray's health checks of a replica
 TOKENIZING = 4
-ON_HEAD = {
-    "node:__internal_head__": 0.001
-}  # Ray's own name: a single ingress shares the fate of the proxy, not a card's
+# A single ingress runs on the head, like the proxy: the loss of a card's node does not touch it. The name is Ray's.
+ON_HEAD = {"node:__internal_head__": 0.001}
 IN_PROGRESS = 10_000  # Ray's bound for one ingress; the service's own bounds are far lower
 
 

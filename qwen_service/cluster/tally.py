@@ -24,9 +24,8 @@ class Tally:
         self.seen: deque[str] = deque(maxlen=SEEN)
         self._running: dict[str, tuple[int, ...]] = {}
         self._ended: float | None = None
-        self._guessed: OrderedDict[str, tuple[int, ...]] = (
-            OrderedDict()
-        )  # assumed content of the cache, for runtimes that do not report it
+        # The assumed content of the cache, for runtimes that do not report it.
+        self._guessed: OrderedDict[str, tuple[int, ...]] = OrderedDict()
 
     @property
     def running(self) -> int:
