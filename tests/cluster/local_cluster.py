@@ -47,8 +47,8 @@ class LocalCluster:
     def kill(self, name: str) -> None:
         self.cluster.remove_node(self.nodes.pop(name), allow_graceful=False)
 
-    def deploy(self, *, replicas: int = 0, router: str = ROUTER) -> None:
-        deploy(self.settings.model_copy(update={"replicas": replicas}), router=router)
+    def deploy(self, *, router: str = ROUTER, **changed: Any) -> None:
+        deploy(self.settings.model_copy(update=changed), router=router)
 
     def workers(self, *marks: str) -> dict[str, list[int]]:
         """The processes of Ray on our nodes, by the mark that their title has; the raylets, too."""

@@ -223,3 +223,16 @@ async def test_a_node_that_dies_is_named_and_used_again_when_it_returns(
     finally:
         cluster.add_missing_nodes()
     await until(http, all_ready)
+
+
+async def test_two_ingresses_before_an_engine_on_the_cpu(
+    http: httpx.AsyncClient, cluster: LocalCluster, smollm2: Path
+) -> None:
+    cluster.host.install_gguf(smollm2)
+    await asyncio.to_thread(cluster.deploy, model="cpu", replicas=1, replicas_on="cpu", ingress_replicas=2)
+    await cluster.until_ready(1)
+    bodies = [{**asked(f"Say {number}"), "model": "cpu"} for number in range(8)]
+    answers = [await http.post("/v1/chat/completions", json=body) for body in bodies]
+    assert {answer.status_code for answer in answers} == {200}
+    assert all(answer.json()["usage"]["completion_tokens"] == 6 for answer in answers)
+    assert len(cluster.workers("Ingress")["Ingress"]) == 2
