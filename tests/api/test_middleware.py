@@ -200,7 +200,7 @@ def all_of_it(app: ASGIApp) -> ASGIApp:
 
 
 @pytest.mark.no_cover
-async def test_all_middleware_together_costs_microseconds() -> None:
+async def test_all_middleware_together_costs_little_beside_an_empty_application() -> None:
     async def cost(app: ASGIApp) -> float:
         batches = []
         for _ in range(30):
@@ -211,4 +211,4 @@ async def test_all_middleware_together_costs_microseconds() -> None:
         return min(batches)
 
     usual = {"Content-Length": "2", **dict.fromkeys(("accept", "user-agent", "accept-encoding", "x"), "value" * 3)}
-    assert await cost(all_of_it(echo)) - await cost(echo) < 150e-6  # about 15 on the machine this was made on
+    assert await cost(all_of_it(echo)) < 17 * await cost(echo)  # usually 1.7 times
