@@ -14,7 +14,7 @@ from tests.clients.conftest import EVENT, CalendarEvent
 pytestmark = pytest.mark.usefixtures("careless")
 
 
-@tool
+@tool  # type: ignore[untyped-decorator]  # the types of LangChain are not read
 def get_weather(city: str) -> str:
     """Get the weather of a city."""
     return f"22 degrees ({city})"
