@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -92,6 +93,12 @@ class LlamaProcess:
         return True
 
     def _start_failure(self, returncode: int) -> StartFailed:
+        if (unknown := re.search(r"invalid argument: (\S+)", self._child.tail)) is not None:
+            return StartFailed(
+                f"llama_server: this build does not know {unknown[1]}, which is needed. Take a newer llama-server,"
+                " or remove the setting: the engine that comes with the service runs then.",
+                permanent=True,
+            )
         return StartFailed(
             f"llama.cpp cannot load {self._model_path}: {explain_exit(returncode)}{self._complaint()}",
             permanent=returncode > 0 and "alloc" not in self._child.tail,  # a lack of memory may pass

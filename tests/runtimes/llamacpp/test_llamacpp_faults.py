@@ -22,13 +22,15 @@ DEADLINE = 30.0
 Start = Callable[..., Awaitable[LlamaCpp]]
 
 
-def runtime(folder: Path, stall_timeout: float = DEADLINE, context: int = 4096, **behaviour: Any) -> LlamaCpp:
+def runtime(
+    folder: Path, stall_timeout: float = DEADLINE, context: int = 4096, program: Path = SIMULATOR, **behaviour: Any
+) -> LlamaCpp:
     model = folder / "model.gguf"
     model.write_bytes(b"GGUF" + json.dumps(behaviour).encode())
     return LlamaCpp(
         model_path=model,
         state_dir=folder / "state",
-        llama_server=SIMULATOR,
+        llama_server=program,
         slots=2,
         context=context,
         stall_timeout=stall_timeout,
@@ -66,6 +68,16 @@ async def test_a_binary_is_given_no_grammar_of_a_library_that_it_may_lack(start:
     refused = engine.generate(PROMPT, Sampling(grammar="%llguidance {}\nstart: /a/\n"))
     with pytest.raises(InvalidRequest, match="llguidance is not enabled"):
         await anext(refused)
+
+
+async def test_a_binary_that_lacks_a_flag_is_named_with_what_to_do(tmp_path: Path) -> None:
+    old = tmp_path / "llama-server"
+    old.write_text("#!/bin/sh\necho 'error: invalid argument: --kv-unified' >&2\nexit 1\n")
+    old.chmod(0o700)
+    engine = runtime(tmp_path, program=old)
+    with pytest.raises(StartFailed, match=r"llama_server: this build does not know --kv-unified.* newer") as caught:
+        await engine.start(print)
+    assert caught.value.permanent
 
 
 async def test_no_text_becomes_a_token_that_the_template_may_write(start: Start) -> None:
