@@ -39,6 +39,7 @@ TOY = "smollm2-135m"
 UNIT = "qwen-chat"
 UNIT_TIMEOUT = 900.0  # seconds: it returns when the model answers
 QUESTION = "In two sentences: what can a small language model be used for at home?"
+LONGEST = 400  # pieces of the reply that are shown: a toy may go on until its context is full
 STOPPED = "\nStopped. Nothing is half done; the same command goes on from here."
 
 
@@ -221,7 +222,7 @@ class Setup:
             talk: Talk = (
                 RemoteTalk(f"http://127.0.0.1:{settings.port}") if served else LocalTalk(settings, self.host.machine)
             )
-            asyncio.run(_answer(talk, self.options.question))
+            asyncio.run(show_answer(talk, self.options.question))
 
     def _show_next(self, settings: Settings, *, served: bool) -> None:
         if served:
@@ -239,7 +240,7 @@ def _row(offer: Offer) -> str:
     return f"{offer.spec.name:28} {offer.place:8} {done:>9}  {offer.can:16} {offer.speed}"
 
 
-async def _answer(talk: Talk, question: str) -> None:
+async def show_answer(talk: Talk, question: str) -> None:
     """Print the reply as it arrives, then its speed; one piece of text counts as one token."""
     began = first = monotonic()
     pieces = 0
@@ -252,6 +253,9 @@ async def _answer(talk: Talk, question: str) -> None:
                     first = first if pieces else monotonic()
                     pieces += 1
                     print(event.text, end="", flush=True)
+                if pieces == LONGEST:
+                    print(" … (cut here)", end="", flush=True)
+                    break
     finally:
         await talk.close()
     seconds = monotonic() - first

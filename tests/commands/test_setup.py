@@ -7,16 +7,17 @@ import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import yaml
 
+from qwen_service.chat import Event, Message, TextDelta
 from qwen_service.commands.offers import Offer, Space, offers, recommended
 from qwen_service.commands.questions import Questions
 from qwen_service.commands.settings_edit import set_in_file
-from qwen_service.commands.setup import Setup
+from qwen_service.commands.setup import LONGEST, Setup, show_answer
 from qwen_service.models.catalog import Catalog
 from qwen_service.models.machine import Machine
 from qwen_service.settings import Settings
@@ -98,6 +99,29 @@ def test_flags_answer_for_scripts(newcomer: Path) -> None:
     assert yaml.safe_load((newcomer / "config.yaml").read_text())["port"] == 9
     again = run(newcomer, "--yes", "--model", "smollm2-135m", "--no-question")
     assert "installed already" in again.stdout
+
+
+class Rambler:
+    """A talk whose model never ends its reply."""
+
+    stopgap = ""
+
+    async def open(self) -> str:
+        return "rambler"
+
+    async def reply(self, messages: Sequence[Message]) -> AsyncGenerator[Event, None]:
+        while True:
+            yield TextDelta("on and ")
+
+    async def close(self) -> None:
+        print("[closed]")
+
+
+async def test_a_reply_without_an_end_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    await show_answer(Rambler(), "Say yes.")
+    shown = capsys.readouterr().out
+    assert shown.startswith("on and " * LONGEST + " … (cut here)[closed]")
+    assert "first word after" in shown
 
 
 def test_without_terminal_and_flags_it_says_what_to_give(newcomer: Path) -> None:
