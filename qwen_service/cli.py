@@ -8,7 +8,7 @@ from importlib import import_module
 
 from qwen_service.errors import ServiceError
 
-# command -> (module of qwen_service.commands, whose function add_MODULE_command adds it to the parser; what --help says)
+# command -> (its module in commands/, what --help says); the module adds it to the parser by add_MODULE_command
 COMMANDS = {
     "setup": ("setup", "choose, install and try a model, step by step"),
     "serve": ("serve", "answer apps, and show a chat page at http://127.0.0.1:8080"),
@@ -23,7 +23,7 @@ COMMANDS = {
     "launch": ("launch", "start a coding agent with the model that is loaded"),
     "build-engine": ("build_engine", "build llama.cpp for this processor: faster prompts on a CPU"),
     "cluster": ("cluster", "put many cards behind one address"),
-    "upgrade": ("upgrade", "tell what is newer, and renew models"),
+    "upgrade": ("upgrade", "show what is newer, and update models"),
     "doctor": ("doctor", "look for what is wrong or slow, and tell the cure"),
 }
 

@@ -149,7 +149,7 @@ AGENTS = {
             "npm install -g @openai/codex",
             1300,
             "its own long instructions, web search, images, skills, apps, plugins, goals, recaps, and agents of its own",
-            "Its settings and talks are kept in {home}; those in ~/.codex are neither read nor changed.",
+            "Codex keeps its settings and talks in {home}; those in ~/.codex are neither read nor changed.",
             _codex,
         ),
         Agent(
@@ -158,7 +158,7 @@ AGENTS = {
             "npm install -g @anthropic-ai/claude-code",
             1100,
             "hooks, plugins, skills, CLAUDE.md, most tools (Bash, Edit and Read are left), and calls to Anthropic",
-            "Its settings and talks are kept in {home}; those in ~/.claude are neither read nor changed.",
+            "Claude Code keeps its settings and talks in {home}; those in ~/.claude are neither read nor changed.",
             _claude,
         ),
         Agent(
@@ -167,7 +167,7 @@ AGENTS = {
             "npm install -g opencode-ai",
             2800,
             "its own long instructions, titles, language servers, and the tools skill, task, todowrite, webfetch, glob, grep",
-            "Your opencode.json is read, too, and not changed; these settings win.",
+            "opencode also reads your opencode.json, which is not changed; these settings win.",
             _opencode,
         ),
     )

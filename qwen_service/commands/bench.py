@@ -69,9 +69,15 @@ def add_bench_command(subparsers: Any) -> None:
     parser = subparsers.add_parser("bench", help="measure a running service", description=__doc__)
     add = parser.add_argument
     add("--url", default="http://127.0.0.1:8080", help="the service to measure (default: %(default)s)")
-    add("--model", help="model to ask for (default: the one that is loaded)")
-    add("--clients", type=_numbers, default=[1, 2, 4], metavar="LIST", help="how many at once (default: 1,2,4)")
-    add("--rounds", type=_positive, default=3, help="questions of each client (default: 3)")
+    add("--model", help="model to measure (default: the one that is loaded)")
+    add(
+        "--clients",
+        type=_numbers,
+        default=[1, 2, 4],
+        metavar="LIST",
+        help="numbers of clients at once (default: 1,2,4)",
+    )
+    add("--rounds", type=_positive, default=3, help="questions that each client sends (default: 3)")
     add("--tokens", type=_positive, default=64, help="longest answer, in tokens (default: 64)")
     add("--api-key-env", metavar="NAME", default="OPENAI_API_KEY", help="environment variable with the API key")
     add("--json", action="store_true", help="print the figures as JSON instead of a table")
@@ -96,7 +102,7 @@ async def _measure(options: argparse.Namespace) -> list[Row]:
         numbers = count(1)
         rows = []
         for clients in options.clients:
-            print(f"{clients} at once ...", file=sys.stderr)
+            print(f"Measuring {clients} clients at once ...", file=sys.stderr)
             rows.append(row := Row(clients))
             began = time.monotonic()
             await asyncio.gather(*(_client(http, options, numbers, row) for _ in range(clients)))
@@ -109,9 +115,11 @@ async def _warm_up(http: httpx2.AsyncClient, options: argparse.Namespace) -> Non
     try:
         await _ask(http, options, "Hello!")
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise BenchError(f"{options.url} does not answer: {error or type(error).__name__}. Is it running?") from None
+        raise BenchError(
+            f"No service answers at {options.url}: {error or type(error).__name__}. Start one: qwen-service serve"
+        ) from None
     except _Refused as refused:
-        raise BenchError(f"{options.url} refuses: {refused}") from None
+        raise BenchError(f"The service at {options.url} refused the question: {refused}") from None
 
 
 async def _client(http: httpx2.AsyncClient, options: argparse.Namespace, numbers: "count[int]", row: Row) -> None:
@@ -195,5 +203,5 @@ def _numbers(text: str) -> list[int]:
 
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
     return int(text)

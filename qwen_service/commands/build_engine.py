@@ -16,10 +16,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from qwen_service.commands.engine_speed import EngineSpeed, measure
-from qwen_service.commands.progress import add_models_dir_flags, add_progress_flag, sink_for
+from qwen_service.commands.progress import add_models_dir_flags, add_progress_flag, settings_from, sink_for
 from qwen_service.commands.settings_edit import set_in_file
 from qwen_service.commands.setup import SYSTEM_PYTHON
-from qwen_service.config import load_settings, settings_file
+from qwen_service.config import settings_file
 from qwen_service.errors import InstallError
 from qwen_service.install.engine_source import PINNED, EngineSource, fetch_source, unpack
 from qwen_service.install.progress import ProgressSink
@@ -40,15 +40,21 @@ FLAGS = (
 )
 MEMORY_PER_JOB = 1 << 30  # bytes that a compiler takes at most
 PERCENT = re.compile(rb"\[ *(\d+)%\]")
-STOPPED = "\nStopped. The engine in use is as it was; the same command goes on with what has been compiled."
+STOPPED = "\nStopped. The engine in use is unchanged; run the same command to continue with what has been compiled."
 
 
 def add_build_engine_command(subparsers: Any) -> None:
     parser = subparsers.add_parser("build-engine", help="build llama.cpp for this processor", description=__doc__)
-    parser.add_argument("--folder", type=Path, metavar="DIR", help="where to install it")
-    parser.add_argument("--source", type=Path, metavar="FILE", help=f"{PINNED.name} that is here already")
-    parser.add_argument("--jobs", type=int, metavar="N", help="compilers at once (default: by cores and memory)")
-    parser.add_argument("--no-measure", action="store_true", help="switch to it without comparing the two")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="folder to install the engine in")
+    parser.add_argument(
+        "--source", type=Path, metavar="FILE", help=f"use this copy of {PINNED.name} instead of downloading it"
+    )
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="compilers that run at once (default: by cores and memory)"
+    )
+    parser.add_argument(
+        "--no-measure", action="store_true", help="use the new engine without measuring whether it is faster"
+    )
     add_models_dir_flags(parser)
     add_progress_flag(parser)
     parser.set_defaults(run=run_build_engine)
@@ -73,16 +79,16 @@ def build(source: EngineSource, folder: Path, sink: ProgressSink, *, local: Path
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InstallError(f"{folder} cannot be written: {error.strerror}. Use sudo, or --folder?") from None
+        raise InstallError(
+            f"{folder} cannot be written: {error.strerror}. Use sudo, or name another folder with --folder."
+        ) from None
     sources, compiled = work / "llama.cpp", work / "compiled"
     unpacked = work / "unpacked"
     if not unpacked.is_file() or unpacked.read_text(encoding="ascii") != source.sha256:
         unpack(fetch_source(source, work, sink, local=local), source, sources)
         shutil.rmtree(compiled, ignore_errors=True)
         unpacked.write_text(source.sha256, encoding="ascii")
-    sink.stage(
-        f"Compiling llama-server with {jobs} compilers at once; a Raspberry Pi 5 takes a quarter of an hour or two ..."
-    )
+    sink.stage(f"Compiling llama-server with {jobs} compilers at once: a Raspberry Pi 5 takes 15 to 30 minutes ...")
     asyncio.run(_run([cmake, "-S", str(sources), "-B", str(compiled), *FLAGS], lambda _: None))
     command = [cmake, "--build", str(compiled), "--target", "llama-server", "-j", str(jobs)]
     asyncio.run(_run(command, _percent(sink)))
@@ -112,7 +118,7 @@ def _tool(name: str) -> str:
     try:
         return find_program(name)
     except OSError:
-        raise InstallError(f"{name} is missing: sudo apt install cmake g++ make") from None
+        raise InstallError(f"The program {name} is missing. Install it: sudo apt install cmake g++ make") from None
 
 
 async def _run(command: list[str], on_output: Callable[[bytes], None]) -> None:
@@ -122,7 +128,7 @@ async def _run(command: list[str], on_output: Callable[[bytes], None]) -> None:
     finally:
         await child.stop()
     if code != 0:
-        raise InstallError(f"{' '.join(command[:2])} failed; its last words:\n{child.tail.strip()[-2000:]}")
+        raise InstallError(f"{' '.join(command[:2])} failed. Its last output:\n{child.tail.strip()[-2000:]}")
 
 
 def _percent(sink: ProgressSink) -> Callable[[bytes], None]:
@@ -140,7 +146,7 @@ def _percent(sink: ProgressSink) -> Callable[[bytes], None]:
 
 def _switch(options: argparse.Namespace, program: Path) -> int:
     """Set llama_server, unless the new engine was measured and is not faster."""
-    settings = load_settings({"models_dir": options.models_dir}, config_file=options.config)
+    settings = settings_from(options)
     if not options.no_measure and not _is_faster(settings, program):
         print("The new engine is not faster here: llama_server stays as it is.")
         return 0
@@ -154,7 +160,7 @@ def _is_faster(settings: Settings, program: Path) -> bool:
     catalog = Catalog.load(settings.models_dir.expanduser())
     model = next((m for m in catalog.chatting() if m.spec.runtime == "llamacpp"), None)
     if model is None:
-        print("No model of the CPU is installed, so that nothing can be measured.")
+        print("No CPU model is installed to compare the engines with: the new engine is used.")
         return True
     before = _measured(settings, model.name, "built in", None)
     after = _measured(settings, model.name, "built here", program)

@@ -105,9 +105,8 @@ class Conversation:
     async def _connect(self, options: argparse.Namespace, settings: Settings) -> tuple[Talk, str]:
         if not options.local:
             url = options.url or f"http://127.0.0.1:{settings.port}"
-            remote = RemoteTalk(
-                url, api_key=options.api_key, model=None if settings.model == "auto" else settings.model
-            )
+            model = None if settings.model == "auto" else settings.model
+            remote = RemoteTalk(url, api_key=options.api_key, model=model)
             try:
                 return remote, await remote.open()
             except TalkFailed:

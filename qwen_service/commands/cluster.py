@@ -8,7 +8,6 @@ import argparse
 import importlib.util
 import json
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from qwen_service.cluster.ray_command import (
 from qwen_service.cluster.settings import FILE as CLUSTER_FILE
 from qwen_service.cluster.settings import ClusterSettings, load_cluster_settings
 from qwen_service.cluster.token import demand_token, make_token, token_file
+from qwen_service.commands.become import become
 from qwen_service.commands.cluster_node import node_from, session_folder
 from qwen_service.commands.cluster_status import HEADINGS, as_json, cells, faults, model_of, rows
 from qwen_service.commands.model_table import print_columns
@@ -53,7 +53,7 @@ def add_cluster_command(subparsers: Any) -> None:
     _add_start(actions)
     _add_deploy(actions)
     status_parser = _add(actions, "status", "show every card: what it serves, holds and how fast it is", status)
-    status_parser.add_argument("--json", action="store_true", help="for programs")
+    status_parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     pulling = _add(actions, "pull", "download a model on every machine of the cluster", pull)
     pulling.set_defaults(models_dir=None)
     pulling.add_argument("model", help="name of the model; `qwen-service list --all` shows them")
@@ -74,17 +74,19 @@ def _add_start(actions: Any) -> None:
     role.add_argument("--join", metavar="ADDRESS", help="the head's address, with :PORT if it is not 6379")
     parser.add_argument("--address", metavar="IP", help="this machine's address (default: the one towards the others)")
     parser.add_argument("--port", type=int, default=PORT, help=f"first of {PORTS} ports (default: {PORT})")
-    parser.add_argument("--cards", type=int, metavar="N", help="instead of the number of cards that are found")
+    parser.add_argument("--cards", type=int, metavar="N", help="use N cards instead of all that are found")
     parser.add_argument("--i-know", action="store_true", help="allow --address 0.0.0.0")
-    parser.add_argument("--block", action="store_true", help="stay, and end if Ray ends: for systemd")
+    parser.add_argument("--block", action="store_true", help="keep running until Ray ends, for systemd")
 
 
 def _add_deploy(actions: Any) -> None:
     parser = _add(actions, "deploy", "serve a model on all cards, or change how it is served", deploy)
     parser.add_argument("file", nargs="?", type=Path, metavar="cluster.yaml", help="settings of the cluster")
-    parser.add_argument("--model", metavar="NAME", help="instead of what the file says; so do the next two")
-    parser.add_argument("--host", metavar="IP", help="address of this machine at which apps find the service")
-    parser.add_argument("--http-port", dest="http_port", type=int, metavar="PORT", help="its port")
+    parser.add_argument("--model", metavar="NAME", help="serve this model instead of the file's")
+    parser.add_argument("--host", metavar="IP", help="serve at this address of this machine instead of the file's")
+    parser.add_argument(
+        "--http-port", dest="http_port", type=int, metavar="PORT", help="serve at this port instead of the file's"
+    )
 
 
 def start(options: argparse.Namespace) -> int:
@@ -94,12 +96,12 @@ def start(options: argparse.Namespace) -> int:
     demand_ray()
     make_folders(settings)
     if marked(MARK, str(settings.state_folder)):
-        raise ClusterError("This machine is a node already. First: qwen-service cluster stop")
+        raise ClusterError("This machine is already a node of a cluster. Stop that first: qwen-service cluster stop")
     assert node.folder is not None
     (node.folder / CURRENT).unlink(missing_ok=True)  # left by a cluster that has ended; Ray would refuse to start
     token = token_file(os.environ)
     if not node.head and make_token(token):
-        print(f"Made {token}, the secret of the cluster: copy it to each machine that shall join.")
+        print(f"Made {token}, the secret of the cluster: copy it to each machine that is to join.")
     demand_token(token, node.head.partition(":")[0])
     config = settings_file(options.config)
     environment = node_environment(node, settings.state_folder, config.absolute() if config.is_file() else None)
@@ -113,30 +115,28 @@ def start(options: argparse.Namespace) -> int:
             f"Next: on other machines `qwen-service cluster start --join {place}`, here `qwen-service cluster deploy`."
         )
     print(as_shell(arguments, environment), flush=True)
-    return _become(arguments, os.environ | environment)
+    return become([sys.executable, "-m", "ray.scripts.scripts", *arguments], os.environ | environment)
 
 
 def deploy(options: argparse.Namespace) -> int:
     """Deploy the application. Raises ClusterError or ConfigError."""
     given = {"model": options.model, "host": options.host, "port": options.http_port}
     if options.file is not None and not options.file.is_file():
-        raise ClusterError(f"{options.file} does not exist.")
+        raise ClusterError(f"{options.file} does not exist: expected the file with the settings of the cluster.")
     cluster = load_cluster_settings(options.file or CLUSTER_FILE, **given)
     _warn_of_exposure(cluster)
     with _cluster(options):
         place = f"http://{cluster.host}:{cluster.port}"
         print(f"serve.run({cluster.model}) at {place}: the first card is ready when its model is loaded.", flush=True)
         import_module("qwen_service.cluster.deployments").deploy(cluster)
-    print(f"{cluster.model} answers at {place}. How the cards are: qwen-service cluster status")
+    print(f"{cluster.model} answers at {place}. `qwen-service cluster status` shows the cards.")
     return 0
 
 
 def _warn_of_exposure(cluster: ClusterSettings) -> None:
     if not is_loopback(cluster.host) and node_settings(cluster).api_keys_file is None:
-        print(
-            f"Warning: everybody who reaches {cluster.host} can use the cluster. Set api_keys_file (docs/cluster.md).",
-            file=sys.stderr,
-        )
+        text = f"everybody who reaches {cluster.host} can use the cluster. Set api_keys_file (docs/cluster.md)."
+        print(f"Warning: {text}", file=sys.stderr)
 
 
 def status(options: argparse.Namespace) -> int:
@@ -162,7 +162,9 @@ def pull(options: argparse.Namespace) -> int:
             print(f"{node}: {line}", flush=True)
             failed |= {node} if is_fault else set()
     if failed:
-        raise ClusterError(f"{options.model} is not on {', '.join(sorted(failed))}. The same command goes on there.")
+        raise ClusterError(
+            f"{options.model} is not on {', '.join(sorted(failed))}. Run the same command to continue there."
+        )
     print(f"{options.model} is on every machine.")
     return 0
 
@@ -174,7 +176,9 @@ def _cluster(options: argparse.Namespace) -> Iterator[Any]:
     settings = load_settings({}, config_file=options.config)
     current = session_folder(settings) / CURRENT
     if not (marked(MARK, str(settings.state_folder)) and current.is_file()):
-        raise ClusterError("This machine is no node of a cluster. First: qwen-service cluster start --head | --join")
+        raise ClusterError(
+            "This machine is no node of a cluster. Make it one first: qwen-service cluster start --head | --join"
+        )
     demand_token(token_file(os.environ))
     os.environ["RAY_AUTH_MODE"] = "token"
     nodes = import_module("qwen_service.cluster.nodes")
@@ -190,7 +194,7 @@ def stop(options: argparse.Namespace) -> int:
     print("Ending the processes that `ray start` made here (`ray stop` would end every Ray of this machine).")
     ended, stuck = end_marked(MARK, str(settings.state_folder), last=HEAD_ENDS_LAST)
     if stuck:
-        raise ClusterError(f"{stuck} processes are stuck in the kernel: a card may hang. `qwen-service doctor` looks.")
+        raise ClusterError(f"{stuck} processes are stuck in the kernel: a card may hang. Run `qwen-service doctor`.")
     print(f"Ended {ended} processes." if ended else "This machine was no node of a cluster.")
     return 0
 
@@ -199,10 +203,3 @@ def demand_ray() -> None:
     """Raise ClusterError when Ray is not installed."""
     if importlib.util.find_spec("ray") is None:
         raise ClusterError("Ray is not installed. Install it with: pip install 'qwen-service[ray]'")
-
-
-def _become(arguments: list[str], environment: dict[str, str]) -> int:
-    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, and then by what it becomes
-        signal.signal(ignored, signal.SIG_DFL)
-    command = [sys.executable, "-m", "ray.scripts.scripts", *arguments]
-    os.execve(command[0], command, environment)  # noqa: S606  # no shell is what we want

@@ -11,7 +11,8 @@ from qwen_service.cluster.ray_command import LONGEST_FOLDER, PORT, PORTS, Cluste
 from qwen_service.models.machine import Machine
 from qwen_service.settings import Settings
 
-ELSEWHERE = "198.51.100.1"  # no machine has this address (RFC 5737): the kernel says from which of our addresses it would be reached
+# No machine has this address (RFC 5737): the kernel says from which of our addresses it would be reached.
+ELSEWHERE = "198.51.100.1"
 
 
 def node_from(options: argparse.Namespace, settings: Settings) -> Node:
@@ -62,7 +63,9 @@ def _resolved(host: str) -> str:
     try:
         return socket.gethostbyname(host)
     except OSError as error:
-        raise ClusterError(f"--join {host}: there is no such machine: {error.strerror}.") from None
+        raise ClusterError(
+            f"--join {host}: this name has no address: {error.strerror}. Name the address of the head."
+        ) from None
 
 
 def cards_of(options: argparse.Namespace, settings: Settings, machine: Machine | None = None) -> tuple[int, ...]:
@@ -71,7 +74,7 @@ def cards_of(options: argparse.Namespace, settings: Settings, machine: Machine |
         return tuple(range(options.cards))
     reading = read_cards(settings, machine)
     if reading.fault:
-        raise ClusterError(f"{reading.fault} --cards N says how many there are.")
+        raise ClusterError(f"{reading.fault} Give the number of cards with --cards N.")
     found = tuple(card.index for card in reading.cards)
     return tuple(card for card in found if "devices" not in settings.model_fields_set or card in settings.devices)
 

@@ -35,22 +35,21 @@ def faults(nodes: Sequence[NodeView], engines: Sequence[EngineView], model: str)
     """The faults, each a line that says what is wrong and what to do."""
     for node in nodes:
         if not node.alive:
-            yield f"{node.address} is gone. There: qwen-service cluster start --join HEAD"
+            yield f"The node {node.address} is gone. Start it again there: qwen-service cluster start --join HEAD"
         elif node.fault:
             yield f"{node.address}: {node.fault}"
         elif node.facts is not None and node.facts.fault:
             yield f"{_name(node)}: {node.facts.fault}"
     able = {engine.node for engine in engines if engine.report is not None and engine.report.ready}
     if missing := [_name(node) for node in nodes if model and node.id not in able and _lacks(node, model)]:
-        yield f"{model} is missing on {', '.join(missing)}. Get it there: qwen-service cluster pull {model}"
+        yield f"{model} is missing on {', '.join(missing)}. Install it there: qwen-service cluster pull {model}"
     versions = {node.facts.version for node in nodes if node.facts is not None}
     if len(versions) > 1:
-        yield f"The nodes have different versions of qwen-service ({', '.join(sorted(versions))}): make them the same."
+        yield f"The nodes have different versions of qwen-service ({', '.join(sorted(versions))}): install the same one everywhere."
     if not engines:
         yield "No model is deployed. Deploy one: qwen-service cluster deploy --model NAME"
-    waiting = sum(not engine.node for engine in engines)
-    if waiting:
-        yield f"Engines that wait for a free card: {waiting}. There are fewer cards than `replicas` asks for."
+    if waiting := sum(not engine.node for engine in engines):
+        yield f"Engines that wait for a free card: {waiting}. `replicas` asks for more cards than there are."
     yield from (f"{e.report.where}: {e.report.error}" for e in engines if e.report is not None and e.report.error)
 
 

@@ -7,23 +7,19 @@ import platform
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 
-from qwen_service.commands.progress import add_models_dir_flags
+from qwen_service.commands.progress import Commands, add_model_command
 from qwen_service.doctor.examination import configuration, examine
 from qwen_service.doctor.finding import Finding
 from qwen_service.doctor.host import Host
 
-TEXT = "look for what may be wrong with this machine, the card and the models"
 
-
-def add_doctor_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("doctor", help=TEXT, description=TEXT[0].upper() + TEXT[1:] + ".")
-    parser.add_argument("--json", action="store_true", help="for a request for help")
-    add_models_dir_flags(parser)
-    parser.set_defaults(run=run_doctor)
+def add_doctor_command(commands: Commands) -> None:
+    parser = add_model_command(commands, "doctor", "look for what is wrong or slow, and tell the cure", run_doctor)
+    parser.add_argument("--json", action="store_true", help="print the report as JSON, for a request for help")
 
 
 def run_doctor(options: argparse.Namespace) -> int:
-    """1 when something fails, 0 when there are only warnings."""
+    """Print the report. Returns 1 when something fails, 0 when there are only warnings."""
     host = Host()
     settings, config = configuration(options.config, options.models_dir)
     findings = [config, *asyncio.run(examine(host, settings))]

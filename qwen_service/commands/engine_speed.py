@@ -52,4 +52,4 @@ async def _ask(service: Service, text: str, tokens: int) -> EngineSpeed:
                 return EngineSpeed(
                     read / max(times.prefill, 1e-6), event.usage.completion_tokens / max(times.generation, 1e-6)
                 )
-    raise StartFailed("the engine ended without a reply")
+    raise StartFailed("The engine gave no reply to the question of the measurement.")

@@ -7,7 +7,6 @@ import argparse
 import os
 import shlex
 import shutil
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 import httpx2
 
 from qwen_service.commands.agents import AGENTS, Agent, Start, Target
+from qwen_service.commands.become import become
 from qwen_service.config import load_settings
 from qwen_service.errors import ServiceError
 
@@ -38,8 +38,8 @@ def add_launch_command(subparsers: Any) -> None:
     )
     parser.add_argument("agent", choices=sorted(AGENTS), metavar="AGENT", help="codex, claude or opencode")
     parser.add_argument("--url", help="a running service (default: the one on this machine)")
-    parser.add_argument("--api-key", default="none", metavar="KEY", help="key for the service, if it wants one")
-    parser.add_argument("--model", metavar="NAME", help="instead of the model that is loaded")
+    parser.add_argument("--api-key", default="none", metavar="KEY", help="key for the service, if it needs one")
+    parser.add_argument("--model", metavar="NAME", help="use this model instead of the one that is loaded")
     parser.add_argument("--print", action="store_true", help="show environment and command instead of running them")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings of the service, for its port")
     parser.set_defaults(run=launch)
@@ -59,7 +59,8 @@ def launch(options: argparse.Namespace) -> int:
         print(as_shell(agent, start, options.rest))
         return 0
     print(_told(agent, target), file=sys.stderr, flush=True)
-    return _become([program, *start.flags, *options.rest], _environment(start))
+    kept = {name: value for name, value in os.environ.items() if name not in start.unset}
+    return become([program, *start.flags, *options.rest], {**kept, **start.environment})
 
 
 def as_shell(agent: Agent, start: Start, rest: list[str]) -> str:
@@ -75,9 +76,7 @@ def _target(options: argparse.Namespace, agent: Agent) -> Target:
     state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
     model = _loaded(url, options.api_key, options.model)
     if "tools" not in model.capabilities:
-        raise LaunchFailed(
-            f"{model.id} cannot call tools, and a coding agent is of no use without. Serve another model."
-        )
+        raise LaunchFailed(f"{model.id} cannot call tools, which a coding agent needs. Serve another model.")
     home = state / "qwen-service" / agent.name
     return Target(url, model.id, model.context, model.prompt_limit or model.context, home, options.api_key)
 
@@ -106,9 +105,9 @@ def _loaded(url: str, api_key: str, name: str | None) -> _Model:
         entries = [known] if name else [entry for entry in known["data"] if entry["parent"] is None]
         models = [_model(entry) for entry in entries if entry["state"] == "loaded"]
     except (httpx2.HTTPError, ValueError, KeyError, TypeError) as error:
-        raise LaunchFailed(f"no qwen-service answers at {url}: {error}. Start it with: qwen-service serve") from None
+        raise LaunchFailed(f"No qwen-service answers at {url}: {error}. Start one with: qwen-service serve") from None
     if not models:
-        raise LaunchFailed(f"{url}: no model is loaded")
+        raise LaunchFailed(f"The service at {url} has no loaded model. Name one with --model.")
     return models[0]
 
 
@@ -128,12 +127,12 @@ def demand_room(agent: Agent, target: Target) -> None:
     if target.context < needed:
         raise LaunchFailed(
             f"{agent.name} needs a context of {needed} tokens ({agent.prompt_tokens} for its smallest prompt,"
-            f" {REPLY_ROOM} for a reply), and that of {target.model} has {target.context}. Set context_size, or"
-            " serve another model."
+            f" {REPLY_ROOM} for a reply), and {target.model} has one of {target.context}. Raise context_size, or serve"
+            " another model."
         )
     if target.prompt_limit < agent.prompt_tokens:
         raise LaunchFailed(
-            f"{agent.name}'s smallest prompt has {agent.prompt_tokens} tokens, and {target.model} takes prompts of"
+            f"{agent.name}'s smallest prompt has {agent.prompt_tokens} tokens, and {target.model} takes at most"
             f" {target.prompt_limit}. Serve another model."
         )
 
@@ -143,17 +142,3 @@ def _told(agent: Agent, target: Target) -> str:
         f"{agent.name} with {target.model} at {target.url}, a context of {target.context} tokens\n"
         f"Turned off: {agent.turned_off}.\n{agent.settings.format(home=target.home)}"
     )
-
-
-def _environment(start: Start) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in start.unset}
-    return kept | dict(start.environment)
-
-
-def _become(command: list[str], environment: dict[str, str]) -> int:
-    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, and then by what it becomes
-        signal.signal(ignored, signal.SIG_DFL)
-    try:
-        os.execve(command[0], command, environment)  # noqa: S606  # no shell is what we want
-    except OSError as error:
-        raise LaunchFailed(f"{command[0]} cannot be executed: {error.strerror}") from None

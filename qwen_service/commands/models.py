@@ -6,7 +6,8 @@ import json
 from qwen_service.card.reading import card_memory
 from qwen_service.commands.model_table import PURPOSES, VOICE, fits, print_table, speed
 from qwen_service.commands.progress import (
-    add_models_dir_flags,
+    Commands,
+    add_model_command,
     add_progress_flag,
     catalog_from,
     settings_from,
@@ -23,25 +24,16 @@ from qwen_service.models.record import load_record
 from qwen_service.models.spec import HubSource, ModelSpec, WheelSource
 
 
-def add_models_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    listing = _command(commands, "list", "list the installed models")
-    listing.add_argument("--all", action="store_true", help="also those that could be pulled, with what each can do")
-    listing.add_argument("--for", dest="purpose", choices=sorted(PURPOSES), help="only those that are good for this")
-    listing.add_argument("--json", action="store_true", help="for programs")
-    listing.set_defaults(run=list_models)
-
-    showing = _command(commands, "show", "tell everything about a model")
-    showing.add_argument("name")
-    showing.set_defaults(run=show)
-
-    checking = _command(commands, "verify", "compare the files of a model with their checksums")
-    checking.add_argument("name", nargs="?", help="all installed models when left out")
+def add_models_command(commands: Commands) -> None:
+    listing = add_model_command(commands, "list", "list the installed models", list_models)
+    listing.add_argument("--all", action="store_true", help="list those that can be pulled, too, and what each can do")
+    listing.add_argument("--for", dest="purpose", choices=sorted(PURPOSES), help="list only models for this purpose")
+    listing.add_argument("--json", action="store_true", help="print JSON, for programs")
+    add_model_command(commands, "show", "tell everything about a model", show).add_argument("name")
+    checking = add_model_command(commands, "verify", "compare the files of a model with their checksums", verify_models)
+    checking.add_argument("name", nargs="?", help="the model (default: all that are installed)")
     add_progress_flag(checking)
-    checking.set_defaults(run=verify_models)
-
-    removing = _command(commands, "rm", "remove a model from the disk")
-    removing.add_argument("name")
-    removing.set_defaults(run=remove)
+    add_model_command(commands, "rm", "remove a model from the disk", remove).add_argument("name")
 
 
 def list_models(options: argparse.Namespace) -> int:
@@ -50,7 +42,7 @@ def list_models(options: argparse.Namespace) -> int:
     personas = Personas.load(settings.models_dir.expanduser()).all() if options.purpose is None else []
     everything = catalog.installed()
     names = {model.name for model in everything}
-    is_good = PURPOSES[options.purpose] if options.purpose else _is_anything
+    is_good = PURPOSES[options.purpose] if options.purpose else lambda _: True
     installed = [model for model in everything if is_good(model.spec)]
     wide = options.all or options.purpose is not None
     available = [spec for spec in catalog.specs if wide and spec.name not in names and is_good(spec)]
@@ -96,7 +88,7 @@ def verify_models(options: argparse.Namespace) -> int:
             for problem in verdict.problems:
                 sink.stage(f"{model.name}: {problem}")
             if verdict.unknown:
-                sink.stage(f"{model.name}: no checksum is known of {len(verdict.unknown)} files")
+                sink.stage(f"{model.name}: {len(verdict.unknown)} files have no known checksum")
             sink.stage(f"{model.name}: {verdict.checked} files {'ok' if not verdict.problems else 'checked, NOT ok'}")
     return 0 if sound else 1
 
@@ -106,18 +98,6 @@ def remove(options: argparse.Namespace) -> int:
     model = on_disk(catalog, options.name)
     print(f"{model.name} is removed, {human_bytes(remove_model(catalog, model))} are free again.")
     return 0
-
-
-def _command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-    add_models_dir_flags(parser)
-    return parser
-
-
-def _is_anything(_spec: ModelSpec) -> bool:
-    return True
 
 
 def _row(spec: ModelSpec, model: InstalledModel | None, card_kib: int | None) -> dict[str, object]:

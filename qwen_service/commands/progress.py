@@ -2,8 +2,10 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import TypeAlias
 
 from rich.console import Console
 
@@ -12,6 +14,17 @@ from qwen_service.config import describe, load_settings
 from qwen_service.install.progress import JsonSink, LogSink, ProgressSink
 from qwen_service.models.catalog import Catalog
 from qwen_service.settings import Settings
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def add_model_command(
+    commands: Commands, name: str, text: str, run: Callable[[argparse.Namespace], int]
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    add_models_dir_flags(parser)
+    parser.set_defaults(run=run)
+    return parser
 
 
 def add_models_dir_flags(parser: argparse.ArgumentParser) -> None:

@@ -1,29 +1,31 @@
-"""qwen-service pull: download, or adopt, a model."""
+"""qwen-service pull: downloads a model, or installs it from a folder."""
 
 import argparse
 import os
 import sys
 from pathlib import Path
 
-from qwen_service.commands.progress import add_models_dir_flags, add_progress_flag, catalog_from, sink_for
+from qwen_service.commands.progress import Commands, add_model_command, add_progress_flag, catalog_from, sink_for
 from qwen_service.errors import ServiceError
 from qwen_service.install.downloads import pull
 from qwen_service.install.import_folder import import_folder
 from qwen_service.install.progress import JsonSink, ProgressSink
 from qwen_service.models.machine import Machine
 
-TEXT = "download a model, verify it and install it"
 
-
-def add_pull_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("pull", help=TEXT, description=TEXT[0].upper() + TEXT[1:] + ".")
+def add_pull_command(commands: Commands) -> None:
+    parser = add_model_command(commands, "pull", "download a model, verify it and install it", run_pull)
     parser.add_argument("name", help="name of the model; `qwen-service list --all` shows them")
-    parser.add_argument("--from", dest="source", type=Path, metavar="DIR", help="adopt this folder, download nothing")
-    parser.add_argument("--link", action="store_true", help="with --from: leave the files there and link to them")
-    parser.add_argument("--if-none", action="store_true", help="only when no model at all is installed")
-    add_models_dir_flags(parser)
+    parser.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="DIR",
+        help="install the model from this folder instead of downloading it",
+    )
+    parser.add_argument("--link", action="store_true", help="with --from: link to its files instead of copying them")
+    parser.add_argument("--if-none", action="store_true", help="do nothing if any model is installed")
     add_progress_flag(parser)
-    parser.set_defaults(run=run_pull)
 
 
 def run_pull(options: argparse.Namespace) -> int:
@@ -36,7 +38,7 @@ def run_pull(options: argparse.Namespace) -> int:
                 return 1
             raise
         except KeyboardInterrupt:
-            sink.stage("Stopped. The same command goes on with what has been downloaded.")
+            sink.stage("Stopped. Run the same command to continue with what has been downloaded.")
             sys.stdout.flush()
             os._exit(130)  # threads that wait for a silent server would hold the process for a minute
         if isinstance(sink, JsonSink):

@@ -45,9 +45,8 @@ class Questions:
 
     def _ask(self, prompt: str) -> str:
         if not at_terminal():
-            raise NoTerminal(
-                f"this needs an answer and there is no terminal: {prompt.strip()} --yes takes the default."
-            )
+            text = f"There is no terminal to ask at: {prompt.strip()}"
+            raise NoTerminal(f"{text} Answer with a flag, or take the default with --yes.")
         try:
             return input(prompt).strip()
         except EOFError:

@@ -47,10 +47,10 @@ def run(app: FastAPI, settings: Settings) -> int:
     except AlreadyRunning as other:
         raise ConfigError(
             f"state_dir: {settings.state_folder} is in use by another qwen-service, process {other.pid}."
-            " Stop that one, or give this one a folder of its own with --state-dir."
+            " Stop that process, or give this service its own folder with --state-dir."
         ) from None
     except OSError as error:  # such as a network file system without locks
-        log.warning("no lock on %s: %s; nothing keeps a second service from using it", settings.state_folder, error)
+        log.warning("%s cannot be locked, so a second service could use it, too: %s", settings.state_folder, error)
     try:
         return _serve(app, settings, listen(settings))
     finally:
@@ -78,7 +78,9 @@ def _serve(app: FastAPI, settings: Settings, sockets: list[socket.socket]) -> in
         host, port = listener.getsockname()[:2]
         log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
     if all(is_loopback(host) for host in settings.host):
-        log.info("only this machine can connect; docs/operations.md tells how to open it to the network (host)")
+        log.info(
+            "Only this machine can connect; docs/operations.md tells how to open the service to the network (host)"
+        )
     warn_of_exposure(settings)
     admin_socket = (settings.admin_socket or settings.state_folder / "admin.sock").expanduser()
     server = Server(config, admin_socket, begin_stop=app.state.begin_stop)
@@ -90,15 +92,13 @@ def warn_of_exposure(settings: Settings) -> None:
     open_to = [host for host in settings.host if not is_loopback(host)]
     if open_to and settings.api_keys_file is None:
         log.warning(
-            "the service is open to the network at %s without API keys: everybody who reaches it can use it and fill"
-            " its queue. Set api_keys_file, or host to 127.0.0.1 (SECURITY.md)",
+            "The service is open to the network at %s without API keys: everybody there can use it and fill its queue."
+            " Set api_keys_file, or set host to 127.0.0.1 (SECURITY.md)",
             ", ".join(open_to),
         )
     elif open_to:
-        log.warning(
-            "API keys and conversations travel unencrypted at %s: put a TLS proxy in front (SECURITY.md)",
-            ", ".join(open_to),
-        )
+        risk = "API keys and conversations travel unencrypted at %s: put a TLS proxy in front (SECURITY.md)"
+        log.warning(risk, ", ".join(open_to))
 
 
 def listen(settings: Settings) -> list[socket.socket]:
@@ -116,13 +116,19 @@ def _listen(hosts: Sequence[str], port: int) -> list[socket.socket]:
             listener = _bind(host, port)
         except OSError as error:
             if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT) and len(hosts) > 1:
-                log.warning("cannot listen on %s: %s; going on without it", host, error.strerror)
+                log.warning(
+                    "The service cannot listen on %s, and goes on without this address: %s", host, error.strerror
+                )
                 continue
-            raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}. {_cure(error, port)}") from None
+            raise ConfigError(
+                f"The service cannot listen on {host}:{port}: {error.strerror}. {_cure(error, port)}"
+            ) from None
         port = listener.getsockname()[1]
         sockets.append(listener)
     if not sockets:
-        raise ConfigError(f"none of the addresses {', '.join(hosts)} (host) exists on this machine")
+        raise ConfigError(
+            f"host: none of the addresses {', '.join(hosts)} exists on this machine; `ip address` lists those that do."
+        )
     return sockets
 
 
@@ -148,4 +154,4 @@ def _cure(error: OSError, port: int) -> str:
         return f"Another program has port {port}{holder}: stop it, or choose another port with --port."
     if error.errno == errno.EACCES:
         return "Ports below 1024 need privileges: choose another one with --port."
-    return "Check the setting host."
+    return "Correct the setting host."

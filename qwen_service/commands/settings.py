@@ -10,19 +10,13 @@ from qwen_service.settings import Settings
 
 
 def add_setting_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="settings file (default: ./config.yaml, /etc/qwen/config.yaml)"
-    )
-    group = parser.add_argument_group(
-        "settings", "Flags win over QWEN_* environment variables, these over config.yaml."
-    )
-    for key in Settings.model_fields:
-        group.add_argument(
-            "--" + key.replace("_", "-"), dest=key, metavar="VALUE", help=describe(key).replace("%", "%%")
-        )
-
-    for key in RENAMED:
-        group.add_argument("--" + key.replace("_", "-"), dest=key, help=argparse.SUPPRESS)
+    files = "settings file (default: ./config.yaml, /etc/qwen/config.yaml)"
+    parser.add_argument("--config", type=Path, metavar="FILE", help=files)
+    order = "Flags win over QWEN_* environment variables, and these over config.yaml."
+    group = parser.add_argument_group("settings", order)
+    shown = {key: describe(key).replace("%", "%%") for key in Settings.model_fields}
+    for key, text in {**shown, **dict.fromkeys(RENAMED, argparse.SUPPRESS)}.items():
+        group.add_argument("--" + key.replace("_", "-"), dest=key, metavar="VALUE", help=text)
 
 
 def settings_from(options: argparse.Namespace) -> Settings:

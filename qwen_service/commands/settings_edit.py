@@ -21,7 +21,9 @@ def set_in_file(path: Path, values: Mapping[str, str | int]) -> None:
             lines = _with_line(lines, key, f"{key}: {_scalar(value)}")
         _replace(path, "\n".join(lines) + "\n")
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}. Use sudo?") from None
+        raise ConfigError(
+            f"{path} cannot be written: {error.strerror}. Use sudo, or name another file with --config."
+        ) from None
 
 
 def _with_line(lines: list[str], key: str, line: str) -> list[str]:

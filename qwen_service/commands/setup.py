@@ -24,9 +24,10 @@ from qwen_service.commands.settings_edit import set_in_file
 from qwen_service.commands.talk import LocalTalk, RemoteTalk, Talk
 from qwen_service.config import ConfigError, load_settings, settings_file
 from qwen_service.doctor.card import OUR_OWN, PCI_ID
-from qwen_service.doctor.host import Host
+from qwen_service.doctor.host import Host, Listener
 from qwen_service.engines.choice import ModelChoice
 from qwen_service.errors import ServiceError
+from qwen_service.install.disk import free_bytes
 from qwen_service.install.downloads import pull
 from qwen_service.install.progress import human_bytes
 from qwen_service.models.catalog import Catalog, same_name
@@ -40,15 +41,14 @@ UNIT = "qwen-chat"
 UNIT_TIMEOUT = 900.0  # seconds: it returns when the model answers
 QUESTION = "In two sentences: what can a small language model be used for at home?"
 LONGEST = 400  # pieces of the reply that are shown: a toy may go on until its context is full
-STOPPED = "\nStopped. Nothing is half done; the same command goes on from here."
+STOPPED = "\nStopped. Nothing is half done; run the same command to continue."
 
 
 def add_setup_command(subparsers: Any) -> None:
     parser = subparsers.add_parser("setup", help="choose, install and try a model", description=__doc__)
-    parser.add_argument("--model", metavar="NAME", help="install this model, do not ask which")
-    parser.add_argument(
-        "--offer", action="store_true", help="only where no model is installed: ask whether to; if not, the small model"
-    )
+    parser.add_argument("--model", metavar="NAME", help="install this model instead of asking which")
+    offering = "where no model is installed: ask whether to choose one, and install a small one if not"
+    parser.add_argument("--offer", action="store_true", help=offering)
     parser.add_argument("--yes", action="store_true", help="take the recommended answer to every question")
     parser.add_argument("--port", type=int, metavar="PORT", help="serve on this port; written to the settings")
     parser.add_argument(
@@ -90,9 +90,7 @@ class Setup:
         settings = self._settings()
         file = settings_file(self.options.config)
         if self._is_system and os.geteuid() != 0:
-            raise ConfigError(
-                "the models and settings of the installed service belong to root: sudo qwen-service setup"
-            )
+            raise ConfigError("The models and settings of the installed service belong to root: run setup with sudo.")
         self.show_machine(settings)
         spec = self.install(settings)
         changes = self._changes(settings, spec)
@@ -127,28 +125,22 @@ class Setup:
         return load_settings({"models_dir": self.options.models_dir, **flags}, config_file=self.options.config)
 
     def _space(self, settings: Settings) -> Space:
-        folder = settings.models_dir.expanduser().absolute()
-        there = next(path for path in (folder, *folder.parents) if path.exists())
-        return Space(self.host.machine.memory_kib()[0] * 1024, shutil.disk_usage(there).free)
+        return Space(self.host.machine.memory_kib()[0] * 1024, free_bytes(settings.models_dir.expanduser()))
 
     def show_machine(self, settings: Settings) -> None:
         space = self._space(settings)
         cards = len(self.host.pci_folders(PCI_ID))
+        card = (
+            f"{cards} on the bus, but no driver: run `qwen-service doctor`" if cards else "none: models run on the CPU"
+        )
         if self.host.machine.has_npu:
             card = "its driver is loaded"
-        else:
-            card = (
-                f"{cards} on the bus, but no driver: `qwen-service doctor`" if cards else "none: models run on the CPU"
-            )
-        python = ".".join(map(str, self.host.python))
-        print(
-            f"Machine  {self.host.model or self.host.machine.machine}, {human_bytes(space.memory)} of memory, Python {python}"
-        )
+        name, python = self.host.model or self.host.machine.machine, ".".join(map(str, self.host.python))
+        print(f"Machine  {name}, {human_bytes(space.memory)} of memory, Python {python}")
         print(f"Card     {card}")
         print(f"Disk     {human_bytes(space.disk)} free for {settings.models_dir}")
-        for listener in self.host.listeners([settings.port, settings.runtime_port]):
-            if not any(own in listener.holder for own in OUR_OWN):
-                print(f"Port     {listener.address} is taken by {listener.holder or 'a program of another user'}")
+        for listener in self._strangers(settings.port, settings.runtime_port):
+            print(f"Port     {listener.address} is taken by {listener.holder or 'a program of another user'}")
 
     def choose(self, settings: Settings) -> ModelSpec:
         catalog = Catalog.load(settings.models_dir.expanduser())
@@ -159,7 +151,7 @@ class Setup:
         possible = [offer for offer in found if not offer.obstacle]
         best = recommended(found, self.host.machine, space)
         if best is None:
-            raise ServiceError(f"no model fits here: {found[-1].spec.name}: {found[-1].obstacle}")
+            raise ServiceError(f"No model fits this machine. {found[-1].spec.name}: {found[-1].obstacle}.")
         rows = [_row(offer) for offer in possible]
         print(f"\n   {'model':28} {'runs on':8} {'download':>9}  {'can':16} speed that was seen")
         for number, row in enumerate(rows, 1):
@@ -183,11 +175,14 @@ class Setup:
         return changes
 
     def _free_port(self, port: int) -> int:
-        taken = [entry for entry in self.host.listeners([port]) if not any(own in entry.holder for own in OUR_OWN)]
-        if not taken:
+        if not self._strangers(port):
             return port
         other = next(p for p in range(port + 1, 65_535) if not self.host.listeners([p]))
         return other if self.questions.confirm(f"Port {port} is taken. Serve on {other}?") else port
+
+    def _strangers(self, *ports: int) -> list[Listener]:
+        """Other programs that listen on these ports."""
+        return [entry for entry in self.host.listeners(ports) if not any(own in entry.holder for own in OUR_OWN)]
 
     def _start_unit(self) -> bool:
         systemctl = shutil.which("systemctl")
@@ -195,22 +190,20 @@ class Setup:
         if self.options.unit == "no" or (self.options.unit == "auto" and not can):
             return False
         if systemctl is None:
-            raise ConfigError("--unit yes: there is no systemctl here")
-        if self.options.unit == "auto" and not self.questions.confirm(
-            "Serve it now, and at every start of the machine?"
-        ):
+            raise ConfigError("--unit yes needs systemd, and this machine has no systemctl. Use --unit no.")
+        question = "Serve the model now, and at every start of the machine?"
+        if self.options.unit == "auto" and not self.questions.confirm(question):
             return False
         print(f"Starting {UNIT}; a card loads for up to two minutes ...", flush=True)
         for command in ("enable", "restart"):
             result = asyncio.run(run_tool([systemctl, command, UNIT], UNIT_TIMEOUT))
             if result.returncode != 0:
-                raise ServiceError(
-                    f"systemctl {command} {UNIT} failed: {result.output.strip()[-300:]} See `journalctl -u {UNIT}`."
-                )
+                said = result.output.strip()[-300:]
+                raise ServiceError(f"systemctl {command} {UNIT} failed: {said} See `journalctl -u {UNIT}`.")
         return True
 
     def _try(self, spec: ModelSpec, *, served: bool) -> None:
-        if self.options.no_question or not self.questions.confirm("\nAsk it something now?"):
+        if self.options.no_question or not self.questions.confirm("\nAsk the model something now?"):
             return
         if spec.needs_npu and not served:
             seconds = f" in about {spec.load_seconds:.0f} s" if spec.load_seconds else ""
@@ -219,20 +212,16 @@ class Setup:
         # Log files of root in the service's folders would keep the service from writing its own.
         with TemporaryDirectory(prefix="qwen-setup-") as folder:
             settings = self._settings(model=spec.name, state_dir=folder, log_dir=folder)
-            talk: Talk = (
-                RemoteTalk(f"http://127.0.0.1:{settings.port}") if served else LocalTalk(settings, self.host.machine)
-            )
+            url = f"http://127.0.0.1:{settings.port}"
+            talk = RemoteTalk(url) if served else LocalTalk(settings, self.host.machine)
             asyncio.run(show_answer(talk, self.options.question))
 
     def _show_next(self, settings: Settings, *, served: bool) -> None:
+        page = f"http://127.0.0.1:{settings.port}/"
         if served:
-            print(
-                f"\nIt serves on http://127.0.0.1:{settings.port}/ (a chat page). Next: qwen-service chat, docs: clients.md"
-            )
+            print(f"\nThe service runs; its chat page is {page}. Next: qwen-service chat, or an app (docs/clients.md)")
         else:
-            print(
-                f"\nNext: qwen-service serve, then http://127.0.0.1:{settings.port}/ is a chat page; or qwen-service chat"
-            )
+            print(f"\nNext: qwen-service serve, which has a chat page at {page}, or qwen-service chat")
 
 
 def _row(offer: Offer) -> str:

@@ -82,8 +82,8 @@ class RemoteTalk:
         except (httpx2.HTTPError, ValueError, KeyError) as error:
             reason = str(error).partition("\n")[0]
             raise TalkFailed(
-                f"no chat server answers at {self._client.base_url}: {reason}."
-                " `qwen-service serve` starts one here; --url names another."
+                f"No chat server answers at {self._client.base_url}: {reason}."
+                " Start one with `qwen-service serve`, or name another with --url."
             ) from None
         name = self._model or next(iter(loaded), "no model loaded")
         self.stopgap = loaded.get(name, "")
@@ -102,7 +102,7 @@ class RemoteTalk:
                         for event in _events(json.loads(line.removeprefix("data: "))):
                             yield event
         except (httpx2.HTTPError, ValueError) as error:
-            raise TalkFailed(f"the connection to {self._client.base_url} broke: {error}") from None
+            raise TalkFailed(f"The connection to {self._client.base_url} broke: {error}") from None
 
     async def close(self) -> None:
         await self._client.aclose()

@@ -33,8 +33,8 @@ class IndexFailed(ServiceError):
 
 
 def add_upgrade_command(subparsers: Any) -> None:
-    parser = subparsers.add_parser("upgrade", help="tell what is newer, and renew models", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="only tell; exit code 3 when something is newer")
+    parser = subparsers.add_parser("upgrade", help="show what is newer, and update models", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="only show it; exit status 3 when something is newer")
     parser.add_argument("--index", default=INDEX, metavar="URL", help=f"another package index (default: {INDEX})")
     add_models_dir_flags(parser)
     add_progress_flag(parser)
@@ -47,7 +47,7 @@ def run_upgrade(options: argparse.Namespace) -> int:
     for spec, revision in old:
         print(f"{spec.name}: {revision[:12]} is installed, {_pinned(spec)[:12]} is pinned")
     if not old:
-        print("models: all that are installed are of the pinned revisions")
+        print("models: each installed model has the pinned revision")
     newer = _tell_package(options.index)
     if options.check:
         return 3 if newer or old else 0
@@ -72,16 +72,15 @@ def newest(index: str) -> Version:
     """The newest release that is no pre-release. Raises IndexFailed."""
     url = f"{index.rstrip('/')}/{PACKAGE}/"
     try:
-        answer = httpx2.get(
-            url, headers={"Accept": JSON_INDEX, "User-Agent": PACKAGE}, timeout=TIMEOUT, follow_redirects=True
-        )
+        headers = {"Accept": JSON_INDEX, "User-Agent": PACKAGE}
+        answer = httpx2.get(url, headers=headers, timeout=TIMEOUT, follow_redirects=True)
         if answer.status_code != httpx2.codes.OK:
-            raise IndexFailed(f"{url} does not tell what is released: HTTP {answer.status_code}")
+            raise IndexFailed(f"The list of releases at {url} cannot be read: HTTP {answer.status_code}.")
         versions = _readable(answer.json()["versions"])
     except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, KeyError, TypeError) as error:
-        raise IndexFailed(f"{url} does not tell what is released: {error}") from None
+        raise IndexFailed(f"The list of releases at {url} cannot be read: {error}") from None
     if not versions:
-        raise IndexFailed(f"{url} has no release of {PACKAGE}")
+        raise IndexFailed(f"{url} lists no release of {PACKAGE}.")
     return max(versions)
 
 
@@ -89,7 +88,7 @@ def _tell_package(index: str) -> bool:
     try:
         here = Version(version(PACKAGE))
     except PackageNotFoundError:
-        print(f"{PACKAGE}: a checkout; `git pull` brings what is new")
+        print(f"{PACKAGE}: runs from a checkout; `git pull` updates it")
         return False
     there = newest(index)
     if there <= here:

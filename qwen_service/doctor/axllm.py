@@ -27,7 +27,7 @@ async def examine_axllm(host: Host, catalog: Catalog, installed: Sequence[Instal
             yield _none(host, model, builds)
         elif good.path not in told:
             told.add(good.path)
-            yield ok(AREA, f"{good.path}: {good.version or 'tells no version'}")
+            yield ok(AREA, f"{good.path}: {good.version or 'shows no version'}")
 
 
 def _none(host: Host, model: InstalledModel, builds: Sequence[Build]) -> Finding:
@@ -44,11 +44,9 @@ def _quicker(catalog: Catalog, installed: Sequence[InstalledModel]) -> Iterator[
         rate = model.spec.prefill_rate
         if other is None or not rate:
             continue
-        what = (
-            f"`model_aliases: {{{model.spec.names[-1]}: {other.name}}}` makes it the one that is meant"
-            if other.name in names
-            else f"`qwen-service pull {other.name}` brings it"
-        )
+        what = f"`qwen-service pull {other.name}` installs it"
+        if other.name in names:
+            what = f"`model_aliases: {{{model.spec.names[-1]}: {other.name}}}` serves it under that name"
         yield ok(
             AREA,
             f"{model.name} is fed its prompt token by token: 150 tokens take {150 / rate:.0f} s before the first word."

@@ -25,7 +25,7 @@ KERNEL_LOGS = ("var/log/kern.log", "var/log/dmesg", "var/log/syslog")
 
 async def examine_card(host: Host, settings: Settings, models: list[InstalledModel]) -> AsyncIterator[Finding]:
     if host.machine.is_board:
-        async for finding in _answers(host, await BoardFiles(host.root).read(), models):
+        for finding in _answers(host, await BoardFiles(host.root).read(), models):
             yield finding
         return
     cards = host.pci_folders(PCI_ID)
@@ -40,7 +40,7 @@ async def examine_card(host: Host, settings: Settings, models: list[InstalledMod
         yield fail("card", "There is no axcl-smi", "Install the vendor's axclhost package for this system.")
         return
     reading = await AxclSmi(program).read()
-    async for finding in _answers(host, reading, models):
+    for finding in _answers(host, reading, models):
         yield finding
     if reading is not None and not reading.cards:
         for finding in _numbering(host, cards):
@@ -71,12 +71,13 @@ def _driver(host: Host) -> Iterator[Finding]:
 def _device(host: Host) -> Iterator[Finding]:
     device = host.root / "dev/axcl_host"
     if not device.exists():
-        yield fail(
-            "driver", "/dev/axcl_host is missing", "The driver did not start the card: see `dmesg | grep -i axcl`."
-        )
+        cure = "The driver did not start the card: `dmesg | grep -i axcl` shows why."
+        yield fail("driver", "/dev/axcl_host is missing", cure)
     elif not os.access(device, os.R_OK | os.W_OK):
         group = host.group_name(device.stat().st_gid)
-        yield fail("driver", "You may not use /dev/axcl_host", f"sudo usermod -aG {group} $USER, then log in again.")
+        yield fail(
+            "driver", "This user may not use /dev/axcl_host", f"sudo usermod -aG {group} $USER, then log in again."
+        )
     else:
         yield ok("driver", "/dev/axcl_host can be opened")
 
@@ -94,13 +95,10 @@ def _profile(host: Host) -> Iterator[Finding]:
 
 
 def _kernel_log(host: Host, settings: Settings) -> Iterator[Finding]:
-    logs = [host.tail(name) for name in KERNEL_LOGS] + [host.tail(str(_engine_log(settings)))]
+    engine_log = (settings.log_folder / "model.log").absolute()
+    logs = [host.tail(name) for name in (*KERNEL_LOGS, str(engine_log))]
     for fault in {str(fault): fault for fault in map(explain, logs) if fault}.values():
-        yield warn("driver", f"The logs tell of a fault: {fault.meaning}", fault.cure)
-
-
-def _engine_log(settings: Settings) -> Path:
-    return (settings.log_folder / "model.log").absolute()
+        yield warn("driver", f"The logs show a fault: {fault.meaning}", fault.cure)
 
 
 def _numbering(host: Host, cards: list[Path]) -> Iterator[Finding]:
@@ -116,7 +114,7 @@ def _numbering(host: Host, cards: list[Path]) -> Iterator[Finding]:
         )
 
 
-async def _answers(host: Host, reading: Reading | None, models: list[InstalledModel]) -> AsyncIterator[Finding]:
+def _answers(host: Host, reading: Reading | None, models: list[InstalledModel]) -> Iterator[Finding]:
     if reading is None:
         yield warn("card", "axcl-smi is in use by another program", "Run the doctor again in a moment.")
     elif not reading.cards:
@@ -125,9 +123,9 @@ async def _answers(host: Host, reading: Reading | None, models: list[InstalledMo
         for card in reading.cards:
             yield _card(card)
             rooms = [found for model in models if (found := _room(card, model))]
-            shared = list(_holders(host, card, models))
-            for finding in (*rooms, *(shared if all(room.level == "ok" for room in rooms) else ())):
-                yield finding
+            yield from rooms
+            if all(room.level == "ok" for room in rooms):
+                yield from _holders(host, card, models)
 
 
 def _card(card: Card) -> Finding:
@@ -160,7 +158,7 @@ def _room(card: Card, model: InstalledModel) -> Finding | None:
     others = card.cmm_used - sum(p.cmm_kib for p in card.processes if str(model.folder) in p.name)
     figures = f"{model.name} needs {need // 1024} MiB of card {card.index}, {(total - others) // 1024} MiB are free"
     if need > total:
-        return fail("card", figures, "This card is too small for it; choose another model.")
+        return fail("card", figures, "The card is too small for this model; choose another model.")
     if need > total - others:
         holders = ", ".join(f"{p.name} (pid {p.pid})" for p in card.processes) or "something that has ended badly"
         return warn("card", figures, f"The card's memory is held by {holders}: stop it, or `axcl-smi reboot`.")

@@ -12,19 +12,22 @@ from qwen_service.doctor.speed import examine_speed
 from qwen_service.doctor.system import examine_system
 from qwen_service.errors import ServiceError
 from qwen_service.models.catalog import Catalog
-from qwen_service.models.installed import InstalledModel
 from qwen_service.settings import Settings
 
 
 async def examine(host: Host, settings: Settings) -> list[Finding]:
     findings = list(examine_system(host, settings))
     findings += [finding async for finding in examine_speed(host, settings)]
-    catalog, problem = _catalog(settings.models_dir.expanduser())
-    models = catalog.installed() if catalog else []
-    findings += [finding async for finding in examine_card(host, settings, _of_card(models))]
-    findings += examine_models(host, catalog, settings) if catalog else [problem]
-    findings += [finding async for finding in examine_axllm(host, catalog, models)] if catalog else []
-    return findings
+    try:
+        catalog = Catalog.load(settings.models_dir.expanduser())
+    except ServiceError as error:
+        findings += [finding async for finding in examine_card(host, settings, [])]
+        return [*findings, fail("models", error.message, "Correct this manifest, or move it away.")]
+    models = catalog.installed()
+    of_card = [model for model in models if model.spec.needs_npu]
+    findings += [finding async for finding in examine_card(host, settings, of_card)]
+    findings += examine_models(host, catalog, settings)
+    return findings + [finding async for finding in examine_axllm(host, catalog, models)]
 
 
 def configuration(config_file: Path | None, models_dir: Path | None) -> tuple[Settings, Finding]:
@@ -34,14 +37,3 @@ def configuration(config_file: Path | None, models_dir: Path | None) -> tuple[Se
         return settings, ok("config", f"valid; models in {settings.models_dir}")
     except ConfigError as error:
         return Settings.model_construct(), fail("config", error.message, "docs/configuration.md lists all settings.")
-
-
-def _catalog(models_dir: Path) -> tuple[Catalog | None, Finding]:
-    try:
-        return Catalog.load(models_dir), ok("models", "all manifests are valid")
-    except ServiceError as error:
-        return None, fail("models", error.message, "Mend this manifest, or move it away.")
-
-
-def _of_card(models: list[InstalledModel]) -> list[InstalledModel]:
-    return [model for model in models if model.spec.needs_npu]

@@ -71,7 +71,9 @@ def _build(host: Host, model: InstalledModel, settings: Settings) -> Iterator[Fi
     """Check for settings that the model's program cannot honour."""
     for index, device in enumerate(settings.devices):
         if reason := fixed_card(model, host.machine, index=index, device=device):
-            yield warn("models", reason, f"Take {device} out of `devices`, or get a build with a flag for it.")
+            yield warn(
+                "models", reason, f"Take {device} out of `devices`, or get a build that has a flag for the card."
+            )
     if reason := fixed_port(model, settings, host.machine):
         yield warn("models", reason, f"Set runtime_port to {STOCK_PORT}, or to where your build listens.")
 

@@ -15,11 +15,15 @@ from qwen_service.install.progress import human_bytes
 from qwen_service.process.child import run_tool
 from qwen_service.settings import Settings
 
-TUNING = "`sudo systemctl enable --now qwen-tuning` does so until it is stopped (in a checkout: scripts/tune_host.sh)."
+TUNING = "`sudo systemctl enable --now qwen-tuning` does this at every start (in a checkout: scripts/tune_host.sh)."
 GEN2 = 5.0  # GT/s per lane: the card's maximum, on at most two lanes
 GEN3_LINE = re.compile(r"^\s*dtparam=pciex1_gen=3", re.MULTILINE)
 # The bits of `vcgencmd get_throttled` for now; 16 bits higher, the same since the machine started.
 THROTTLING = {0: "under-voltage", 1: "a capped clock", 2: "throttling", 3: "the soft temperature limit"}
+UNUSUAL_PAGES = (
+    ", as a Raspberry Pi 5 has them by default. A program that ends with words about page size or alignment was built for"
+    " 4 KiB: set `kernel=kernel8.img` in /boot/firmware/config.txt"
+)
 POWER_BITS = 0x1 | 0x1 << 16
 SWAP_IN_USE = 256 * 1024  # KiB: up to this much is usual after a start
 SD_CARD = 90  # MB/s that a Raspberry Pi 5 reads from an SD card, at most
@@ -77,7 +81,7 @@ def _interrupts(host: Host, cards: list[Path]) -> Iterator[Finding]:
             share = round(100 * others[core] / sum(others))
             yield warn(
                 "speed",
-                f"{reading}, which serves {share} % of all others, too: what the card has finished waits there",
+                f"{reading}, which also serves {share} % of all others: the card's finished work waits for that core",
                 f"`echo {cores - 1 if busiest != cores - 1 else 0} | sudo tee /proc/irq/{number}/smp_affinity_list`. {TUNING}",
             )
         else:
@@ -93,10 +97,9 @@ def _links(host: Host, cards: list[Path]) -> Iterator[Finding]:
         reading = f"the card's PCIe link at {card.name} runs at {speed:g} GT/s on {width or '?'} of {most or '?'} lanes"
         pi = "Raspberry Pi" in host.model  # its PCIe connector has one lane
         if speed < GEN2:
-            cure = "Seat card, HAT and cable anew" + (
-                "; `dtparam=pciex1_gen=2` asks for it." if pi else ", or take another slot."
-            )
-            yield warn("speed", f"{reading}; it can do {GEN2:g}: a bad contact makes a link fall back", cure)
+            other = "ask for Gen 2 with `dtparam=pciex1_gen=2`" if pi else "use another slot"
+            cure = f"Seat card, HAT and cable anew, or {other}."
+            yield warn("speed", f"{reading}; the card can do {GEN2:g}: a bad contact makes a link slower", cure)
         elif not pi and width and most and int(width) < int(most):
             yield warn("speed", f"{reading}: models load more slowly", "Take a slot with more lanes, if there is one.")
         else:
@@ -116,16 +119,9 @@ def _gigatransfers(text: str) -> float | None:
 
 def _page_size(host: Host) -> Iterator[Finding]:
     match = re.search(r"^KernelPageSize:\s+(\d+) kB", host.text("proc/self/smaps"), re.MULTILINE)
-    if match is None:
-        return
-    if match[1] == "4":
-        yield ok("speed", "memory pages of 4 KiB")
-    else:
-        yield ok(
-            "speed",
-            f"memory pages of {match[1]} KiB, as a Raspberry Pi 5 has them by default. A program that ends with words"
-            " about page size or alignment was built for 4 KiB: `kernel=kernel8.img` in /boot/firmware/config.txt",
-        )
+    if match is not None:
+        usual = "" if match[1] == "4" else UNUSUAL_PAGES
+        yield ok("speed", f"memory pages of {match[1]} KiB{usual}")
 
 
 def _swap(host: Host) -> Iterator[Finding]:
@@ -159,7 +155,11 @@ async def _throttling(program: str) -> Finding:
         output = str(error)
     match = re.search(r"throttled=0x([0-9a-fA-F]+)", output)
     if match is None:
-        return warn("speed", f"vcgencmd does not tell: {output.strip()[:100]}", "Run the doctor with sudo.")
+        return warn(
+            "speed",
+            f"vcgencmd does not tell whether the clock is lowered: {output.strip()[:100]}",
+            "Run the doctor with sudo.",
+        )
     bits = int(match[1], 16)
     now = [name for bit, name in THROTTLING.items() if bits >> bit & 1]
     before = [name for bit, name in THROTTLING.items() if bits >> (bit + 16) & 1]

@@ -1,7 +1,6 @@
 """Checks the computer itself: Python, processor, memory, disk, clock, ports, configuration, service user."""
 
 import importlib.util
-import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 from qwen_service.doctor.card import OUR_OWN
 from qwen_service.doctor.finding import Finding, fail, ok, warn
 from qwen_service.doctor.host import Host
+from qwen_service.install.disk import free_bytes
 from qwen_service.install.progress import human_bytes
 from qwen_service.settings import Settings
 
@@ -39,9 +39,8 @@ def _python(host: Host) -> Finding:
 def _modules() -> Iterator[Finding]:
     missing = [name for name in NEEDED_MODULES if importlib.util.find_spec(name) is None]
     if missing:
-        yield fail(
-            "python", f"Missing packages: {', '.join(missing)}", "Run scripts/setup.sh, or install the package anew."
-        )
+        cure = "Run scripts/setup.sh, or install the package anew."
+        yield fail("python", f"Missing packages: {', '.join(missing)}", cure)
     else:
         yield ok("python", f"all {len(NEEDED_MODULES)} packages with compiled parts are here")
 
@@ -57,17 +56,13 @@ def _processor(host: Host, settings: Settings) -> Iterator[Finding]:
                 "For CPU models: `qwen-service build-engine` builds one that does and sets llama_server.",
             )
         case "x86_64" if flags and "avx2" not in flags:
-            yield warn(
-                "processor", f"{name} has no AVX2: CPU models are slow", "Choose a small model, or a newer machine."
-            )
+            cure = "Choose a small model, or a newer machine."
+            yield warn("processor", f"{name} has no AVX2: CPU models are slow", cure)
         case "arm64" | "x86_64":
             yield ok("processor", name)
         case _:
-            yield fail(
-                "processor",
-                f"{host.machine.machine}: nobody builds the engines for it",
-                "Use a 64-bit ARM or x86 system.",
-            )
+            text = f"there are no engines for the processor {host.machine.machine}"
+            yield fail("processor", text, "Use a 64-bit ARM or x86 system.")
 
 
 def _memory(host: Host) -> Finding:
@@ -79,8 +74,7 @@ def _memory(host: Host) -> Finding:
 
 
 def _disk(models_dir: Path) -> Finding:
-    there = next(folder for folder in (models_dir.absolute(), *models_dir.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(there).free
+    free = free_bytes(models_dir)
     figures = f"{human_bytes(free)} are free on the disk of {models_dir}"
     if free < 100_000_000:
         return fail("disk", figures, "Make room: logs and models need it.")
@@ -92,9 +86,8 @@ def _disk(models_dir: Path) -> Finding:
 def _clock(host: Host) -> Finding:
     shown = datetime.fromtimestamp(host.now, UTC).isoformat(timespec="minutes")
     if host.now < BUILT_AFTER:
-        return fail(
-            "clock", f"It is {shown}", "Set the time (`sudo timedatectl set-ntp true`): downloads fail without."
-        )
+        cure = "Set the time (`sudo timedatectl set-ntp true`): downloads fail with a wrong clock."
+        return fail("clock", f"the clock is wrong: it says {shown}", cure)
     return ok("clock", shown)
 
 

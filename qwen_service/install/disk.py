@@ -38,5 +38,10 @@ def disk_faults_told(what: str, folder: Path) -> Iterator[None]:
 def _free(error: OSError, folder: Path) -> str:
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return ""
+    return f" Free there: {human_bytes(free_bytes(folder))}. What was fetched is kept."
+
+
+def free_bytes(folder: Path) -> int:
+    """Free bytes on the disk of a folder, which need not exist yet."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return f" Free there: {human_bytes(shutil.disk_usage(there).free)}. What was fetched is kept."
+    return shutil.disk_usage(there).free

@@ -153,7 +153,7 @@ def test_the_status_shows_each_card_from_either_machine(owner: Owner, deployed: 
 def test_a_second_start_and_an_unknown_model_are_refused(owner: Owner, deployed: str) -> None:
     again = owner.types("pi2", "start", "--join", f"127.0.0.1:{owner.ports}", "--cards", "1")
     assert again.returncode == 1
-    assert "is a node already" in again.stderr
+    assert "is already a node" in again.stderr
     pull = owner.types("pi1", "pull", "no-such-model")
     assert pull.returncode == 1
     assert "no-such-model" in pull.stderr

@@ -45,10 +45,10 @@ def test_what_fails_is_counted_and_named(timed_server: StartServer) -> None:  # 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--url", "http://127.0.0.1:9"), "does not answer"),
-        (("--url", "localhost:8080"), "does not answer"),
-        (("--clients", "1,x"), "not a number"),
-        (("--rounds", "0"), "not a number"),
+        (("--url", "http://127.0.0.1:9"), "No service answers at"),
+        (("--url", "localhost:8080"), "No service answers at"),
+        (("--clients", "1,x"), "no whole number above 0"),
+        (("--rounds", "0"), "no whole number above 0"),
     ],
 )
 def test_what_is_wrong_is_told_in_words(arguments: tuple[str, ...], words: str) -> None:

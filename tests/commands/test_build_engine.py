@@ -108,7 +108,7 @@ def test_what_is_missing_to_build_is_told_with_the_command(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InstallError, match=r"cmake is missing: sudo apt install cmake g\+\+ make"):
+    with pytest.raises(InstallError, match=r"cmake is missing\. Install it: sudo apt install cmake g\+\+ make"):
         build(archive, tmp_path / "engine")
 
 

@@ -107,7 +107,9 @@ def test_one_of_several_addresses_may_be_missing(caplog: pytest.LogCaptureFixtur
     (listener,) = listen(Settings(host=("127.0.0.1", "192.0.2.1"), port=0))
     with listener:
         assert listener.getsockname()[0] == "127.0.0.1"
-    assert "cannot listen on 192.0.2.1: Cannot assign requested address; going on without it" in caplog.text
+    assert (
+        "cannot listen on 192.0.2.1, and goes on without this address: Cannot assign requested address" in caplog.text
+    )
 
 
 async def run_chat(*arguments: str, typed: bytes = b"") -> tuple[int, str, str]:
@@ -151,7 +153,7 @@ async def test_a_service_that_does_not_answer_is_told() -> None:
         port = unused.getsockname()[1]
     code, output, errors = await run_chat("--url", f"http://127.0.0.1:{port}", "Hi")
     assert (code, output) == (1, "")
-    assert re.fullmatch(rf"qwen-service: no chat server answers at http://127\.0\.0\.1:{port}: .+\n", errors)
+    assert re.fullmatch(rf"qwen-service: No chat server answers at http://127\.0\.0\.1:{port}: .+\n", errors)
 
 
 async def test_an_error_of_the_service_is_told_and_the_exit_code_is_1(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_every_network_at_once_is_refused(address: str, capsys: pytest.CaptureFi
         (("--head", "--address", "pi.local"), "--address pi.local: expected an IP address"),
         (("--head", "--port", "80"), "--port 80: expected 1024 to"),
         (("--head", "--port", "65500"), "--port 65500: expected 1024 to"),
-        (("--join", "no-such-machine.invalid"), "--join no-such-machine.invalid: there is no such machine"),
+        (("--join", "no-such-machine.invalid"), "--join no-such-machine.invalid: this name has no address"),
     ],
 )
 def test_what_cannot_be_is_told_before_anything_starts(
@@ -93,7 +93,7 @@ def test_a_node_offers_the_cards_that_are_there_and_meant(
 def test_a_machine_whose_cards_cannot_be_counted_says_what_to_type(tmp_path: Path) -> None:
     host = CardHost(tmp_path / "host", tmp_path)
     settings = load_settings({"axcl_smi": str(tmp_path / "nothing")})
-    with pytest.raises(ClusterError, match="--cards N says how many"):
+    with pytest.raises(ClusterError, match="Give the number of cards with --cards N"):
         cards_of(argparse.Namespace(cards=None), settings, Machine(host.folder / "root"))
 
 

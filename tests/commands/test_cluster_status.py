@@ -48,8 +48,8 @@ def test_a_card_that_loads_and_a_node_that_is_gone_have_their_lines() -> None:
 def test_a_model_that_is_missing_is_told_with_the_command_that_gets_it() -> None:
     told = list(faults([HERE, THERE, GONE], [WORKS, LOADS], "qwen3-4b"))
     assert told == [
-        "10.0.0.3 is gone. There: qwen-service cluster start --join HEAD",
-        "qwen3-4b is missing on pi2 (10.0.0.2). Get it there: qwen-service cluster pull qwen3-4b",
+        "The node 10.0.0.3 is gone. Start it again there: qwen-service cluster start --join HEAD",
+        "qwen3-4b is missing on pi2 (10.0.0.2). Install it there: qwen-service cluster pull qwen3-4b",
     ]
 
 

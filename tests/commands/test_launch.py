@@ -160,13 +160,13 @@ def test_a_context_that_is_too_small_is_told_with_both_numbers(
         done = stage.run([sys.executable, "-m", "qwen_service", "launch", "claude", "--url", url])
     assert done.returncode == 1
     assert "claude needs a context of 1612 tokens" in done.stderr
-    assert "that of tiny has 600" in done.stderr
+    assert "tiny has one of 600" in done.stderr
     assert not (stage.folder / "note.json").exists()
 
 
 def test_a_prompt_limit_that_is_too_small_is_told_with_both_numbers() -> None:
     target = Target("http://localhost:8080", "tiny", 2048, 1024, Path("/nowhere"))
-    with pytest.raises(LaunchFailed, match=r"smallest prompt has 1300 tokens, and tiny takes prompts of 1024\."):
+    with pytest.raises(LaunchFailed, match=r"smallest prompt has 1300 tokens, and tiny takes at most 1024\."):
         demand_room(AGENTS["codex"], target)
 
 
@@ -191,4 +191,4 @@ def test_another_model_is_loaded_first_and_one_that_is_unknown_is_told(stage: St
 
 def test_no_service_is_told_with_the_cure(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["launch", "codex", "--print", "--url", "http://127.0.0.1:9"]) == 1
-    assert "Start it with: qwen-service serve" in capsys.readouterr().err
+    assert "Start one with: qwen-service serve" in capsys.readouterr().err

@@ -71,7 +71,7 @@ def test_typed_answers_lead_to_a_model_that_has_answered(typed: Path) -> None:
         setup.until("Please answer with a number")
         setup.type("smollm2-135m\n")
         setup.until("verified and installed")
-        setup.until("Ask it something now? [Y/n] ")
+        setup.until("Ask the model something now? [Y/n] ")
         setup.type("\n")
         assert "> Say yes." in setup.until("(first word after")
         setup.until("Next: qwen-service serve")
@@ -80,7 +80,7 @@ def test_typed_answers_lead_to_a_model_that_has_answered(typed: Path) -> None:
     assert (typed / "config.yaml").read_text().startswith("# mine\nport: ")  # nothing had to change
 
 
-@pytest.mark.parametrize("at", ["Which one? [", "Ask it something now?"])
+@pytest.mark.parametrize("at", ["Which one? [", "Ask the model something now?"])
 def test_ctrl_c_leaves_nothing_half_done(typed: Path, at: str) -> None:
     before = (typed / "config.yaml").read_text()
     with terminal("setup", *(["--model", "smollm2-135m"] if at.startswith("Ask") else [])) as setup:
@@ -128,7 +128,8 @@ def test_without_terminal_and_flags_it_says_what_to_give(newcomer: Path) -> None
     done = run(newcomer)
     assert done.returncode == 1
     assert re.fullmatch(
-        r"qwen-service: this needs an answer .+: Which one\? \[\d\] --yes takes the default\.\n", done.stderr
+        r"qwen-service: There is no terminal to ask at: Which one\? \[\d\] Answer with a flag, .+ with --yes\.\n",
+        done.stderr,
     )
 
 
@@ -141,7 +142,7 @@ def test_a_unit_is_enabled_and_started_where_that_is_wanted(newcomer: Path) -> N
     done = run(newcomer, "--yes", "--model", "smollm2-135m", "--unit", "yes", "--no-question", PATH=path)
     assert done.returncode == 0, done.stderr
     assert (newcomer / "calls").read_text() == "enable qwen-chat\nrestart qwen-chat\n"
-    assert "It serves on http://127.0.0.1:" in done.stdout
+    assert "its chat page is http://127.0.0.1:" in done.stdout
     systemctl.write_text("#!/bin/sh\necho no such unit >&2\nexit 5\n")
     done = run(newcomer, "--yes", "--model", "smollm2-135m", "--unit", "yes", "--no-question", PATH=path)
     assert done.returncode == 1

@@ -77,7 +77,7 @@ def test_a_card_is_found_a_model_pulled_and_its_answer_shown(newcomer: Path, mon
             setup.type("\n")
             shown = setup.until("verified and installed in")
             assert f"of {REPO} at {COMMIT[:12]}" in shown
-            setup.until("Ask it something now? [Y/n] ")
+            setup.until("Ask the model something now? [Y/n] ")
             setup.type("\n")
             setup.until("Loading swift onto the card ...")
             answer = setup.until("(first word after ").partition("> What is a Pi?")[2]

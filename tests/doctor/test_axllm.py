@@ -67,9 +67,9 @@ async def test_a_model_that_is_fed_token_by_token_is_told_of_its_quicker_form(
     assert finding.text.startswith(
         "qwen2.5-1.5b-instruct is fed its prompt token by token: 150 tokens take 10 s before the first word."
         " qwen2.5-1.5b-instruct-axllm is the same model under axllm, which takes 128 at once;"
-        " `qwen-service pull qwen2.5-1.5b-instruct-axllm` brings it"
+        " `qwen-service pull qwen2.5-1.5b-instruct-axllm` installs it"
     )
     model_folder(models / "qwen2.5-1.5b-instruct-axllm")
     texts = [finding.text for finding in await the("axllm", pi, models)]
     assert "`model_aliases: {" in texts[0]
-    assert ": qwen2.5-1.5b-instruct-axllm}` makes it the one that is meant" in texts[0]
+    assert ": qwen2.5-1.5b-instruct-axllm}` serves it under that name" in texts[0]

@@ -47,7 +47,9 @@ async def test_a_governor_that_saves_power_is_told_where_a_card_is(pi: RecordedM
 async def test_an_interrupt_on_the_core_that_serves_all_others_is_told(pi: RecordedMachine, models: Path) -> None:
     interrupts(pi, core=0)
     finding = only(await the("speed", pi, models))
-    assert finding.text.startswith("the card's interrupt 106 is served by core 0, which serves 100 % of all others")
+    assert finding.text.startswith(
+        "the card's interrupt 106 is served by core 0, which also serves 100 % of all others"
+    )
     assert "echo 3 | sudo tee /proc/irq/106/smp_affinity_list" in finding.cure
     interrupts(pi, core=3)
     assert [f.level for f in await the("speed", pi, models)] == ["ok", "ok"]

@@ -78,7 +78,7 @@ def test_verify_finds_a_changed_a_missing_and_a_pointer_file(models: Path, clone
 
 def test_verify_says_what_it_has_nothing_to_compare_with(models: Path, clone: Path) -> None:
     clone.rename(models / "tiny")
-    assert "no checksum is known of 3 files" in qwen(models, "verify").stdout
+    assert "3 files have no known checksum" in qwen(models, "verify").stdout
 
 
 def test_rm_removes_the_folder_and_says_what_is_free_again(models: Path, clone: Path) -> None:
