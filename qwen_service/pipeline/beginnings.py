@@ -62,9 +62,8 @@ class Beginnings:
         except ServiceError:  # too long, or refused by the template
             return NOTHING
         shared = common_length(one.token_ids, other.token_ids)
-        return Prompt(
-            one.token_ids[: max(0, shared - 1)], one.request
-        )  # the last id may merge with the text that follows
+        # Without the last id, which may merge with the text that follows.
+        return Prompt(one.token_ids[: max(0, shared - 1)], one.request)
 
 
 def is_conversation(request: ChatRequest) -> bool:

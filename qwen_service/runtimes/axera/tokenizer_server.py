@@ -103,9 +103,8 @@ class TokenizerServer:
             with contextlib.suppress(RuntimeError):  # the loop has just ended by itself
                 self._loop.call_soon_threadsafe(self._end.set)
         if self._thread is not None:
-            await asyncio.to_thread(
-                self._thread.join, STOP_TIMEOUT
-            )  # if this daemon thread hangs, it ends with the process
+            # A daemon thread: if it hangs, it ends with the process.
+            await asyncio.to_thread(self._thread.join, STOP_TIMEOUT)
             self._thread = None
         if self._socket is not None:
             self._socket.close()
