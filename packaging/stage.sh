@@ -56,5 +56,8 @@ install -D -m 644 packaging/config.yaml "$folder/etc/qwen/config.yaml"
 install -D -m 644 packaging/logrotate "$folder/etc/logrotate.d/qwen-service"
 install -D -m 644 packaging/udev.rules "$folder/usr/lib/udev/rules.d/40-qwen-service.rules"
 install -D -m 644 -t "$folder/usr/lib/systemd/system" systemd/*.service
-install -D -m 644 -t "$folder/usr/share/doc/qwen-service" README.md LICENSE docs/*.md
+docs=$folder/usr/share/doc/qwen-service
+install -D -m 644 -t "$docs" README.md LICENSE SECURITY.md docs/*.md
+install -D -m 644 -t "$docs/performance" docs/performance/*.md
+sed -i 's#](docs/#](#g' "$docs/README.md" # its links, beside the pages
 install -D -m 644 -t "$folder/usr/share/doc/qwen-service/proxy" packaging/proxy/*
