@@ -30,10 +30,8 @@ def is_installed() -> bool:
 async def to_speech_wav(data: bytes, kind: str, most: int) -> bytes:
     """Convert to WAV: 16 kHz, one channel, 16 bit. Raises Unsupported, InvalidRequest, or RequestTooLarge above `most` bytes."""
     if not is_installed():
-        raise Unsupported(
-            f"The service takes wav and mp3 only, and this is {kind}: ffmpeg, which would convert it, is not installed.",
-            param="file",
-        )
+        text = f"The file is {kind}; without ffmpeg, which is not installed, the service takes wav and mp3 only."
+        raise Unsupported(text, param="file")
     folder = await asyncio.to_thread(tempfile.mkdtemp, prefix="qwen-audio-")
     try:
         source = Path(folder) / "in"
@@ -82,24 +80,9 @@ class Encoder:
 @asynccontextmanager
 async def encoder(kind: str, rate: int) -> AsyncIterator[Encoder]:
     output: asyncio.Queue[bytes] = asyncio.Queue()
-    arguments = (
-        "-f",
-        "s16le",
-        "-ar",
-        str(rate),
-        "-ac",
-        "1",
-        "-probesize",
-        "32",
-        "-i",
-        "pipe:0",
-        *ENCODERS[kind],
-        "-flush_packets",
-        "1",
-    )
-    child = await ChildProcess.start(
-        ["ffmpeg", *QUIET, *arguments, "pipe:1"], name="ffmpeg", on_output=output.put_nowait, stdin=True
-    )
+    samples = ("-f", "s16le", "-ar", str(rate), "-ac", "1", "-probesize", "32", "-i", "pipe:0")
+    argv = ["ffmpeg", *QUIET, *samples, *ENCODERS[kind], "-flush_packets", "1", "pipe:1"]
+    child = await ChildProcess.start(argv, name="ffmpeg", on_output=output.put_nowait, stdin=True)
     try:
         yield Encoder(child, output)
     finally:

@@ -71,7 +71,7 @@ class _Client:
         return Answer(response.status_code, response.content)
 
     async def _explained(self, error: httpx2.TransportError) -> RuntimeFailure:
-        return ProtocolError(f"The speech server hung up: {error!r}")
+        return ProtocolError(f"The speech server closed the connection: {error!r}")
 
 
 class OwnServer(_Client):
@@ -123,7 +123,7 @@ class OwnServer(_Client):
                         permanent = library or (fault is not None and fault.permanent)
                         raise StartFailed(self._end(await self._child.wait()), permanent=permanent)
         except TimeoutError:
-            raise StartFailed(f"{self._program.kind}: it was not up within {START_TIMEOUT:g} s.") from None
+            raise StartFailed(f"{self._program.kind}: the program was not ready within {START_TIMEOUT:g} s.") from None
 
     async def _explained(self, error: httpx2.TransportError) -> RuntimeFailure:
         if await self._child.ends_within(LAST_WORDS):  # its exit explains more
@@ -146,7 +146,9 @@ class JoinedServer(_Client):
         server = cls(program.place.rstrip("/").removesuffix("/v1"), key)
         if not await server.is_up():
             await server.stop()
-            raise StartFailed(f"{program.kind}: nobody answers at {program.place}. Is the server started?")
+            raise StartFailed(
+                f"{program.kind}: no server answers at {program.place}. Start it, or correct the setting."
+            )
         return server
 
     async def failed(self) -> RuntimeFailure:

@@ -53,7 +53,7 @@ class SpeechToText:
     async def translate(self, given: Recording) -> Heard:
         """Translate into English. Raises Unsupported when the program cannot."""
         if not self._offered().program.is_joined:
-            raise Unsupported("The speech model here writes down what it hears; it does not translate.", param="model")
+            raise Unsupported("The speech model here cannot translate: it writes down what it hears.", param="model")
         return await self._hear("/v1/audio/translations", given)
 
     def ignored(self, given: Recording) -> tuple[str, ...]:
@@ -67,7 +67,9 @@ class SpeechToText:
 
     def _offered(self) -> SpeechEngine:
         if self.engine is None:
-            raise NotOffered("This service has no ears: `speech_to_text` names the folder of a speech model, or a URL.")
+            raise NotOffered(
+                "This service has no ears: set speech_to_text to the folder of a speech model, or to a URL."
+            )
         return self.engine
 
     async def _hear(self, path: str, given: Recording) -> Heard:
@@ -95,7 +97,9 @@ class SpeechToText:
         """Convert the audio to a format that the program reads. Returns the file and its name."""
         most = self._settings.max_audio_bytes
         if len(content) > most:
-            raise RequestTooLarge(f"The audio is too large: at most {most} bytes (max_audio_bytes).", param="file")
+            raise RequestTooLarge(
+                f"The audio has {len(content)} bytes; at most {most} are allowed (max_audio_bytes).", param="file"
+            )
         if not content:
             raise InvalidRequest("The file is empty.", param="file")
         kind = sniff(content)
@@ -125,11 +129,9 @@ def _heard(answer: Answer, seconds: float | None, language: str) -> Heard:
         said = orjson.loads(answer.content)
         text = said["text"]
     except (orjson.JSONDecodeError, LookupError, TypeError) as error:
-        raise ProtocolError(
-            f"The speech program answered something that is no transcript: {answer.text[:200]}"
-        ) from error
+        raise ProtocolError(f"The speech program's answer is no transcript: {answer.text[:200]}") from error
     if not isinstance(text, str):
-        raise ProtocolError(f"The speech program's text is none: {answer.text[:200]}")
+        raise ProtocolError(f"The speech program's answer has no text: {answer.text[:200]}")
     return Heard(text.strip(), said.get("duration", seconds), said.get("language") or language, said)
 
 

@@ -36,14 +36,17 @@ class TextToSpeech:
         """The sentences that will be spoken one by one. Raises NotOffered, InvalidRequest or RequestTooLarge."""
         if self.engine is None:
             raise NotOffered(
-                "This service has no voice: `text_to_speech` names the folder of a speech model, or a URL."
+                "This service has no voice: set text_to_speech to the folder of a speech model, or to a URL."
             )
         most = self._settings.max_speech_characters
         if len(text) > most:
-            raise RequestTooLarge(f"The input has {len(text)} characters, at most {most} are taken.", param="input")
+            raise RequestTooLarge(
+                f"The input has {len(text)} characters; at most {most} are allowed (max_speech_characters).",
+                param="input",
+            )
         found = pieces(text)
         if not found:
-            raise InvalidRequest("The input has nothing to say.", param="input")
+            raise InvalidRequest("The input has no text to speak.", param="input")
         return found
 
     async def speak(self, given: Text) -> AsyncGenerator[Sound, None]:

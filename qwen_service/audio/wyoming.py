@@ -172,7 +172,7 @@ class _Talk:
             async with asyncio.timeout(SILENCE):
                 return await read_event(self._reader)
         except (ValueError, TypeError, LookupError, TimeoutError) as error:
-            log.info("Wyoming: %s is left: %s", self._client, error or "it said nothing for too long")
+            log.info("Wyoming: the client %s is disconnected: %s", self._client, error or "it was silent for too long")
             return None
 
     async def _answer(self, event: Event) -> None:
@@ -193,9 +193,11 @@ class _Talk:
 
     def _begin(self, start: AudioStart) -> None:
         if (start.width, start.channels) != (2, 1):
-            raise InvalidRequest(f"16 bit and one channel are taken, not {8 * start.width} and {start.channels}.")
+            raise InvalidRequest(
+                f"The audio has {8 * start.width} bit and {start.channels} channels: expected 16 bit and one channel."
+            )
         if not isinstance(start.rate, int) or not 8000 <= start.rate <= 192_000:
-            raise InvalidRequest("The rate of the audio is none.")
+            raise InvalidRequest(f"The rate of the audio is {start.rate!r}: expected 8000 to 192000 Hz.")
         self._rate = start.rate
         self._samples.clear()
 
@@ -204,11 +206,13 @@ class _Talk:
             return
         self._samples += samples
         if len(self._samples) > self._server.most_audio:
-            raise RequestTooLarge(f"At most {self._server.most_audio} bytes of audio (max_audio_bytes).")
+            raise RequestTooLarge(
+                f"The audio is too long: at most {self._server.most_audio} bytes are allowed (max_audio_bytes)."
+            )
 
     async def _transcribe(self) -> None:
         if not self._rate or not self._samples:
-            raise InvalidRequest("No audio has come.")
+            raise InvalidRequest("No audio came before audio-stop: send it first.")
         recording = self._server.recording(bytes(self._samples), self._rate, self._asked)
         self._samples.clear()
         await self._send((await self._server.transcribe(recording, self._record("transcribe"))).event())
@@ -250,7 +254,7 @@ async def read_event(reader: asyncio.StreamReader) -> Event | None:
     head = json.loads(line)
     data, payload = head.get("data_length") or 0, head.get("payload_length") or 0
     if not (isinstance(data, int) and isinstance(payload, int)):
-        raise ValueError("its lengths are no numbers")
+        raise ValueError("the lengths of its event are no numbers")
     if not (0 <= data <= MOST_DATA and 0 <= payload <= MOST_PAYLOAD):
         raise ValueError(f"an event of {data + payload} bytes is too long")
     content = dict(head.get("data") or {})
@@ -264,7 +268,7 @@ def _read(read: Callable[[Event], T], event: Event) -> T:
     try:
         return read(event)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise InvalidRequest(f"The event {event.type[:40]} is not whole: {error!r}") from None
+        raise InvalidRequest(f"The event {event.type[:40]} lacks a field, or has a wrong one: {error!r}") from None
 
 
 async def _send_sound(sound: Sound, send: Callable[[Event], Any]) -> None:

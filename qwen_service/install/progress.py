@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TextIO
 
 
@@ -90,9 +90,8 @@ class Tally:
     """Adds up the progress of several threads and passes it on to a sink."""
 
     def __init__(self, sink: ProgressSink, action: str, total_files: int, total_bytes: int, resumed: int = 0) -> None:
-        self._sink, self._action = sink, action
-        self._files, self._total_files = 0, total_files
-        self._bytes, self._total_bytes, self._resumed = resumed, total_bytes, resumed
+        self._sink, self._resumed = sink, resumed
+        self._progress = Progress(action, total_files=total_files, bytes=resumed, total_bytes=total_bytes)
         self._lock = threading.Lock()
         self._began = time.monotonic()
 
@@ -105,19 +104,15 @@ class Tally:
 
     def _add(self, files: int, count: int) -> None:
         with self._lock:
-            self._files += files
-            self._bytes += count
-            self._sink.update(
-                Progress(
-                    self._action,
-                    files=self._files,
-                    total_files=self._total_files,
-                    bytes=self._bytes,
-                    total_bytes=self._total_bytes,
-                    resumed=min(self._resumed, self._bytes),
-                    seconds=time.monotonic() - self._began,
-                )
+            there = self._progress.bytes + count
+            self._progress = replace(
+                self._progress,
+                files=self._progress.files + files,
+                bytes=there,
+                resumed=min(self._resumed, there),
+                seconds=time.monotonic() - self._began,
             )
+            self._sink.update(self._progress)
 
 
 def describe(progress: Progress) -> str:

@@ -18,9 +18,8 @@ from qwen_service.process.daemon_threads import in_daemon_thread
 
 log = logging.getLogger(__name__)
 
-DOWNLOADS = (
-    "qwen_service.install.downloads"  # imported when needed: the hub's client takes 8 MB, and few services ever pull
-)
+# Imported when needed: the hub's client takes 8 MB of memory, and few services ever pull.
+DOWNLOADS = "qwen_service.install.downloads"
 INTERVAL = 0.2  # seconds between two reports of progress
 STOP_TIMEOUT = 2.0  # seconds
 
@@ -69,7 +68,7 @@ class Pulls:
         try:
             await in_daemon_thread(_pull, spec, self._models_dir, self._machine, running)
         except ServiceError as error:
-            log.warning("pull of %s: %s", spec.name, error.message)
+            log.warning("The pull of %s failed: %s", spec.name, error.message)
             if running.followers:
                 raise
         finally:
@@ -94,7 +93,9 @@ class _Pull:
 
     def update(self, progress: Progress) -> None:
         if not self.followers:
-            raise InstallError("nobody waits for it any more; what was fetched is kept for the next pull")
+            raise InstallError(
+                "All clients that waited for this pull have left; what was fetched is kept for the next one."
+            )
         self._latest = progress
 
     async def reports(self) -> AsyncGenerator[str | Progress, None]:

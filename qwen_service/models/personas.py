@@ -23,17 +23,8 @@ log = logging.getLogger(__name__)
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}(?::[a-z0-9._-]{1,64})?")
 MOST = 1000  # most personas of one service
 # The parameters that a persona may set: Ollama's name -> ours.
-SAMPLING = {
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "min_p": "min_p",
-    "seed": "seed",
-    "repeat_penalty": "repeat_penalty",
-    "presence_penalty": "presence_penalty",
-    "frequency_penalty": "frequency_penalty",
-    "num_predict": "max_tokens",
-}
+_SAME = ("temperature", "top_p", "top_k", "min_p", "seed", "repeat_penalty", "presence_penalty", "frequency_penalty")
+SAMPLING = {name: name for name in _SAME} | {"num_predict": "max_tokens"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +82,7 @@ class Personas:
             try:
                 persona = _read(path)
             except (OSError, ValueError, TypeError, LookupError) as error:
-                log.warning("%s is no persona, and is left out: %s", path, error)
+                log.warning("The file %s is no persona and is left out: %s", path, error)
             else:
                 personas._by_name[persona.name] = persona
         return personas
@@ -115,12 +106,13 @@ class Personas:
         """Make or replace a persona. Raises InvalidRequest or InstallError."""
         name = plain_name(persona.name)
         if not NAME.fullmatch(name):
+            expected = "expected letters, digits and . _ - only, and perhaps a tag after a colon"
+            raise InvalidRequest(f"{persona.name[:80]!r} cannot be a name: {expected}.", param="model")
+        if self._folder is None or (len(self._by_name) >= MOST and name not in self._by_name):
             raise InvalidRequest(
-                f"{persona.name[:80]!r} cannot be a name: letters, digits and . _ - only, and a tag after a colon.",
+                f"{name} cannot be made: {MOST} personas are the most that this service keeps. Delete one.",
                 param="model",
             )
-        if self._folder is None or (len(self._by_name) >= MOST and name not in self._by_name):
-            raise InvalidRequest(f"There is no room for another one: at most {MOST} can be made.", param="model")
         made = dataclasses.replace(persona, name=name, modified=time.time())
         try:
             self._folder.mkdir(parents=True, exist_ok=True)

@@ -114,9 +114,8 @@ class ModelSpec:
     programs: Annotated[Mapping[MachineKind, Annotated[Program, Given]], Given] = field(default_factory=dict)
     arguments: tuple[Argument, ...] = ()  # may contain placeholders: see InstalledModel.command
     tokenizer: InnerPath | None = None  # folder with tokenizer.json; None: the engine has it inside
-    post_config: Annotated[Mapping[str, Scalar], Given] = field(
-        default_factory=dict
-    )  # sampling that is fixed at start (ax_repl)
+    # Sampling that is fixed at start (ax_repl).
+    post_config: Annotated[Mapping[str, Scalar], Given] = field(default_factory=dict)
 
     context: Positive | None = None  # the context that the engine is expected to report; the reported one counts
     prompt_limit: Positive | None = None
@@ -129,9 +128,7 @@ class ModelSpec:
     decode_rate: Number | None = None  # tokens per second
     prefill_rate: Number | None = None
     card_memory_kib: Positive | None = None
-    measured_on: Text = (
-        ""  # the machine on which the three rates were measured; a Pi 5 and a board differ by a factor of 3
-    )
+    measured_on: Text = ""  # the machine of the three rates above: a Pi 5 and a board differ by a factor of 3
     download_bytes: Positive | None = None  # approximate, when the sizes of the files are not published
 
     @property

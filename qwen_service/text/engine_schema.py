@@ -7,9 +7,7 @@ llguidance expands an array's bounds item by item: `minItems` of 10**9 took all 
 from collections.abc import Mapping
 from typing import Any
 
-MOST_ITEMS = (
-    2_000  # items that all array bounds of one schema may add up to; a request may have 128 schemas, one per tool
-)
+MOST_ITEMS = 2_000  # items that all array bounds of one schema may add up to; each of 128 tools may have a schema
 ITEMS = ("minItems", "maxItems")
 DATA = ("const", "enum", "default", "examples")  # values, not schemas
 

@@ -17,6 +17,9 @@ def supports_infill(spec: ModelSpec, template: ChatTemplate) -> bool:
 
 def infill_prompt(spec: ModelSpec, template: ChatTemplate, prompt: str, suffix: str) -> PromptParts:
     if not supports_infill(spec, template):
-        raise Unsupported(f"{spec.name} does not support insert: it cannot fill in before a suffix", param="suffix")
+        raise Unsupported(
+            f"{spec.name} does not support suffix: it cannot fill in text before one (capability insert).",
+            param="suffix",
+        )
     before, after, middle = (template.special_ids[mark] for mark in _MARKS)
     return [before, prompt, after, suffix, middle]

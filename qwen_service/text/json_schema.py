@@ -30,9 +30,7 @@ MAX_ENFORCED_OBJECTS = 1_000  # in a schema that the engine enforces: it is comp
 MAX_PATTERNS = 16_384  # characters of all patterns of one request: compiling 250 kB of them takes 0.6 s
 COST_OF_A_PATTERN = 32  # characters added to the length of each pattern
 MAX_DEPTH = 48
-MAX_REFERENCES = (
-    10_000  # most references followed in one check of a reply: a few lines of nested allOf could ask for 2**30
-)
+MAX_REFERENCES = 10_000  # followed in one check of a reply: a few lines of nested allOf could ask for 2**30
 MAX_MESSAGE = 400  # characters
 
 # Their patterns run in a backtracking engine that we cannot replace.
@@ -66,10 +64,8 @@ class SchemaBudget:
 
     def _spend(self, amount: int, unit: str, param: str) -> None:
         if amount > self._left[unit]:
-            message = (
-                f"The schemas of this request hold too many {unit}: {param} has {amount}, {self._left[unit]} are left."
-            )
-            raise InvalidRequest(message, param=param)
+            left = f"{param} has {amount}, and {self._left[unit]} are left for it"
+            raise InvalidRequest(f"The schemas of this request hold too many {unit}: {left}.", param=param)
         self._left[unit] -= amount
 
 
@@ -102,7 +98,7 @@ def check_enforceable(schema: Schema, param: str) -> None:
     """Further checks of a schema that replies must satisfy: everything in it must be checkable and enforceable."""
     parts = _parts(schema, param)
     if len(parts) > MAX_ENFORCED_OBJECTS:
-        message = f"The schema in {param} holds {len(parts)} objects, at most {MAX_ENFORCED_OBJECTS} can be enforced."
+        message = f"The schema in {param} holds {len(parts)} objects; at most {MAX_ENFORCED_OBJECTS} can be enforced."
         raise InvalidRequest(message, param=param)
     for part in parts:
         for keyword in UNSUPPORTED:
@@ -115,7 +111,7 @@ def check_enforceable(schema: Schema, param: str) -> None:
 def first_error(schema: Schema, value: Any) -> str | None:
     """The most telling reason why `value` does not satisfy the schema, for a person or a model to read."""
     error = best_match(_validator(schema).iter_errors(value))
-    return None if error is None else _describe(error)
+    return None if error is None else _shortened(f"{error.json_path}: {error.message}")
 
 
 def json_error(text: str, schema: Schema | None) -> str | None:
@@ -190,10 +186,6 @@ def _check_pattern(pattern: str, param: str) -> None:
     except PatternError as error:
         message = f"The pattern {pattern!r} in {param} is invalid or uses look-around or back-references."
         raise Unsupported(message, param=param) from error
-
-
-def _describe(error: ValidationError) -> str:
-    return _shortened(f"{error.json_path}: {error.message}")
 
 
 def _shortened(text: str) -> str:

@@ -18,12 +18,7 @@ from typing import Literal, NamedTuple
 from qwen_service.chat import FinishReason, ReasoningDelta, TextDelta, TokenLogprob, ToolCall
 from qwen_service.runtime import Piece
 from qwen_service.text.output_format import OutputFormat
-from qwen_service.text.tool_calls import (
-    bare_call_payload,
-    could_be_bare_call,
-    find_outside_strings,
-    parse_tool_call,
-)
+from qwen_service.text.tool_calls import bare_call_payload, could_be_bare_call, find_outside_strings, parse_tool_call
 
 
 class Place(NamedTuple):
@@ -62,9 +57,8 @@ def padded_place(text: str, needle: str, padding: str | None, *, growing: bool) 
 class HeldText:
     def __init__(self) -> None:
         self.text = ""
-        self._logprobs: deque[tuple[int, tuple[TokenLogprob, ...]]] = (
-            deque()
-        )  # (position where their text ends, logprobs)
+        # (position where their text ends, logprobs)
+        self._logprobs: deque[tuple[int, tuple[TokenLogprob, ...]]] = deque()
 
     def add(self, piece: Piece) -> None:
         self.text += piece.text
@@ -72,7 +66,7 @@ class HeldText:
             self._logprobs.append((len(self.text), piece.logprobs))
 
     def take(self, length: int) -> tuple[str, tuple[TokenLogprob, ...]]:
-        """Take `count` characters off the front, with the logprobs of the tokens that end in them."""
+        """Take `length` characters off the front, with the logprobs of the tokens that end in them."""
         taken, self.text = self.text[:length], self.text[length:]
         logprobs: list[TokenLogprob] = []
         while self._logprobs and self._logprobs[0][0] <= length:

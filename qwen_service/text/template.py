@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NoReturn, TypedDict, Unpack
 
 from jinja2 import TemplateError
@@ -101,13 +101,14 @@ class ChatTemplate:
         try:
             return self._render(messages, shown.get("tools", ()), shown.get("thinking"), kwargs)
         except TemplateError as error:
-            raise InvalidRequest(
-                f"the model's chat template refuses these messages: {error.message}", param="messages"
-            ) from error
+            text = f"The model's chat template refuses these messages: {error.message}"
+            raise InvalidRequest(text, param="messages") from error
         except RecursionError:
-            raise InvalidRequest("tools or arguments are nested too deeply", param="messages") from None
+            raise InvalidRequest("Tools or arguments are nested too deeply.", param="messages") from None
         except (TypeError, ValueError, OverflowError) as error:  # from expressions of the template
-            raise InvalidRequest(f"the model's chat template cannot render this: {error}", param="messages") from error
+            raise InvalidRequest(
+                f"The model's chat template cannot render these messages: {error}", param="messages"
+            ) from error
 
     def render_open(self, messages: Sequence[Message], **shown: Unpack[Shown]) -> list[str | int]:
         """Render up to the end of the last message, the assistant's, so that the model continues it."""
@@ -115,7 +116,10 @@ class ChatTemplate:
         marked = [*messages[:-1], replace(last, content=last.content + mark)]
         cut = _cut(self.render(marked, **shown), mark)
         if cut is None:
-            raise InvalidRequest("this model's chat template cannot leave its last message open", param="messages")
+            raise InvalidRequest(
+                "The model's chat template cannot leave the last message open, so the model cannot continue it.",
+                param="messages",
+            )
         return cut[0]
 
     def render_after(self, messages: Sequence[Message], index: int, **shown: Unpack[Shown]) -> list[str | int] | None:
@@ -141,13 +145,8 @@ class ChatTemplate:
         self, messages: Sequence[Message], tools: Sequence[Tool], thinking: bool | None, kwargs: Mapping[str, Any]
     ) -> list[str | int]:
         guard = _unused_character(messages, tools, kwargs)
-
-        def plain(text: str) -> str:
-            return _guarded(text, self._special, guard)
-
-        def reply(text: str) -> str:
-            return _guarded(text, self._control, guard)
-
+        plain = partial(_guarded, pattern=self._special, guard=guard)
+        reply = partial(_guarded, pattern=self._control, guard=guard)
         text = self._template.render(
             **self._globals,
             **_map_strings({**kwargs, **({} if thinking is None else {"enable_thinking": thinking})}, plain),
@@ -161,17 +160,12 @@ class ChatTemplate:
         return entry | {"content": [{"type": "text", "text": entry["content"]}]} if self._reads_parts_only else entry
 
     def _split(self, text: str, guard: str) -> list[str | int]:
-        return list(self._pieces(text, guard))
-
-    def _pieces(self, text: str, guard: str) -> Iterator[str | int]:
+        parts: list[str | int] = []
         position = 0
         for match in self._special.finditer(text) if self._special else ():
-            if match.start() > position:
-                yield _without(text[position : match.start()], guard)
-            yield self.special_ids[match[0]]
+            parts += [_without(text[position : match.start()], guard), self.special_ids[match[0]]]
             position = match.end()
-        if position < len(text):
-            yield _without(text[position:], guard)
+        return [part for part in (*parts, _without(text[position:], guard)) if part != ""]
 
 
 def _mark() -> str:
@@ -214,7 +208,9 @@ def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:
 
 def _refuse_reserved(kwargs: Mapping[str, Any]) -> None:
     if taken := sorted(_RESERVED & kwargs.keys()):
-        raise InvalidRequest(f"chat_template_kwargs may not set {taken[0]}", param="chat_template_kwargs")
+        raise InvalidRequest(
+            f"chat_template_kwargs may not set {taken[0]}: the service sets it.", param="chat_template_kwargs"
+        )
 
 
 def _raise_exception(message: str) -> NoReturn:
@@ -276,7 +272,9 @@ def _unused_character(messages: Sequence[Message], tools: Sequence[Tool], kwargs
     for code in _GUARDS:
         if chr(code) not in used:
             return chr(code)
-    raise InvalidRequest("messages contain a whole block of private-use characters", param="messages")
+    raise InvalidRequest(
+        "The messages contain all 1024 private-use characters from U+F0000 on; leave one of them out.", param="messages"
+    )
 
 
 def _from_parts(source: str, special_ids: Mapping[str, int], tokens: Mapping[str, str]) -> ChatTemplate:

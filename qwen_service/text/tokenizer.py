@@ -24,7 +24,7 @@ SECTION = 65_536  # characters encoded at once; encoding takes 200 bytes of memo
 # Between a letter and a following " word": every pre-tokenizer of this kind cuts there.
 WORD_BOUNDARY = re.compile(r"(?<=[A-Za-z])(?= [A-Za-z])")
 ADDED_TOKENS_SIZE = 1_000_000  # bytes, at most; Qwen3's take 4 kB
-PromptParts = Sequence[str | int]  # as in runtimes.base, which is a layer above
+PromptParts = Sequence[str | int]  # as in runtime.py, which is a layer above
 
 
 def _byte_of_character() -> dict[str, int]:
@@ -99,7 +99,7 @@ class LocalTokenizer:
 
     def _known(self, token_id: int) -> int:
         if not 0 <= token_id < self.vocab_size:
-            raise InvalidRequest(f"there is no token {token_id}: the vocabulary ends at {self.vocab_size - 1}")
+            raise InvalidRequest(f"There is no token {token_id}: the vocabulary ends at {self.vocab_size - 1}.")
         return token_id
 
     def _encode_text(self, text: str) -> list[int]:

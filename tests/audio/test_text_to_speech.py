@@ -156,7 +156,7 @@ async def test_the_voice_of_the_configuration_stands_in_for_none(tmp_path: Path)
     ("fault", "status", "words"),
     [
         ("die", 502, "it crashed (SIGSEGV)"),
-        ("hangup", 502, "hung up"),
+        ("hangup", 502, "closed the connection"),
         ("garbage", 502, "no WAV"),
         ("500", 502, "AX_ENGINE_RunSync failed"),
         ("hang", 504, "no answer within 6 s"),

@@ -96,7 +96,7 @@ async def test_an_error_is_an_event_and_the_talk_goes_on(tmp_path: Path) -> None
         await send(client, AudioStop())
         assert "No audio" in Error.from_event(await answer(client)).text
         await send(client, AudioStart(rate=48_000, width=4, channels=2))
-        assert "32 and 2" in Error.from_event(await answer(client)).text
+        assert "32 bit and 2 channels" in Error.from_event(await answer(client)).text
         direct(tmp_path / "asr_server", fault="500")
         assert "AX_ENGINE_RunSync failed" in Error.from_event(await say(client)).text
         assert Error.from_event(await say(client, name="whisper_huge")).code == "UnknownModel"

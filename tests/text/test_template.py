@@ -161,7 +161,7 @@ def test_qwens_own_open_message_is_the_closed_one_without_its_end(qwen: ChatTemp
 
 
 def test_a_template_that_does_not_show_its_last_message_once_cannot_leave_it_open() -> None:
-    with pytest.raises(InvalidRequest, match="cannot leave its last message open"):
+    with pytest.raises(InvalidRequest, match="cannot leave the last message open"):
         template("{{ messages[0].content }}").render_open([HELLO, Message("assistant", "I am")])
 
 
