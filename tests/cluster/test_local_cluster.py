@@ -75,13 +75,18 @@ async def running_reply(http: httpx.AsyncClient, text: str) -> AsyncIterator[Asy
         yield lines
 
 
+def all_idle(found: dict[str, dict[str, Any]]) -> bool:
+    return all_ready(found) and not any(replica["running"] for replica in found.values())
+
+
 async def node_that_works(http: httpx.AsyncClient) -> str:
-    """The only one: reports are some time behind, so the node of the test before may still be named, too."""
+    """The only one; before its work began, all must have been reported idle."""
     found: list[str] = []
     async with asyncio.timeout(PATIENCE):
-        while len(found) != 1:
+        while not found:
             found = [node for node, replica in (await replicas(http)).items() if replica["running"]]
-    return found[0]
+    (only,) = found
+    return only
 
 
 @pytest.mark.parametrize(
@@ -166,6 +171,7 @@ async def test_a_full_line_is_refused_by_us_with_the_time_to_come_back(http: htt
 async def test_a_lost_card_ends_its_reply_with_an_error_and_comes_back(
     http: httpx.AsyncClient, cluster: LocalCluster
 ) -> None:
+    await until(http, all_idle)
     async with running_reply(http, "This card will be lost") as lines:
         place = (await replicas(http))[await node_that_works(http)]["place"].replace(" ", "-")
         pid = int((cluster.host.folder / "state" / place / "ax_api.pid").read_text().split()[0])
@@ -210,6 +216,7 @@ async def test_a_new_deployment_loses_no_request(http: httpx.AsyncClient, cluste
 async def test_a_node_that_dies_is_named_and_used_again_when_it_returns(
     http: httpx.AsyncClient, cluster: LocalCluster
 ) -> None:
+    await until(http, all_idle)
     try:
         async with asyncio.TaskGroup() as group, running_reply(http, "This node will die") as lines:
             name = await node_that_works(http)
