@@ -73,13 +73,12 @@ class Service:
             room=self.room,
             loaders=loaders,
             personas=self.personas,
+            loads_quickly=replicas.loads_quickly if replicas is not None else None,
         )
         self.cards = card_monitor(settings, machine, on_change=self._note_change)
         self.cancellations = Cancellations()
         self.sessions = SessionManager(overflow=settings.context_overflow, default_max_tokens=settings.max_tokens)
-        self.warmer: Warmer | None = None
-        if settings.warm == "on":
-            self.warmer = Warmer(self.models, self.sessions, self.scheduler, HeadFile(settings.state_folder))
+        self.warmer = self._warmer() if settings.warm == "on" else None
         self.chat = self._chat_completion()
         self.ears = SpeechToText(settings)
         self.voice = TextToSpeech(settings)
@@ -98,6 +97,9 @@ class Service:
             replicas.on_change = self._note_change
         self.metrics = Metrics(self.version)
         self.metrics.observe_state(self.state)
+
+    def _warmer(self) -> Warmer:
+        return Warmer(self.models, self.sessions, self.scheduler, HeadFile(self.settings.state_folder))
 
     def _chat_completion(self) -> ChatCompletion:
         settings = self.settings

@@ -52,6 +52,10 @@ class Roster:
     def ready(self) -> bool:
         return bool(self._able)
 
+    def loads_quickly(self) -> bool:
+        """Whether a request should wait for an engine: one is ready, or the first reports have not come yet."""
+        return self.ready or not self._members
+
     @property
     def limits(self) -> Limits:
         """The limits that every replica has: a prompt is fitted before a replica is chosen."""

@@ -47,6 +47,7 @@ class ModelManager:
         fallback_lingers: float = LINGERS,
         personas: Personas | None = None,
         room: WaitingRoom | None = None,
+        loads_quickly: Callable[[], bool] | None = None,
     ) -> None:
         self.room = room or WaitingRoom(settings.queue_size, settings.queue_timeout)
         self._settings = settings
@@ -56,6 +57,7 @@ class ModelManager:
         self._choice = ModelChoice(settings, catalog, machine)
         self._on_change = on_change
         self._loaders = loaders
+        self._loads_quickly = loads_quickly
         self._switch = Switch(self._serve, self._choice, drain_timeout=settings.drain_timeout)
         self._fallback = Fallback(
             lambda: self.current,
@@ -228,7 +230,8 @@ class ModelManager:
             Supervisor(name, load, on_change=self._note_change, on_progress=self._switch.note_progress)
             for name, load in loaders.items()
         )
-        served = ServedModel(model, supervisors, is_fallback, self._settings.unload_when_idle or None)
+        unload = self._settings.unload_when_idle or None
+        served = ServedModel(model, supervisors, is_fallback, unload, self._loads_quickly)
         served.start()
         return served
 

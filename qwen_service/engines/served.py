@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -23,6 +23,7 @@ class ServedModel:
     supervisors: tuple[Supervisor, ...]
     is_fallback: bool = False
     unload_when_idle: float | None = None  # seconds; None: stays loaded
+    loads_quickly: Callable[[], bool] | None = None  # whether to wait for a load; None: by the manifest
     rest: Rest = field(init=False)
     _left: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
@@ -158,6 +159,8 @@ class ServedModel:
     @property
     def _loads_slowly(self) -> bool:
         """Whether loading takes too long to wait for. On a card it takes minutes, even if nobody has measured it."""
+        if self.loads_quickly is not None:
+            return not self.loads_quickly()
         known = self.spec.load_seconds
         return self.spec.needs_npu if known is None else known > PATIENCE_FOR_LOADING
 

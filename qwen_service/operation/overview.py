@@ -23,6 +23,8 @@ class Replicas(Protocol):
 
     def views(self) -> tuple[ReplicaView, ...]: ...
 
+    def loads_quickly(self) -> bool: ...
+
 
 class Overview:
     """Returns the current ServiceState when called. `cards` is None on a machine without cards."""

@@ -195,13 +195,12 @@ async def test_a_replica_that_is_killed_is_replaced(http: httpx.AsyncClient, clu
 
 
 async def test_a_new_deployment_loses_no_request(http: httpx.AsyncClient, cluster: LocalCluster) -> None:
-    statuses: list[int] = []
+    answers: list[httpx.Response] = []
     over = asyncio.Event()
 
     async def client(number: int) -> None:
         while not over.is_set():
-            answer = await http.post("/v1/chat/completions", json=asked(f"Client {number}"))
-            statuses.append(answer.status_code)
+            answers.append(await http.post("/v1/chat/completions", json=asked(f"Client {number}")))
 
     async with asyncio.TaskGroup() as group:
         for number in range(2):
@@ -209,8 +208,8 @@ async def test_a_new_deployment_loses_no_request(http: httpx.AsyncClient, cluste
         await asyncio.to_thread(cluster.deploy)
         over.set()
     await until(http, all_ready)
-    assert set(statuses) == {200}
-    assert len(statuses) > 10
+    assert [answer.text for answer in answers if answer.status_code != 200] == []
+    assert len(answers) > 10
 
 
 async def test_a_node_that_dies_is_named_and_used_again_when_it_returns(

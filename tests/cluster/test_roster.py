@@ -31,6 +31,17 @@ async def test_slots_are_those_of_replicas_that_take_work() -> None:
     assert changes == [2, 1]
 
 
+async def test_requests_wait_for_the_first_reports_but_not_for_cards_that_load() -> None:
+    roster = Roster()
+    assert roster.loads_quickly()
+    roster.note_reports({"1": report("a", phase="loading", limits=None)})
+    await settle()
+    assert not roster.loads_quickly()
+    roster.note_reports({"1": report("a")})
+    await settle()
+    assert roster.loads_quickly()
+
+
 async def test_a_replica_that_is_gone_is_named_until_another_works_in_its_place() -> None:
     roster = Roster()
     roster.note_reports({"1": report("a"), "2": report("b")})

@@ -70,6 +70,15 @@ async def test_a_slow_load_is_not_waited_for_and_its_progress_is_told() -> None:
         assert caught.value.retry_after == 120
 
 
+async def test_a_load_elsewhere_is_waited_for_where_its_owner_says_so() -> None:
+    async with loading_model(load_seconds=120) as (model, loader):
+        model.loads_quickly = lambda: True
+        waiting = asyncio.create_task(model.ready(WaitingRoom(1, 30), Patience(30)))
+        await asyncio.sleep(0)
+        loader.finish()
+        assert await waiting is model.engine
+
+
 async def test_a_load_is_waited_for_so_long_and_no_longer() -> None:
     async with loading_model() as (model, _):
         with pytest.raises(Loading):
