@@ -13,8 +13,8 @@ from typing import Generic, Literal, Protocol
 from typing_extensions import TypeVar
 
 from qwen_service.engine import Engine
-from qwen_service.engines.uninterrupted import finish_even_if_cancelled
 from qwen_service.errors import InstallError, RuntimeFailure, ServiceError, StartFailed
+from qwen_service.process.uninterrupted import finish_even_if_cancelled
 from qwen_service.runtime import LoadProgress
 
 log = logging.getLogger(__name__)

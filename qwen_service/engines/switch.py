@@ -8,10 +8,10 @@ from typing import Any
 
 from qwen_service.engines.choice import ModelChoice
 from qwen_service.engines.served import ServedModel
-from qwen_service.engines.uninterrupted import finish_even_if_cancelled
 from qwen_service.errors import Loading, StartFailed
 from qwen_service.models.catalog import same_name
 from qwen_service.models.installed import InstalledModel
+from qwen_service.process.uninterrupted import finish_even_if_cancelled
 
 log = logging.getLogger(__name__)
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from qwen_service.process import launch
 from qwen_service.process.log_file import LogFile
+from qwen_service.process.uninterrupted import finish_even_if_cancelled
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +46,8 @@ class ChildProcess(asyncio.Protocol):
         self._stopping: asyncio.Task[None] | None = None
         self._pid_file: Path | None = None
         self._input: asyncio.WriteTransport | None = None
-        self._output: asyncio.ReadTransport
-        self._popen: subprocess.Popen[bytes]
+        self._output: asyncio.ReadTransport | None = None
+        self._popen: subprocess.Popen[bytes] | None = None  # None: not started
 
     @classmethod
     async def start(
@@ -68,20 +69,28 @@ class ChildProcess(asyncio.Protocol):
         program = find_program(argv[0], cwd, env)
         child = cls(name, LogFile(log_path) if log_path else None, on_output)
         with ExitStack() as its_ends:
-            output = await child._connect_output(its_ends)
-            input_ = await child._connect_input(its_ends) if stdin else subprocess.DEVNULL
-            child._spawn([program, *argv[1:]], cwd, env, output, input_)  # nothing is awaited from here on
+            try:
+                output, input_ = await finish_even_if_cancelled(child._connect(its_ends, stdin=stdin))
+                child._spawn([program, *argv[1:]], cwd, env, output, input_)  # nothing is awaited from here on
+            except BaseException:
+                child._close_pipes()
+                raise
         child._write_pid_file(pid_file)
         return child
 
     @property
     def pid(self) -> int:
-        return self._popen.pid
+        return self._started.pid
+
+    @property
+    def _started(self) -> "subprocess.Popen[bytes]":
+        assert self._popen is not None
+        return self._popen
 
     @property
     def returncode(self) -> int | None:
         """Exit code; negative: the number of the signal that ended the process; None: it still runs."""
-        return self._popen.returncode
+        return self._popen.returncode if self._popen is not None else None
 
     @property
     def tail(self) -> str:
@@ -138,36 +147,39 @@ class ChildProcess(asyncio.Protocol):
         if not await self.ends_within(KILL_PATIENCE):  # it is reaped later, when the kernel releases it
             logger.error("%s (process %d) still runs after SIGKILL: a driver may hold it", self.name, self.pid)
 
-    async def _connect_output(self, its_ends: ExitStack) -> int:
-        ours, its = os.pipe()
-        its_ends.callback(os.close, its)
+    async def _connect(self, its_ends: ExitStack, *, stdin: bool) -> tuple[int, int]:
+        """Make the pipes. Returns the child's ends of its output and its stdin."""
+        ours, output = os.pipe()
+        its_ends.callback(os.close, output)
         self._output, _ = await self._loop.connect_read_pipe(lambda: self, FileIO(ours))
-        return its
-
-    async def _connect_input(self, its_ends: ExitStack) -> int:
-        its, ours = os.pipe()
-        its_ends.callback(os.close, its)
+        if not stdin:
+            return output, subprocess.DEVNULL
+        input_, ours = os.pipe()
+        its_ends.callback(os.close, input_)
         self._input, _ = await self._loop.connect_write_pipe(asyncio.BaseProtocol, FileIO(ours, "w"))
-        return its
+        return output, input_
+
+    def _close_pipes(self) -> None:
+        """Close our ends of a child that was not started."""
+        if self._output is not None:
+            self._output.close()
+        self.close_stdin()
+        if self._log is not None:
+            self._log.close()
 
     def _spawn(
         self, argv: list[str], cwd: Path | None, env: Mapping[str, str] | None, output: int, input_: int
     ) -> None:
         launcher = [sys.executable, "-I", "-S", launch.__file__, str(os.getpid())]
-        try:
-            self._popen = subprocess.Popen(
-                [*launcher, *argv],
-                cwd=cwd,
-                env=env,
-                stdin=input_,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        except OSError:
-            self._output.close()
-            self.close_stdin()
-            raise
+        self._popen = subprocess.Popen(
+            [*launcher, *argv],
+            cwd=cwd,
+            env=env,
+            stdin=input_,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         self._watch()
 
     def _write_pid_file(self, path: Path | None) -> None:
@@ -188,7 +200,7 @@ class ChildProcess(asyncio.Protocol):
             self._loop.add_reader(descriptor, self._on_exit, descriptor)
 
     def _wait_in_thread(self) -> None:
-        self._popen.wait()
+        self._started.wait()
         with suppress(RuntimeError):  # the loop was closed meanwhile
             self._loop.call_soon_threadsafe(self._reap)
 
@@ -201,8 +213,9 @@ class ChildProcess(asyncio.Protocol):
         with suppress(ProcessLookupError, PermissionError):  # macOS: "not permitted" for a group of zombies
             # Kills its children. The unreaped zombie keeps the group's number from being reused.
             os.killpg(self.pid, signal.SIGKILL)
-        self._popen.wait()
+        self._started.wait()
         self.close_stdin()
+        assert self._output is not None
         self._last_words = self._loop.call_later(LAST_WORDS, self._output.close)
         self._end_if_over()
 

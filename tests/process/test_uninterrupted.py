@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from qwen_service.engines.uninterrupted import finish_even_if_cancelled
+from qwen_service.process.uninterrupted import finish_even_if_cancelled
 
 
 async def test_the_result_and_the_failure_are_passed_on() -> None:
