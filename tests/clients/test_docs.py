@@ -3,7 +3,9 @@
 test_openai_audio.py runs what has to do with speech.
 """
 
+import asyncio
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,17 @@ ALL = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 SNIPPETS = [snippet for snippet in ALL if "audio" not in snippet]
 
 
-@pytest.mark.usefixtures("careless")
+@pytest.fixture
+def loop(careless: None) -> Iterator[None]:  # what the loop held is ignored, too
+    """The thread's event loop: openai-agents takes it for run_sync, or makes one, and leaves it open."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
+
+
+@pytest.mark.usefixtures("loop")
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=[snippet.splitlines()[0] for snippet in SNIPPETS])
 def test_a_snippet_prints_an_answer(snippet: str, url: str, capsys: pytest.CaptureFixture[str]) -> None:
     code = snippet.replace("http://localhost:8080", url).replace("qwen3-4b", "tiny")
