@@ -14,7 +14,7 @@ from tests.clients.conftest import EVENT, CalendarEvent
 pytestmark = pytest.mark.usefixtures("careless")
 
 
-@tool  # type: ignore[untyped-decorator]  # the types of LangChain are not read
+@tool  # type: ignore[untyped-decorator]  # mypy skips LangChain (pyproject.toml)
 def get_weather(city: str) -> str:
     """Get the weather of a city."""
     return f"22 degrees ({city})"
