@@ -5,15 +5,16 @@ Otherwise a playlist, or a container that names other files, could make it read 
 
 import asyncio
 import shutil
-import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from qwen_service.audio.formats import DEMUXERS, ENCODERS
 from qwen_service.audio.sound import wav_bytes
 from qwen_service.errors import InvalidRequest, RequestTooLarge, RuntimeFailure, Unsupported
 from qwen_service.process.child import ChildProcess
+from qwen_service.process.uninterrupted import finish_even_if_cancelled
 
 QUIET = ("-nostdin", "-v", "quiet", "-protocol_whitelist", "file,pipe")
 TIMEOUT = 60.0  # seconds; an hour of speech takes a Raspberry Pi 5 a quarter of that
@@ -32,14 +33,11 @@ async def to_speech_wav(data: bytes, kind: str, most: int) -> bytes:
     if not is_installed():
         text = f"The file is {kind}; without ffmpeg, which is not installed, the service takes wav and mp3 only."
         raise Unsupported(text, param="file")
-    folder = await asyncio.to_thread(tempfile.mkdtemp, prefix="qwen-audio-")
-    try:
+    with TemporaryDirectory(prefix="qwen-audio-") as folder:
         source = Path(folder) / "in"
-        await asyncio.to_thread(source.write_bytes, data)
+        await finish_even_if_cancelled(asyncio.to_thread(source.write_bytes, data))
         arguments = ("-f", DEMUXERS[kind], "-i", str(source), *SPEECH, "-fs", str(most + 1024), "pipe:1")
         samples = await _run(arguments)
-    finally:
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
     if not samples:
         raise InvalidRequest(f"The audio cannot be read, although it begins like {kind}.", param="file")
     if len(samples) > most:

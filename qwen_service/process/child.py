@@ -62,7 +62,7 @@ class ChildProcess(asyncio.Protocol):
         on_output: Callable[[bytes], None] | None = None,
         stdin: bool = False,
     ) -> "ChildProcess":
-        """`env` replaces the whole environment. Raises OSError when there is no such program.
+        """`env` replaces the whole environment. Raises OSError when there is no such program, or `pid_file` cannot be written.
 
         Call it on a thread that outlives the child: the kernel kills the child when that thread ends.
         """
@@ -75,7 +75,11 @@ class ChildProcess(asyncio.Protocol):
             except BaseException:
                 child._close_pipes()
                 raise
-        child._write_pid_file(pid_file)
+        try:
+            child._write_pid_file(pid_file)
+        except OSError:
+            child.send_signal(signal.SIGKILL)
+            raise
         return child
 
     @property

@@ -53,9 +53,11 @@ class LlamaProcess:
         numbers = [*(str(word) for option in options.items() for word in option), *flags]
         try:
             child = await ChildProcess.start([*program, *names, *numbers], name="llama.cpp", log_path=log_path)
-        except OSError as error:
+        except BaseException as error:
             folder.rmdir()
-            raise StartFailed(f"llama.cpp cannot be started: {error}", permanent=True) from error
+            if isinstance(error, OSError):
+                raise StartFailed(f"llama.cpp cannot be started: {error}", permanent=True) from error
+            raise
         process = cls(child, folder, model_path)
         try:
             await process._until_loaded()

@@ -355,8 +355,12 @@ async def test_a_llama_server_that_is_missing_is_a_permanent_failure(smollm2: Pa
     assert os.listdir(tmp_path / "state") == []
 
 
-async def test_a_start_that_is_cancelled_leaves_nothing_behind(smollm2: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("steps", range(1, 8))
+async def test_a_start_that_is_cancelled_leaves_nothing_behind(smollm2: Path, tmp_path: Path, steps: int) -> None:
+    """`steps`: turns of the event loop until then. In the first ones the pipes are made, in the last one the program loads."""
     task = asyncio.create_task(LlamaCpp(model_path=smollm2, state_dir=tmp_path).start(print))
+    for _ in range(steps):
+        await asyncio.sleep(0)
     await until(lambda: os.listdir(tmp_path))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
