@@ -41,10 +41,17 @@ class RequestRecord:
     error: str = ""  # class name of the ServiceError that ended it
     started: float = field(default_factory=time.perf_counter)
 
-    def begin(self, event: Started) -> None:
+    def begin(self, event: Started, queue: float) -> None:
+        """`queue`: seconds that the request has waited."""
         self.model = event.model
         self.fallback = event.fallback
         self.trimmed_messages = max(self.trimmed_messages, event.trimmed_messages)
+        self.queue = max(self.queue, queue)
+
+    def prefilled(self, prompt_tokens: int, cached_tokens: int) -> None:
+        """Note a prompt that the engine has taken. Several choices have the same prompt, which counts once."""
+        self.prompt_tokens = max(self.prompt_tokens, prompt_tokens)
+        self.cached_tokens = max(self.cached_tokens, cached_tokens)
 
     def generated(self, tokens: int) -> None:
         if self.first_token is None and tokens:
@@ -56,11 +63,9 @@ class RequestRecord:
             self.first_token = time.perf_counter() - self.started
 
     def end(self, event: Finished) -> None:
-        """Add a finished choice. The completion tokens of several choices add up; the prompt counts once."""
+        """Note a finished choice. The completion tokens of several choices have been added up."""
         self.finish = event.reason
-        self.prompt_tokens = max(self.prompt_tokens, event.usage.prompt_tokens)
-        self.cached_tokens = max(self.cached_tokens, event.usage.cached_tokens)
-        self.queue = max(self.queue, event.timings.queue)
+        self.prefilled(event.usage.prompt_tokens, event.usage.cached_tokens)
 
     def __enter__(self) -> Self:
         return self

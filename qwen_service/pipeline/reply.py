@@ -45,11 +45,12 @@ class Reply:
     reason: Literal["stop", "length"] = "stop"
 
     def begin(self, event: Started) -> Started:
-        self.record.begin(event)
+        self.record.begin(event, self.queue)
         return event
 
     def add(self, item: Prefill | Piece) -> Piece:
         if isinstance(item, Prefill):
+            self.record.prefilled(item.prompt_tokens, item.cached_tokens)
             self.cached_tokens = item.cached_tokens
             if self.pictures:  # only the engine knows what they cost
                 self.prompt_tokens = item.prompt_tokens

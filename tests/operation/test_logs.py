@@ -18,7 +18,7 @@ def lines(path: Path) -> list[str]:
 
 def ended_request() -> RequestRecord:
     record = RequestRecord("r1", "POST", "/v1/chat/completions", "openai", client="laptop")
-    record.begin(Started("qwen3-4b", trimmed_messages=2))
+    record.begin(Started("qwen3-4b", trimmed_messages=2), 0.5)
     record.generated(30)
     record.end(Finished("stop", Usage(12, 30, 8), Timings(queue=0.5)))
     record.status = 200
@@ -50,11 +50,13 @@ def test_a_request_is_one_line_of_text_too(tmp_path: Path) -> None:
 def test_a_reply_that_was_not_finished_is_called_cut(tmp_path: Path) -> None:
     configure("info", "json", tmp_path / "log")
     record = RequestRecord("r1", "POST", "/api/chat", "ollama")
-    record.begin(Started("qwen3-4b"))
+    record.begin(Started("qwen3-4b"), 0.25)
+    record.prefilled(12, 8)
     record.generated(3)
     log_request(record)
     entry = json.loads(lines(tmp_path / "log")[0])
     assert (entry["finish"], entry["completion_tokens"]) == ("cut", 3)
+    assert (entry["prompt_tokens"], entry["cached_tokens"], entry["queue"]) == (12, 8, 0.25)
 
 
 @pytest.mark.parametrize("form", ["text", "json"])

@@ -29,7 +29,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
 
 def generation() -> RequestRecord:
     record = RequestRecord("r", "POST", "/v1/chat/completions", "openai", route="/v1/chat/completions", status=200)
-    record.begin(Started("m", trimmed_messages=2))
+    record.begin(Started("m", trimmed_messages=2), 0.7)
     record.generated(1)
     record.generated(10)
     record.end(Finished("stop", Usage(30, 11, 20), Timings(queue=0.7)))
@@ -41,7 +41,7 @@ def test_what_the_cpu_answered_for_the_card_is_counted_apart() -> None:
     metrics = Metrics("1.0")
     metrics.observe(generation())
     record = generation()
-    record.begin(Started("small", served_by="llamacpp (fallback)", fallback=True))
+    record.begin(Started("small", served_by="llamacpp (fallback)", fallback=True), 0.0)
     metrics.observe(record)
     assert value(metrics, "qwen_fallback_requests_total", model="small") == 1
     assert value(metrics, "qwen_fallback_requests_total", model="m") is None

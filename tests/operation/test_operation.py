@@ -50,9 +50,12 @@ async def test_a_client_that_leaves_is_logged_with_what_it_got(
         await live.until(running=1)
         asking.cancel()
         await live.until(running=0)
+        live.engine.gate.set()
+        usage = (await live.chat()).json()["usage"]
     (line,) = [record for record in caplog.records if getattr(record, "request_id", "") == "job-2"]
     assert line.getMessage().endswith(" 499")
-    assert line.__dict__["fields"]["finish"] == "cut"
+    fields = line.__dict__["fields"]
+    assert (fields["finish"], fields["prompt_tokens"]) == ("cut", usage["prompt_tokens"])
 
 
 async def test_keys_are_asked_for_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
