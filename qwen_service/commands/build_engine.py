@@ -9,7 +9,6 @@ import asyncio
 import os
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,8 +16,8 @@ from typing import Any
 
 from qwen_service.commands.engine_speed import EngineSpeed, measure
 from qwen_service.commands.progress import add_models_dir_flags, add_progress_flag, settings_from, sink_for
+from qwen_service.commands.settings import is_packaged
 from qwen_service.commands.settings_edit import set_in_file
-from qwen_service.commands.setup import SYSTEM_PYTHON
 from qwen_service.config import settings_file
 from qwen_service.errors import InstallError
 from qwen_service.install.engine_source import PINNED, EngineSource, fetch_source, unpack
@@ -104,7 +103,7 @@ def build(source: EngineSource, folder: Path, sink: ProgressSink, *, local: Path
 
 
 def default_folder() -> Path:
-    if Path(sys.prefix) == SYSTEM_PYTHON:
+    if is_packaged():
         return SYSTEM_FOLDER
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "qwen-service/engine"
 

@@ -1,7 +1,8 @@
-"""Every setting as a flag: --queue-size for queue_size."""
+"""What commands share: every setting as a flag (--queue-size for queue_size), the folders, the kind of installation."""
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,3 +43,8 @@ def _make(name: str, folder: Path, *, mode: int) -> None:
         raise ConfigError(
             f"{folder} cannot be written: {reason}. Name another folder with {flag} or QWEN_{name.upper()}."
         )
+
+
+def is_packaged() -> bool:
+    """Whether this runs from the Debian package, or the Docker image, which has the same folders."""
+    return Path(sys.prefix) == Path("/opt/qwen/venv")

@@ -20,6 +20,7 @@ from qwen_service.chat import Message, ReasoningDelta, TextDelta
 from qwen_service.commands.offers import Offer, Space, offers, recommended
 from qwen_service.commands.progress import add_models_dir_flags, add_progress_flag, sink_for
 from qwen_service.commands.questions import Questions
+from qwen_service.commands.settings import is_packaged
 from qwen_service.commands.settings_edit import set_in_file
 from qwen_service.commands.talk import LocalTalk, RemoteTalk, Talk
 from qwen_service.config import ConfigError, load_settings, settings_file
@@ -35,7 +36,6 @@ from qwen_service.models.spec import ModelSpec
 from qwen_service.process.child import run_tool
 from qwen_service.settings import Settings
 
-SYSTEM_PYTHON = Path("/opt/qwen/venv")
 TOY = "smollm2-135m"
 UNIT = "qwen-chat"
 UNIT_TIMEOUT = 900.0  # seconds: it returns when the model answers
@@ -89,7 +89,7 @@ class Setup:
     def run(self) -> int:
         settings = self._settings()
         file = settings_file(self.options.config)
-        if self._is_system and os.geteuid() != 0:
+        if is_packaged() and os.geteuid() != 0:
             raise ConfigError("The models and settings of the installed service belong to root: run setup with sudo.")
         self.show_machine(settings)
         spec = self.install(settings)
@@ -116,10 +116,6 @@ class Setup:
         with sink_for(self.options.progress) as sink:
             pull(spec, settings.models_dir.expanduser(), self.host.machine, sink)
         return spec
-
-    @property
-    def _is_system(self) -> bool:
-        return Path(sys.prefix) == SYSTEM_PYTHON
 
     def _settings(self, **flags: Any) -> Settings:
         return load_settings({"models_dir": self.options.models_dir, **flags}, config_file=self.options.config)
@@ -186,7 +182,7 @@ class Setup:
 
     def _start_unit(self) -> bool:
         systemctl = shutil.which("systemctl")
-        can = self._is_system and systemctl is not None and Path("/run/systemd/system").is_dir()
+        can = is_packaged() and systemctl is not None and Path("/run/systemd/system").is_dir()
         if self.options.unit == "no" or (self.options.unit == "auto" and not can):
             return False
         if systemctl is None:

@@ -15,6 +15,7 @@ import httpx2
 from packaging.version import InvalidVersion, Version
 
 from qwen_service.commands.progress import add_models_dir_flags, add_progress_flag, catalog_from, sink_for
+from qwen_service.commands.settings import is_packaged
 from qwen_service.errors import ServiceError
 from qwen_service.install.downloads import pull
 from qwen_service.models.catalog import Catalog
@@ -99,12 +100,12 @@ def _tell_package(index: str) -> bool:
 
 
 def _how(there: Version) -> str:
-    prefix = Path(sys.prefix)
-    if prefix == Path("/opt/qwen/venv"):
+    if is_packaged():
         return f"Get the package of {there} and `sudo apt install` it (operations.md)."
-    if "pipx" in prefix.parts:
+    parts = Path(sys.prefix).parts
+    if "pipx" in parts:
         return f"`pipx upgrade {PACKAGE}`"
-    return f"`uvx {PACKAGE}@latest`" if "uv" in prefix.parts else f"`pip install --upgrade {PACKAGE}`"
+    return f"`uvx {PACKAGE}@latest`" if "uv" in parts else f"`pip install --upgrade {PACKAGE}`"
 
 
 def _readable(versions: Sequence[str]) -> list[Version]:
