@@ -41,6 +41,9 @@ class Rate:
     tokens_per_second: float
     per_card: float  # of the direct service's rate
 
+    def line(self) -> str:
+        return f"{self.cards} cards: {self.tokens_per_second} tokens/s, {self.per_card:.3f} of one card's rate for each"
+
 
 @dataclass(frozen=True)
 class Figures:
@@ -151,6 +154,7 @@ async def measure(options: argparse.Namespace, folder: Path, cluster: LocalClust
             await asyncio.gather(*(client.ask(tokens=3) for _ in range(cards)))
             rate = await client.rate(cards)
             rates.append(Rate(cards, round(rate, 2), round(rate / direct_rate / cards, 4)))
+            note(rates[-1].line())
         first = await client.first_ms()
         per_token, idle = await cpu_figures(cluster, client)
         talks = []
@@ -159,6 +163,7 @@ async def measure(options: argparse.Namespace, folder: Path, cluster: LocalClust
             await cluster.until_ready(options.cards[-1])
             for apart in (0.0, APART):
                 talks.append(await hold_talks(http, name, cards=options.cards[-1], apart=apart))
+                note(talks[-1].line())
     return Figures(
         round(direct_rate, 2),
         rates,
@@ -171,11 +176,14 @@ async def measure(options: argparse.Namespace, folder: Path, cluster: LocalClust
     )
 
 
+def note(line: str) -> None:
+    """Show a figure at once: the whole takes a quarter of an hour."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def show(figures: Figures) -> str:
     lines = [f"one card without Ray: {figures.direct_tokens_per_second} tokens/s", ""]
-    lines += [
-        f"{r.cards} cards: {r.tokens_per_second} tokens/s, {r.per_card:.3f} of that per card" for r in figures.rates
-    ]
+    lines += [rate.line() for rate in figures.rates]
     added = figures.cluster_first_ms - figures.direct_first_ms
     lines += ["", f"first token: {figures.direct_first_ms} ms, in the cluster {added:+.1f} ms"]
     lines += [f"CPU per token: {figures.direct_cpu_ms_per_token} ms without Ray"]
