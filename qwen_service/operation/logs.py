@@ -23,6 +23,7 @@ OTHER_LOGGERS = ("uvicorn", "asyncio")
 
 # Control characters (C0, DEL, C1), other line ends, marks that change the direction of writing, lone surrogates.
 _OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
+_AMBIGUOUS = re.compile(r'[\s="]')  # in the value of a field
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 access_log = logging.getLogger(f"{ROOT}.access")
@@ -150,7 +151,9 @@ def escaped(text: str) -> str:
 def _value(value: object) -> str:
     """Write the value of a field, in quotes if it could be read as several fields."""
     text = str(value)
-    if re.search(r'[\s="]', text):
+    if isinstance(value, int | float):
+        return text
+    if _AMBIGUOUS.search(text):
         text = json.dumps(text, ensure_ascii=False)
     return escaped(text)
 

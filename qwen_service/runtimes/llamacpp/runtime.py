@@ -142,8 +142,9 @@ class LlamaCpp(Runtime):
 
     async def _generate(self, work: Unfinished) -> AsyncGenerator[Prefill | Piece, None]:
         """Generate one part of a reply: to its end, or until it is interrupted."""
-        reader = wire.CompletionReader(work.sampling.top_logprobs)
-        body = wire.completion_body(work.token_ids, work.sampling)
+        sampling = work.sampling
+        reader = wire.CompletionReader(sampling.top_logprobs)
+        body = wire.completion_body(work.token_ids, sampling)
         if work.prompt.spelled:
             body["prompt"] = await self._with_pictures(work.prompt)
         self._generating += 1
