@@ -30,6 +30,7 @@ from tests.cluster.local_cluster import MODEL, LocalCluster, local_cluster
 
 REPLY = 60  # tokens
 FIRSTS = 40  # requests for the median of the first token
+IDLE = 10.0  # seconds in which idle processes are watched
 SPARE_PORT = 6  # behind those of the replicas
 PROCESSES = ("ProxyActor", "Ingress", "CardReplica", "ServeController")
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -100,16 +101,24 @@ def cpu_by_kind(pids: Mapping[str, Sequence[int]]) -> dict[str, float]:
     return {kind: sum(map(cpu_seconds, members)) for kind, members in pids.items()}
 
 
-async def cpu_figures(cluster: LocalCluster, client: Client) -> tuple[dict[str, float], dict[str, float]]:
-    """CPU in ms per token, beyond the idle one; the idle one in percent of a core."""
-    pids = cluster.workers(*PROCESSES)
+async def idle_shares(pids: Mapping[str, Sequence[int]]) -> dict[str, float]:
+    """The share of a core that each kind of process takes while nobody asks."""
     before, began = cpu_by_kind(pids), time.perf_counter()
-    await asyncio.sleep(10)
-    middle, then = cpu_by_kind(pids), time.perf_counter()
+    await asyncio.sleep(IDLE)
+    after, took = cpu_by_kind(pids), time.perf_counter() - began
+    return {kind: (after[kind] - before[kind]) / took for kind in pids}
+
+
+async def cpu_figures(cluster: LocalCluster, client: Client) -> tuple[dict[str, float], dict[str, float]]:
+    """CPU in ms per token, beyond the idle one; the idle one, the mean of before and after, in percent of a core."""
+    pids = cluster.workers(*PROCESSES)
+    earlier = await idle_shares(pids)
+    before, began = cpu_by_kind(pids), time.perf_counter()
     tokens = sum([(await client.ask())[1] for _ in range(3)])
-    after, ended = cpu_by_kind(pids), time.perf_counter()
-    idle = {kind: (middle[kind] - before[kind]) / (then - began) for kind in pids}
-    busy = {kind: (after[kind] - middle[kind]) - idle[kind] * (ended - then) for kind in pids}
+    after, took = cpu_by_kind(pids), time.perf_counter() - began
+    later = await idle_shares(pids)
+    idle = {kind: (earlier[kind] + later[kind]) / 2 for kind in pids}
+    busy = {kind: after[kind] - before[kind] - idle[kind] * took for kind in pids}
     per_token = {kind: round(seconds / tokens * 1000, 2) for kind, seconds in busy.items()}
     return per_token, {kind: round(share * 100, 1) for kind, share in idle.items()}
 
