@@ -20,6 +20,7 @@ from qwen_service.text.tokenizer import LocalTokenizer
 from tests.simulated_card import Card, simulated_card
 from tests.simulated_repl import Rig, repl_rig
 
+MOST_SHOWN = 4000  # characters of a failed try
 TESTS = Path(__file__).resolve().parent
 TRIED_AGAIN = ("chaos", "cluster", "web")  # a browser, Ray, storms of faults: they depend on what else the machine does
 NOT_MEASURED = ("bench", "chaos", "clients", "live", "simulators", "web")  # mostly they run other processes
@@ -51,6 +52,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.flaky(reruns=2))
         if not set(NOT_MEASURED).isdisjoint(folders):
             item.add_marker(pytest.mark.no_cover)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show why a test was tried again: one that passes at last leaves no other trace."""
+    for report in terminalreporter.getreports("rerun"):
+        terminalreporter.section(f"tried again: {report.nodeid}")
+        terminalreporter.write_line(report.longreprtext[-MOST_SHOWN:])
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
