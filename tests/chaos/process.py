@@ -55,10 +55,15 @@ class Service:
         found = re.findall(r"listening on http://127\.0\.0\.1:(\d+)", self.log)
         return int(found[-1]) if len(found) > 1 else None
 
-    def engines(self) -> list[int]:
-        pid = self.process.pid
-        tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    def children(self) -> list[int]:
+        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")
         return [int(child) for task in tasks for child in _read(task).split()]
+
+    def engines(self) -> list[int]:
+        """The programs that hold a model. A child that has not yet become its program is none, nor is an axcl-smi."""
+        own = _read(self._proc / "cmdline")
+        lines = {child: _read(Path(f"/proc/{child}/cmdline")) for child in self.children()}
+        return [child for child, line in lines.items() if line not in ("", own) and "axcl-smi" not in line]
 
     def lose_card(self) -> None:
         """axcl-smi hangs from now on, until it is asked to reboot the card."""

@@ -123,10 +123,8 @@ class Storm:
         deadline = time.monotonic() + patience
         while await self._is_well() and await self._restarts() == restarts:
             if time.monotonic() > deadline:
-                log = "\n".join(line for line in self._service.log.splitlines()[-400:] if "GET /health" not in line)[
-                    -6000:
-                ]
-                raise Violation(f"/health says ok {patience:g} s after the engine was struck:\n{log}")
+                log = "\n".join(line for line in self._service.log.splitlines() if "GET /health" not in line)
+                raise Violation(f"/health says ok {patience:g} s after the engine was struck:\n{log[-6000:]}")
             await asyncio.sleep(0.05)
 
     async def _well(self, within: float) -> None:
@@ -188,12 +186,12 @@ async def storm(target: str, folder: Path, seconds: float, seed: int) -> Figures
             limits=httpx.Limits(max_connections=200, max_keepalive_connections=5),
         ) as http:
             figures = await Storm(service, http, seed).run(seconds)
-        engines = service.engines()
+        children = service.children()
         code = await service.stop()
     except BaseException:
         service.process.kill()
         raise
-    left = [pid for pid in engines if is_alive(pid)]
+    left = [pid for pid in children if is_alive(pid)]
     if code not in (0, -15) or left:
         raise Violation(f"the service ended with {code} and left {left} behind")
     return figures
