@@ -1,6 +1,6 @@
 """What the cluster costs and gains: nodes of Ray on this machine, each with a simulated card.
 
-    python -m bench.cluster TOKENIZER_FOLDER [--cards 1 2 4] [--token-ms 100] [--step-ms 300] [--json]
+    python -m bench.cluster TOKENIZER_FOLDER [--cards 1 2 4] [--token-ms 100] [--step-ms 300] [--no-talks] [--json]
 
 Measured against the same model served by `qwen-service serve` on one card: tokens per second with a client per card, the
 time to the first token, the CPU of each process per token. Then twelve talks on all cards (bench/cluster_talks.py), by our
@@ -80,9 +80,6 @@ class Client:
             raise SystemExit(f"no reply came: {answer.status_code}")
         return first, count
 
-    async def first_ms(self) -> float:
-        return statistics.median([(await self.ask(tokens=3))[0] for _ in range(FIRSTS)]) * 1000
-
     async def rate(self, clients: int) -> float:
         async def one() -> int:
             return sum([(await self.ask())[1] for _ in range(3)])
@@ -90,6 +87,22 @@ class Client:
         began = time.perf_counter()
         tokens = sum(await asyncio.gather(*(one() for _ in range(clients))))
         return tokens / (time.perf_counter() - began)
+
+
+async def first_tokens(direct: Client, cluster: Client) -> tuple[float, float]:
+    """The medians in ms. Requests go by turns to both, so that the machine's noise meets both."""
+    pairs = [((await direct.ask(tokens=3))[0] * 1000, (await cluster.ask(tokens=3))[0] * 1000) for _ in range(FIRSTS)]
+    return statistics.median(pair[0] for pair in pairs), statistics.median(pair[1] for pair in pairs)
+
+
+async def talks_by_routers(cluster: LocalCluster, http: httpx.AsyncClient, cards: int) -> AsyncIterator[Outcome]:
+    for name, router in ROUTERS.items():
+        cluster.deploy(replicas=cards, router=router)
+        await cluster.until_ready(cards)
+        for apart in (0.0, APART):
+            outcome = await hold_talks(http, name, cards=cards, apart=apart)
+            note(outcome.line())
+            yield outcome
 
 
 def cpu_seconds(pid: int) -> float:
@@ -147,16 +160,16 @@ async def direct_service(cluster: LocalCluster, folder: Path) -> AsyncIterator[t
 
 
 async def measure(options: argparse.Namespace, folder: Path, cluster: LocalCluster) -> Figures:
-    async with direct_service(cluster, folder) as (http, pid):
-        client = Client(http)
-        await client.ask()
-        direct_first = await client.first_ms()
+    async with (
+        direct_service(cluster, folder) as (alone, pid),
+        httpx.AsyncClient(base_url=cluster.url, timeout=300) as http,
+    ):
+        direct, client = Client(alone), Client(http)
+        await direct.ask()
         cpu = cpu_seconds(pid)
-        direct_rate = await client.rate(1)
+        direct_rate = await direct.rate(1)
         direct_cpu = (cpu_seconds(pid) - cpu) / (3 * REPLY) * 1000
-    rates = []
-    async with httpx.AsyncClient(base_url=cluster.url, timeout=300) as http:
-        client = Client(http)
+        rates = []
         for cards in options.cards:
             cluster.deploy(replicas=cards)
             await cluster.until_ready(cards)
@@ -164,15 +177,11 @@ async def measure(options: argparse.Namespace, folder: Path, cluster: LocalClust
             rate = await client.rate(cards)
             rates.append(Rate(cards, round(rate, 2), round(rate / direct_rate / cards, 4)))
             note(rates[-1].line())
-        first = await client.first_ms()
+        direct_first, first = await first_tokens(direct, client)
         per_token, idle = await cpu_figures(cluster, client)
-        talks = []
-        for name in ROUTERS:
-            cluster.deploy(replicas=options.cards[-1], router=ROUTERS[name])
-            await cluster.until_ready(options.cards[-1])
-            for apart in (0.0, APART):
-                talks.append(await hold_talks(http, name, cards=options.cards[-1], apart=apart))
-                note(talks[-1].line())
+        talks = (
+            [outcome async for outcome in talks_by_routers(cluster, http, options.cards[-1])] if options.talks else []
+        )
     return Figures(
         round(direct_rate, 2),
         rates,
@@ -208,6 +217,7 @@ def main() -> None:
     parser.add_argument("--cards", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--token-ms", type=float, default=100)
     parser.add_argument("--step-ms", type=float, default=300)
+    parser.add_argument("--talks", action=argparse.BooleanOptionalAction, default=True, help="ten minutes of them")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     environment = {
