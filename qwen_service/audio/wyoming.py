@@ -171,7 +171,7 @@ class _Talk:
         try:
             async with asyncio.timeout(SILENCE):
                 return await read_event(self._reader)
-        except (ValueError, TypeError, LookupError, TimeoutError) as error:
+        except (ValueError, TypeError, LookupError, RecursionError, TimeoutError) as error:
             log.info("Wyoming: the client %s is disconnected: %s", self._client, error or "it was silent for too long")
             return None
 
@@ -179,9 +179,11 @@ class _Talk:
         if Describe.is_type(event.type):
             await self._send((await self._server.info()).event())
         elif Ping.is_type(event.type):
-            await self._send(Pong(text=_read(Ping.from_event, event).text).event())
+            ping = _read(Ping.from_event, event)
+            await self._send(Pong(text=_text("text", ping.text)).event())
         elif Transcribe.is_type(event.type):
-            self._asked = _read(Transcribe.from_event, event)
+            asked = _read(Transcribe.from_event, event)
+            self._asked = Transcribe(_text("name", asked.name), _text("language", asked.language))
         elif AudioStart.is_type(event.type):
             self._begin(_read(AudioStart.from_event, event))
         elif AudioChunk.is_type(event.type):
@@ -194,7 +196,7 @@ class _Talk:
     def _begin(self, start: AudioStart) -> None:
         if (start.width, start.channels) != (2, 1):
             raise InvalidRequest(
-                f"The audio has {8 * start.width} bit and {start.channels} channels: expected 16 bit and one channel."
+                f"The audio has width {start.width} and {start.channels} channels: expected width 2 (16 bit) and 1 channel."
             )
         if not isinstance(start.rate, int) or not 8000 <= start.rate <= 192_000:
             raise InvalidRequest(f"The rate of the audio is {start.rate!r}: expected 8000 to 192000 Hz.")
@@ -218,8 +220,9 @@ class _Talk:
         await self._send((await self._server.transcribe(recording, self._record("transcribe"))).event())
 
     async def _speak(self, asked: Synthesize) -> None:
-        voice = asked.voice.name if asked.voice is not None and asked.voice.name != DEFAULT_VOICE else None
-        await self._server.speak(Text(asked.text, voice or ""), self._record("synthesize"), self._send)
+        voice = _text("voice", asked.voice.name) if asked.voice is not None else None
+        text = Text(_text("text", asked.text) or "", voice if voice and voice != DEFAULT_VOICE else "")
+        await self._server.speak(text, self._record("synthesize"), self._send)
 
     def _record(self, what: str) -> RequestRecord:
         record = RequestRecord(secrets.token_hex(8), "WYOMING", what, "wyoming", self._client)
@@ -252,6 +255,8 @@ async def read_event(reader: asyncio.StreamReader) -> Event | None:
     if not line:
         return None
     head = json.loads(line)
+    if not isinstance(head, dict):
+        raise ValueError("its event is no JSON object")
     data, payload = head.get("data_length") or 0, head.get("payload_length") or 0
     if not (isinstance(data, int) and isinstance(payload, int)):
         raise ValueError("the lengths of its event are no numbers")
@@ -269,6 +274,15 @@ def _read(read: Callable[[Event], T], event: Event) -> T:
         return read(event)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise InvalidRequest(f"The event {event.type[:40]} lacks a field, or has a wrong one: {error!r}") from None
+
+
+def _text(name: str, value: object) -> str | None:
+    """A field of an event that must be text, if it is there. Raises InvalidRequest."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise InvalidRequest(f"{name} is {str(value)[:40]}: expected text.")
+    return value.encode(errors="replace").decode()  # half a surrogate pair has no form in UTF-8
 
 
 async def _send_sound(sound: Sound, send: Callable[[Event], Any]) -> None:

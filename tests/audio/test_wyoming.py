@@ -96,7 +96,7 @@ async def test_an_error_is_an_event_and_the_talk_goes_on(tmp_path: Path) -> None
         await send(client, AudioStop())
         assert "No audio" in Error.from_event(await answer(client)).text
         await send(client, AudioStart(rate=48_000, width=4, channels=2))
-        assert "32 bit and 2 channels" in Error.from_event(await answer(client)).text
+        assert "width 4 and 2 channels" in Error.from_event(await answer(client)).text
         direct(tmp_path / "asr_server", fault="500")
         assert "AX_ENGINE_RunSync failed" in Error.from_event(await say(client)).text
         assert Error.from_event(await say(client, name="whisper_huge")).code == "UnknownModel"
@@ -128,9 +128,20 @@ async def test_audio_is_bounded(tmp_path: Path) -> None:
         b"\xff\xfe\n",
         b'{"type": "synthesize"}\n',
         b'{"type": "audio-start", "data": {"rate": "x"}}\n',
+        b'{"type": "audio-start", "data": {"rate": 16000, "width": {}, "channels": []}}\n',
+        b'{"type": "synthesize", "data": {"text": 7}}\n',
+        b'{"type": "synthesize", "data": {"text": "\\ud800"}}\n',
+        b'{"type": "synthesize", "data": {"text": "Hi", "voice": {"name": ["a"]}}}\n',
+        b'{"type": "synthesize", "data": {"text": "Hi", "voice": 7}}\n',
+        b'{"type": "transcribe", "data": {"name": {}}}\n',
+        b'{"type": "ping", "data": {"text": []}}\n',
+        b'{"type": ["ping"]}\n',
+        b"[" * 60_000 + b"\n",
     ],
 )
-async def test_nonsense_ends_its_connection_and_nothing_else(data: bytes, tmp_path: Path) -> None:
+async def test_nonsense_ends_its_connection_and_nothing_else(
+    data: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with talking(tmp_path) as (live, client, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(data)
@@ -141,6 +152,7 @@ async def test_nonsense_ends_its_connection_and_nothing_else(data: bytes, tmp_pa
         writer.close()
         assert Transcript.is_type((await say(client)).type)
         assert (await live.http.get("/health")).json()["status"] == "ok"
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 async def test_without_the_setting_nobody_listens(tmp_path: Path) -> None:
