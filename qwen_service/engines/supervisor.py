@@ -109,12 +109,15 @@ class Supervisor(Generic[E]):
         await self._finished_loading.wait()
 
     async def _run(self) -> None:
-        try:
-            while True:
+        while True:
+            try:
                 await self._one_life()
-        except Exception as error:  # an unexpected exception must show in /health, and not end as a silently dead task
-            log.exception("the supervisor of %s failed for an unexpected reason", self.name)
-            self._give_up(f"internal error: {error!r}")
+            except Exception as error:  # it must show in /health; a full disk, say, may pass
+                reason = f"internal error: {error!r}"
+                if (self.phase, self.last_error) != ("failed", reason):
+                    log.exception("the supervisor of %s failed for an unexpected reason", self.name)
+                self._give_up(reason)
+                await asyncio.sleep(self._second_chance)
 
     async def _one_life(self) -> None:
         """Load the engine, watch it until it fails, and wait until it is time for the next one."""

@@ -136,13 +136,25 @@ async def test_what_was_given_up_is_tried_again_after_a_while_and_told_only_once
     await watched.supervisor.stop()
 
 
-async def test_a_defect_of_ours_is_shown_and_not_restarted_for_ever(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_defect_of_ours_is_shown_and_given_up_like_what_no_restart_cures(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     watched = Watched(fails(KeyError("oops")))
     watched.supervisor.start()
     await watched.supervisor.finished_loading()
     assert watched.supervisor.phase == "failed"
     assert "KeyError('oops')" in watched.supervisor.last_error
     assert "Traceback" in caplog.text
+    await watched.supervisor.stop()
+
+
+async def test_an_error_that_nobody_expected_is_told_once_and_may_pass(caplog: pytest.LogCaptureFixture) -> None:
+    full = OSError(28, "No space left on device")
+    watched = Watched(fails(full, full), second_chance=0.01)
+    watched.supervisor.start()
+    await watched.engine()
+    assert watched.phases == ["loading", "failed", "failed", "ready"]
+    assert caplog.text.count("Traceback") == 1
     await watched.supervisor.stop()
 
 
