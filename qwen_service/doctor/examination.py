@@ -12,6 +12,7 @@ from qwen_service.doctor.speed import examine_speed
 from qwen_service.doctor.system import examine_system
 from qwen_service.errors import ServiceError
 from qwen_service.models.catalog import Catalog
+from qwen_service.models.manifest import ManifestError
 from qwen_service.settings import Settings
 
 
@@ -22,7 +23,8 @@ async def examine(host: Host, settings: Settings) -> list[Finding]:
         catalog = Catalog.load(settings.models_dir.expanduser())
     except ServiceError as error:
         findings += [finding async for finding in examine_card(host, settings, [])]
-        return [*findings, fail("models", error.message, "Correct this manifest, or move it away.")]
+        cure = "Correct this manifest, or move it away." if isinstance(error, ManifestError) else "Then ask again."
+        return [*findings, fail("models", error.message, cure)]
     models = catalog.installed()
     of_card = [model for model in models if model.spec.needs_npu]
     findings += [finding async for finding in examine_card(host, settings, of_card)]

@@ -19,7 +19,7 @@ MMAP_FLAG = "--use_mmap_load_embed"
 def examine_models(host: Host, catalog: Catalog, settings: Settings) -> Iterator[Finding]:
     folders = [InstalledModel(spec, catalog.models_dir / spec.name) for spec in catalog.specs]
     for model in folders:
-        if model.folder.is_dir():
+        if os.path.isdir(model.folder) and model.unreadable() is None:
             yield from _model(host, model)
     installed = catalog.installed()
     if not installed:
@@ -27,7 +27,13 @@ def examine_models(host: Host, catalog: Catalog, settings: Settings) -> Iterator
         yield warn("models", f"No complete model in {catalog.models_dir}", cure)
     for model in installed:
         yield from _build(host, model, settings)
+    yield from _closed(catalog)
     yield from _wanted(catalog, settings.model)
+
+
+def _closed(catalog: Catalog) -> Iterator[Finding]:
+    for path in catalog.unreadable():
+        yield fail("models", f"{path} cannot be read by this user", f"sudo chmod -R a+rX {path}")
 
 
 def _wanted(catalog: Catalog, name: str) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from qwen_service.errors import Unavailable
 from qwen_service.models.catalog import Catalog, gguf_model, unaliased
-from qwen_service.models.installed import InstalledModel
+from qwen_service.models.installed import InstalledModel, cannot_read
 from qwen_service.models.machine import Machine
 from qwen_service.models.spec import NO_NPU
 from qwen_service.settings import Settings
@@ -60,7 +60,11 @@ class ModelChoice:
             return "it runs on the CPU, and accelerator is required"
         if self._settings.accelerator == "none" and model.spec.needs_npu:
             return "it needs a card, and accelerator is none"
+        if (closed := model.unreadable()) is not None:
+            return cannot_read(closed)
         return model.spec.obstacle(self._machine)
 
     def _nothing_installed(self) -> str:
+        if closed := self._catalog.unreadable():
+            return f"no model can be read: {cannot_read(closed[0])}"
         return f"no model that chats is installed in {self._catalog.models_dir}. `qwen-service setup` chooses one, `qwen-service pull smollm2-135m` installs a small one."

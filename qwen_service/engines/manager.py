@@ -100,10 +100,11 @@ class ModelManager:
             if name := self._settings.simulate:
                 return await in_daemon_thread(simulated, name, self._settings)  # it may have to fetch a tokenizer
             return self._choice.first()
-        except ServiceError as error:
-            if error.message != self._trouble:
-                log.error("no model can be served: %s", error.message)
-            self._trouble = error.message
+        except (ServiceError, OSError) as error:  # it is tried again: a disk may come back
+            trouble = error.message if isinstance(error, ServiceError) else str(error)
+            if trouble != self._trouble:
+                log.error("no model can be served: %s", trouble)
+            self._trouble = trouble
             return None
 
     async def _until_installed(self) -> None:

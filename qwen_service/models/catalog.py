@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from qwen_service.errors import UnknownModel
+from qwen_service.errors import InstallError, UnknownModel
 from qwen_service.models.axllm_shape import CONFIG, read_config
-from qwen_service.models.installed import InstalledModel, is_mmproj
+from qwen_service.models.installed import InstalledModel, cannot_read, is_closed, is_mmproj, status
 from qwen_service.models.manifest import ManifestError, read_manifest
 from qwen_service.models.spec import FileSpec, ModelSpec
 
@@ -44,7 +44,12 @@ class Catalog:
 
     @classmethod
     def load(cls, models_dir: Path) -> "Catalog":
-        """Read all manifests. Raises ManifestError when a manifest is wrong, or two models claim one name."""
+        """Read all manifests. Raises ManifestError when one is wrong or unreadable, or two models claim one name.
+
+        Raises InstallError when this user may not look into models_dir.
+        """
+        if is_closed(models_dir):
+            raise InstallError(f"models_dir: {cannot_read(models_dir)}")
         by_name = {spec.name: spec for spec in _read_folder(PACKAGED)}
         by_name.update((spec.name, spec) for spec in _read_folder(models_dir / "manifests"))
         specs = tuple(by_name.values())
@@ -98,6 +103,11 @@ class Catalog:
         """The installed models that write text: all but those made for embeddings."""
         return [model for model in self.installed() if model.spec.chats]
 
+    def unreadable(self) -> list[Path]:
+        """What is there of models, but this user may not read."""
+        models = (InstalledModel(spec, self.models_dir / spec.name) for spec in self.specs)
+        return [path for model in models if (path := model.unreadable()) is not None]
+
     def _look(self) -> tuple[InstalledModel, ...]:
         in_catalog = (InstalledModel(spec, self.models_dir / spec.name) for spec in self.specs)
         return (*(model for model in in_catalog if not model.missing_files()), *self._without_manifest())
@@ -105,7 +115,9 @@ class Catalog:
     def _has_incomplete(self) -> bool:
         """Whether a model may still be in the middle of being copied: a growing file does not change its folder's time."""
         there = {model.folder for model in self._kept.models}
-        return any((folder := self.models_dir / spec.name) not in there and folder.is_dir() for spec in self.specs)
+        return any(
+            (folder := self.models_dir / spec.name) not in there and os.path.isdir(folder) for spec in self.specs
+        )
 
     def _folders(self) -> _State:
         """The entries of models_dir, with the times at which the folders changed."""
@@ -123,7 +135,9 @@ class Catalog:
 
     def _refuse_incomplete(self, spec: ModelSpec) -> None:
         model = InstalledModel(spec, self.models_dir / spec.name)
-        if model.folder.is_dir() and (missing := model.missing_files()):
+        if (closed := model.unreadable()) is not None:
+            raise UnknownModel(spec.name, cannot_read(closed), whole=True)
+        if os.path.isdir(model.folder) and (missing := model.missing_files()):
             raise UnknownModel(
                 spec.name,
                 f"{spec.name} is not complete: files that are missing or of another size: {len(missing)}"
@@ -134,7 +148,7 @@ class Catalog:
     def _without_manifest(self) -> Iterator[InstalledModel]:
         known = {spec.name for spec in self.specs}
         for path in sorted(self.models_dir.glob("*")):
-            if path.suffix == ".gguf" and path.is_file() and not is_mmproj(path):
+            if path.suffix == ".gguf" and status(path) and not is_mmproj(path):
                 yield gguf_model(path)
             elif path.name.lower() not in known and _is_axllm_folder(path):
                 yield axllm_model(path)
@@ -162,9 +176,10 @@ def gguf_model(path: Path) -> InstalledModel:
 
     It has vision if its encoder lies beside it: `mmproj-NAME.gguf`, or `NAME.mmproj.gguf`.
     """
-    file = FileSpec(path.name, path.stat().st_size if path.is_file() else None)
+    found = status(path)
+    file = FileSpec(path.name, found.st_size if found is not None else None)
     beside = (f"mmproj-{path.name}", f"{path.stem}.mmproj.gguf")
-    eyes = [FileSpec(name) for name in beside if path.with_name(name).is_file()]
+    eyes = [FileSpec(name) for name in beside if status(path.with_name(name))]
     quantization = re.search(r"(?:^|[.-])(I?Q\d\w*|F16|BF16|F32)$", path.stem, re.IGNORECASE)
     spec = ModelSpec(
         name=_name_from(path.stem),

@@ -1,6 +1,8 @@
 """A model and its folder on disk."""
 
 import hashlib
+import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -48,12 +50,12 @@ class InstalledModel:
     @cached_property
     def size(self) -> int:
         """Size on disk in bytes."""
-        return sum(path.stat().st_size for path in self.paths() if path.is_file())
+        return sum(found.st_size for path in self.paths() if (found := status(path)) is not None)
 
     @cached_property
     def modified(self) -> float:
         """Time of installation, in seconds since 1970."""
-        return max((path.stat().st_mtime for path in self.paths() if path.is_file()), default=0.0)
+        return max((found.st_mtime for path in self.paths() if (found := status(path)) is not None), default=0.0)
 
     @cached_property
     def digest(self) -> str:
@@ -62,8 +64,8 @@ class InstalledModel:
         if record is not None:
             identity = sorted((path, file.sha256, file.size) for path, file in record.files.items())
         else:
-            there = ((file, path) for file, path in self._files() if path.is_file())
-            identity = sorted((file.path, file.sha256 or "", path.stat().st_size) for file, path in there)
+            there = ((file, found) for file, path in self._files() if (found := status(path)) is not None)
+            identity = sorted((file.path, file.sha256 or "", found.st_size) for file, found in there)
         return hashlib.sha256(repr((self.name, identity)).encode()).hexdigest()
 
     @cached_property
@@ -77,12 +79,19 @@ class InstalledModel:
         return [path for _, path in self._files()]
 
     def missing_files(self) -> list[str]:
-        """Files that are missing, or have another size than in the manifest."""
+        """Files that are missing, or have another size than in the manifest. What this user may not look at is missing, too."""
         return [
             file.path
             for file, path in self._files()
-            if not path.is_file() or (file.size is not None and path.stat().st_size != file.size)
+            if (found := status(path)) is None or file.size not in (None, found.st_size)
         ]
+
+    def unreadable(self) -> Path | None:
+        """The first of its folders and files that is there, but which this user may not read."""
+        for folder in (self.folder, *(self.folder / name for name in sorted(self.spec.folders))):
+            if is_closed(folder):
+                return folder
+        return next((path for path in self.paths() if status(path) and not os.access(path, os.R_OK)), None)
 
     def lfs_pointers(self) -> list[str]:
         """Files that are still the text pointers of a `git clone` without git-lfs."""
@@ -91,7 +100,7 @@ class InstalledModel:
     def program(self, machine: Machine) -> str:
         """The vendor's program: a path in the folder; `axllm` without a path when the folder has none, so PATH is searched."""
         candidates = self.spec.programs_for(machine) or (AXLLM,)
-        there = (self.folder / name for name in candidates if (self.folder / name).is_file())
+        there = (self.folder / name for name in candidates if status(self.folder / name) is not None)
         path = next(there, self.folder / candidates[0])
         return AXLLM if path.name == AXLLM and not path.exists() else str(path.absolute())
 
@@ -106,7 +115,7 @@ class InstalledModel:
         The name of a flag is searched in the program file, so that the program need not be started.
         """
         path = Path(self.program(machine))
-        return path.is_file() and not is_lfs_pointer(path) and not contains(path, TOKENIZER_FLAG)
+        return os.access(path, os.R_OK) and not is_lfs_pointer(path) and not contains(path, TOKENIZER_FLAG)
 
     def can_be_told(self, key: str, machine: Machine) -> bool:
         """Whether its program has a flag for `devices` or `port`; most builds have port 8000 compiled in."""
@@ -136,8 +145,26 @@ def is_mmproj(path: Path) -> bool:
     return path.suffix == ".gguf" and "mmproj" in path.name.lower()
 
 
+def status(path: Path) -> os.stat_result | None:
+    """The status of a file; None when it is missing, or this user may not look at it."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found if stat.S_ISREG(found.st_mode) else None
+
+
+def is_closed(folder: Path) -> bool:
+    """Whether it is a folder whose files this user may not reach."""
+    return os.path.isdir(folder) and not os.access(folder, os.X_OK)
+
+
+def cannot_read(path: Path) -> str:
+    return f"{path} cannot be read by this user. `sudo chmod -R a+rX {path}` lets every user read it."
+
+
 def is_lfs_pointer(path: Path) -> bool:
-    if not path.is_file():
+    if status(path) is None or not os.access(path, os.R_OK):
         return False
     with path.open("rb") as file:
         return file.read(len(LFS_POINTER)) == LFS_POINTER

@@ -36,11 +36,13 @@ def new_record(name: str, source: str, revision: str, files: Mapping[str, Record
 def load_record(folder: Path) -> InstallRecord | None:
     """Read the record; None when there is none, as in a folder that somebody copied by hand."""
     path = folder / FILE_NAME
-    if not path.is_file():
-        return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         files = {name: RecordedFile(**entry) for name, entry in content.pop("files").items()}
         return InstallRecord(**content, files=files)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except PermissionError:
+        raise InstallError(f"{path} cannot be read by this user.") from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InstallError(f"{path} is damaged ({error}). Delete it and run `qwen-service verify`.") from None
