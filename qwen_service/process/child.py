@@ -62,7 +62,7 @@ class ChildProcess(asyncio.Protocol):
         on_output: Callable[[bytes], None] | None = None,
         stdin: bool = False,
     ) -> "ChildProcess":
-        """`env` replaces the whole environment. Raises OSError when there is no such program, or `pid_file` cannot be written.
+        """`env` replaces the whole environment. Raises OSError when there is no such program.
 
         Call it on a thread that outlives the child: the kernel kills the child when that thread ends.
         """
@@ -77,9 +77,8 @@ class ChildProcess(asyncio.Protocol):
                 raise
         try:
             child._write_pid_file(pid_file)
-        except OSError:
-            child.send_signal(signal.SIGKILL)
-            raise
+        except OSError as error:  # a full disk, say; nothing of ours reads the file
+            logger.warning("%s cannot be written: %s. %s runs without it", pid_file, error.strerror, name)
         return child
 
     @property
