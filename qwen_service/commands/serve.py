@@ -85,7 +85,7 @@ def _serve(app: FastAPI, settings: Settings, sockets: list[socket.socket]) -> in
     warn_of_exposure(settings)
     admin_socket = (settings.admin_socket or settings.state_folder / "admin.sock").expanduser()
     server = Server(config, admin_socket, begin_stop=app.state.begin_stop)
-    gc.freeze()  # full collections skip what is loaded now; they took 45 ms on a slow machine, in which no token is sent
+    gc.freeze()  # full collections skip what is loaded now: one took 45 ms on a slow machine, and would hold up the tokens
     server.run(sockets=sockets)
     return 0 if server.started else 1
 
