@@ -115,7 +115,7 @@ def cpu_by_kind(pids: Mapping[str, Sequence[int]]) -> dict[str, float]:
 
 
 async def idle_shares(pids: Mapping[str, Sequence[int]]) -> dict[str, float]:
-    """The share of a core that each kind of process takes while nobody asks."""
+    """The CPU that idle processes take, by their kind: 1.0 is a whole core."""
     before, began = cpu_by_kind(pids), time.perf_counter()
     await asyncio.sleep(IDLE)
     after, took = cpu_by_kind(pids), time.perf_counter() - began
