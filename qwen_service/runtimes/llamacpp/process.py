@@ -53,10 +53,11 @@ class LlamaProcess:
         numbers = [*(str(word) for option in options.items() for word in option), *flags]
         try:
             child = await ChildProcess.start([*program, *names, *numbers], name="llama.cpp", log_path=log_path)
-        except BaseException as error:
+        except OSError as error:
             folder.rmdir()
-            if isinstance(error, OSError):
-                raise StartFailed(f"llama.cpp cannot be started: {error}", permanent=True) from error
+            raise StartFailed(f"llama.cpp cannot be started: {error}", permanent=True) from error
+        except BaseException:  # cancelled
+            folder.rmdir()
             raise
         process = cls(child, folder, model_path)
         try:
