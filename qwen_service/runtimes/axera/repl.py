@@ -12,6 +12,7 @@ back: a prompt that does not continue their cache needs a new process, which tak
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 from qwen_service.chat import Sampling
 from qwen_service.errors import ProtocolError, RuntimeFailure, Stalled, StartFailed
@@ -85,10 +86,12 @@ class AxRepl(Runtime):
                 if isinstance(event, Encoded):
                     yield Prefill(len(ids), plan.cached)
                 elif (piece := self._piece(event, channel, reply, stop)) is not None:
-                    yield piece
+                    yield replace(piece, finish_reason=None)
         finally:
             self._resting = asyncio.create_task(self._come_to_rest(ids, channel, reply, stop))
             await asyncio.shield(self._resting)
+        self._refuse_false_tokens()
+        yield Piece(finish_reason=reply.finish_reason)
 
     async def failed(self) -> RuntimeFailure:
         while True:
@@ -148,6 +151,11 @@ class AxRepl(Runtime):
         except ProtocolError as failure:
             raise self._process.fail(failure) from None
 
+    def _refuse_false_tokens(self) -> None:
+        """Raise the ProtocolError that came after the last tokens: the program prints an error of the NPU after it has decoded what the NPU left."""
+        if self._process.failure.done() and isinstance(failure := self._process.failure.result(), ProtocolError):
+            raise failure
+
     async def _next(self, channel: TokenChannel, patience: float) -> ChannelEvent:
         try:
             async with asyncio.timeout(patience):
@@ -183,7 +191,7 @@ class AxRepl(Runtime):
         channel.gate.stop_at_next()
         now = asyncio.get_running_loop().time
         patient_until = now() + RELUCTANT if reply.tokens.ids else 0.0
-        while channel.heard or not (self._process.idle or self._process.failure.done()):
+        while not (reply.tokens.finished or self._process.failure.done()):
             if not reply.tokens.ended and now() > patient_until:
                 stop.loosely = True
                 self._process.interrupt()

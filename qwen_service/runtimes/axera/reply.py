@@ -26,7 +26,11 @@ class AxeraReply:
         self._room = room
         self.tokens = ReplyTokens()
         self.ids: list[int] = []
-        self.ended = False
+        self.finish_reason: Literal["stop", "length"] | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.finish_reason is not None
 
     def feed(self, event: ChannelEvent) -> Piece | None:
         """Raises ProtocolError when the event cannot be of a reply."""
@@ -53,7 +57,7 @@ class AxeraReply:
         self.ids += taken
         refuse_endless_run(self.ids)
         reason = self._reason(eos=len(text_ids) < len(fresh), cut=len(taken) < len(text_ids), more_follows=more_follows)
-        self.ended = reason is not None
+        self.finish_reason = reason
         if not taken and not self.ended:
             return None
         text = self._decoder.feed(taken) + (self._decoder.finish() if self.ended else "")

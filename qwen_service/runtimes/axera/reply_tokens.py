@@ -18,7 +18,7 @@ class ReplyTokens:
     """feed() returns the new ids; `ended` is true once the whole reply was seen.
 
     `ids`: all ids returned so far. `cut`: the last tokens came with the whole only, so not eos but a stop or the end of
-    the context ended the reply.
+    the context ended the reply. `finished`: finish() was called.
     """
 
     def __init__(self) -> None:
@@ -29,6 +29,7 @@ class ReplyTokens:
         self._partial = False  # a batch of fewer than three came: the reply has ended, the whole follows
         self.ended = False
         self.cut = False
+        self.finished = False
 
     def feed(self, call: Sequence[int]) -> list[int]:
         fresh = self._fresh(call)
@@ -69,7 +70,7 @@ class ReplyTokens:
         """
         self.cut = self.cut or (self._calls == 1 and not self.ended)
         self._undecided = []
-        self.ended = True
+        self.ended = self.finished = True
 
     def _release_undecided(self) -> list[int]:
         fresh, self._undecided = self._undecided, []

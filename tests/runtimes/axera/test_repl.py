@@ -171,6 +171,14 @@ async def test_errors_of_the_npu_are_seen_in_its_log(rig: Rig) -> None:
     assert "NPU" in (await runtime.failed()).message
 
 
+@pytest.mark.parametrize("limit", [4, 5, 6])
+async def test_a_reply_whose_last_tokens_the_npu_did_not_compute_is_not_called_finished(rig: Rig, limit: int) -> None:
+    """The program decodes the tokens of a failed step before its log can say that the step failed."""
+    runtime = await rig.start(SIM_REPLY="endless", SIM_FAULT="npu:3")
+    with pytest.raises(RuntimeFailure, match="AX_ENGINE_Execute"):
+        await reply(runtime, rig.prompt("hello"), limit)
+
+
 async def test_an_endless_run_of_one_token_is_an_error(rig: Rig) -> None:
     runtime = await rig.start(SIM_REPLY="endless", SIM_FAULT="repeat:4", SIM_CONTEXT="100000")
     with pytest.raises(ProtocolError, match="same token"):
