@@ -38,7 +38,7 @@ from qwen_service.text.tokenizer import LocalTokenizer
 log = logging.getLogger(__name__)
 
 LIMITS = Limits(context=2048, prompt=1024)  # the defaults when neither its log nor the manifest says
-PREFILL = 0.1  # seconds for an id of the prompt, at most; a card needs a tenth of it
+PREFILL = 0.05  # seconds for an id of the prompt that is not cached, at most; a card needs a fifth of it
 LAST_WORDS = 2.0  # seconds: a program that closes its connection may be exiting
 LITTLE = 32.0  # warming may overwrite so many ids of another conversation
 REMEMBERED = 64  # replies to pictures
@@ -95,7 +95,7 @@ class AxLlm(Runtime):
         place = self._kept.place(prompt.token_ids)
         body = request_body(self._model, marked(prompt.request, place.slot), sampling, max_tokens, self._said)
         stream = AxLlmStream()
-        reading = self._begin_reading(body, texts, stream, len(prompt.token_ids))
+        reading = self._begin_reading(body, texts, stream, len(prompt.token_ids) - place.shared)
         reply = AxLlmReply(self._tokenizer, max_tokens)
         try:
             while not reply.ended and (text := await texts.get()) is not None:
@@ -120,7 +120,8 @@ class AxLlm(Runtime):
         await self._at_rest()
         body = request_body(self._model, marked(request, place.slot), Sampling(), 1, self._said)
         try:
-            await _outcome(self._begin_reading(body, asyncio.Queue(), AxLlmStream(), len(prompt.token_ids)))
+            lacking = len(prompt.token_ids) - place.shared
+            await _outcome(self._begin_reading(body, asyncio.Queue(), AxLlmStream(), lacking))
         except (InvalidRequest, QueueTimeout) as refusal:  # the program lives on
             log.info("axllm refused to prefill: %s", refusal.message)
             return False
@@ -164,9 +165,11 @@ class AxLlm(Runtime):
                 task.cancel()
                 await asyncio.wait({task})
 
-    def _begin_reading(self, body: dict[str, Any], texts: Texts, stream: AxLlmStream, size: int) -> asyncio.Task[bool]:
+    def _begin_reading(
+        self, body: dict[str, Any], texts: Texts, stream: AxLlmStream, lacking: int
+    ) -> asyncio.Task[bool]:
         self._slots.taken = None
-        self._reading = reading = asyncio.create_task(self._read(body, texts, stream, size))
+        self._reading = reading = asyncio.create_task(self._read(body, texts, stream, lacking))
         # The exception is read here, because the reader of the texts may have left.
         reading.add_done_callback(lambda task: task.cancelled() or task.exception())
         return reading
@@ -241,16 +244,16 @@ class AxLlm(Runtime):
         if self._process.failure.done():
             raise self._process.failure.result()
 
-    async def _read(self, body: dict[str, Any], texts: Texts, stream: AxLlmStream, size: int) -> bool:
+    async def _read(self, body: dict[str, Any], texts: Texts, stream: AxLlmStream, lacking: int) -> bool:
         """Read a whole stream, even if its client has left. True: the model ended it; False: axllm's time limit did.
 
-        `size`: ids of the prompt. While axllm computes them it says nothing.
+        `lacking`: ids of the prompt that its KV cache probably lacks. While axllm computes them it says nothing.
         """
         patience = self._program.stall_timeout
         loop = asyncio.get_running_loop()
         try:
             async with (
-                asyncio.timeout(patience + PREFILL * size) as deadline,
+                asyncio.timeout(patience + PREFILL * lacking) as deadline,
                 aclosing(self._client.chat(body, patience=patience / 2)) as chat,
             ):
                 begun = False

@@ -292,6 +292,17 @@ async def test_a_long_prompt_may_be_computed_for_longer_than_a_reply_may_be_sile
     assert joined(pieces) == "a b "
 
 
+async def test_a_hang_under_a_prompt_that_is_cached_is_known_soon(started: Callable[..., Any]) -> None:
+    """Only what the cache lacks is given time to be computed."""
+    it = await started(stall=1, context=3000)
+    ids = tuple(range(1000))
+    await read_to_its_end(it.runtime.generate(Prompt(ids, say("a").request), Sampling()))
+    os.kill(int(it.pid_file.read_text()), signal.SIGSTOP)
+    async with asyncio.timeout(20):  # 1000 ids have 50 s
+        with pytest.raises(Stalled):
+            await read_to_its_end(it.runtime.generate(Prompt((*ids, 7), say("a b").request), Sampling()))
+
+
 async def test_a_death_in_a_reply_is_reported_by_the_reply_and_by_failed(started: Callable[..., Any]) -> None:
     it = await started(SIM_FAULT="die:2")
     with pytest.raises(Died, match="SIGKILL"):
