@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwen_service.engines.rest import Rest
-from qwen_service.errors import Died, NotOffered, PromptTooLong, QueueFull, ShuttingDown, Unavailable, UnknownModel
+from qwen_service.errors import (
+    Died,
+    NotOffered,
+    PromptTooLong,
+    QueueFull,
+    ShuttingDown,
+    StartFailed,
+    Unavailable,
+    UnknownModel,
+)
 from qwen_service.models.catalog import Catalog, gguf_model, is_called, unaliased
 from qwen_service.models.installed import InstalledModel
 from qwen_service.runtimes.llamacpp import wire
@@ -183,7 +192,12 @@ class Embeddings:
         process = await self._started(model, context)
         try:
             await self._measure(process, context)
-        except BaseException:
+        except (OSError, HttpError) as error:
+            await process.stop()
+            raise StartFailed(
+                f"The engine for embeddings came up, but failed at once: {error}. The next request starts it again."
+            ) from error
+        except BaseException:  # cancelled
             await process.stop()
             raise
         self._model = model

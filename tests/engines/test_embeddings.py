@@ -16,7 +16,9 @@ import pytest
 
 from qwen_service.engines import embeddings
 from qwen_service.engines.embeddings import Embeddings
-from qwen_service.errors import QueueFull
+from qwen_service.errors import QueueFull, StartFailed
+from qwen_service.models.installed import InstalledModel
+from qwen_service.runtimes.local_http import HttpError
 from qwen_service.settings import Settings
 from tests.case_service import Script, scripted_service
 from tests.waiting import until
@@ -182,6 +184,32 @@ async def test_a_cut_text_keeps_the_token_that_closes_it(monkeypatch: pytest.Mon
     assert await made._ids("abc", True) == [1, *b"abc", 2, 3]
     assert await made._ids("abcdefgh", True) == [1, *b"abc", 2, 3]
     assert await made._ids([*b"abcdefgh"], True) == [*b"abcdef"]
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("closed"), HttpError(500, b"no memory")])
+async def test_an_engine_that_fails_as_soon_as_it_is_up_is_told_and_stopped(
+    smollm2: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    made = Embeddings(Settings(embedding_model=smollm2))
+    stopped: list[str] = []
+
+    class Process:
+        http = SimpleNamespace(get=lambda path, timeout: fail())
+
+        async def stop(self) -> None:
+            stopped.append("stopped")
+
+    async def fail() -> None:
+        raise error
+
+    async def started(model: InstalledModel, context: int) -> Process:
+        return Process()
+
+    monkeypatch.setattr(made, "_started", started)
+    for times in (1, 2):
+        with pytest.raises(StartFailed, match=r"came up, but failed at once.*(closed|no memory)"):
+            await made.embed(None, ["Hello"])
+        assert stopped == ["stopped"] * times
 
 
 async def test_an_idle_model_is_unloaded_and_comes_back(tmp_path: Path, smollm2: Path) -> None:
