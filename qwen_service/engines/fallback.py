@@ -12,6 +12,7 @@ from qwen_service.models.installed import InstalledModel
 
 log = logging.getLogger(__name__)
 
+LOOK_EVERY = 1.0  # seconds, and when an engine has changed
 LINGERS = 60.0  # seconds the CPU model stays loaded after the card is back
 
 
@@ -67,20 +68,32 @@ class Fallback:
             await self.model.stop()
 
     async def _watch(self, model: InstalledModel) -> None:
-        """Load the fallback while the card is down for long, unload it when the card has been back for a while."""
         while True:
             self._changed.clear()
-            current = self._current()
-            down = current.down_for if current is not None else 0.0
-            if current is not None and down > self._after and self.model is None:
-                log.warning("%s has been down for %.0f s; %s stands in on the CPU", current.name, down, model.name)
-                self.model = self._serve(model)
-            elif not down and self.model is not None:
-                await self._dismiss(self.model)
-            patience = max(0.05, self._after - down) if down and self.model is None else 1.0
+            try:
+                patience = await self._look(model)
+            except Exception as error:  # the card may still go down later
+                log.exception("%s cannot stand in, for an unexpected reason", model.name)
+                self.trouble = f"fallback_model: {error!r}"
+                patience = LOOK_EVERY
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience):
                     await self._changed.wait()
+
+    async def _look(self, model: InstalledModel) -> float:
+        """Load the fallback when the card has been down for long, unload it when the card has been back for a while.
+
+        Returns the seconds until the next look.
+        """
+        current = self._current()
+        down = current.down_for if current is not None else 0.0
+        if current is not None and down > self._after and self.model is None:
+            log.warning("%s has been down for %.0f s; %s stands in on the CPU", current.name, down, model.name)
+            self.model = self._serve(model)
+            self.trouble = ""
+        elif not down and self.model is not None:
+            await self._dismiss(self.model)
+        return max(0.05, self._after - down) if down and self.model is None else LOOK_EVERY
 
     async def _dismiss(self, fallback: ServedModel) -> None:
         await asyncio.sleep(self._lingers)

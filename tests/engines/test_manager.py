@@ -336,6 +336,25 @@ async def test_a_processor_model_stands_in_while_the_card_is_down(tmp_path: Path
         assert await models.obtain("card") is models.current
 
 
+async def test_a_stand_in_that_cannot_be_made_is_told_and_made_later(tmp_path: Path) -> None:
+    class FullDisk(Machines):
+        failures = 2
+
+        def loaders(self, model: InstalledModel, settings: Settings, machine: Machine) -> dict[str, BringUp]:
+            if model.name == "cpu" and self.failures:
+                self.failures -= 1
+                raise OSError("No space left on device")
+            return super().loaders(model, settings, machine)
+
+    machines = FullDisk()
+    machines.broken["card"] = StartFailed("the card does not answer")
+    settings: dict[str, Any] = {"fallback_model": "cpu", "fallback_after": 0.05}
+    async with card_manager(tmp_path, machine_with_a_card(tmp_path), machines, **settings) as models:
+        await until(lambda: "No space left" in models.trouble)
+        await until(lambda: models.fallback is not None and models.fallback.engine is not None)
+        assert models.trouble == ""
+
+
 @asynccontextmanager
 async def card_that_is_back(folder: Path, machines: Machines) -> AsyncGenerator[tuple[ModelManager, ServedModel], None]:
     """With the model that stood in for it and still runs."""
