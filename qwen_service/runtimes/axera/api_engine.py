@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from qwen_service.chat import Sampling
-from qwen_service.errors import ProtocolError, RuntimeFailure, Stalled, StartFailed
+from qwen_service.errors import Died, ProtocolError, RuntimeFailure, Stalled, StartFailed
 from qwen_service.process.child import ChildProcess
 from qwen_service.runtime import LoadProgress
 from qwen_service.runtimes.axera.api_client import AxApiClient, EngineBusy
@@ -70,6 +70,9 @@ class AxApiEngine:
         return self._process.log.numbers
 
     async def stop(self) -> None:
+        """A reply that runs is lost before its program is asked to stop: such a stop may leave a false last token."""
+        if self._work is not None:
+            self._work.channel.post(Lost(Died("The service has stopped the vendor's program.")))
         await self._process.end(self._ask_to_end)
 
     async def reset(self, ids: Ids) -> None:

@@ -4,7 +4,8 @@ import os
 import random
 import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, nullcontext
+from typing import Any
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ from qwen_service.chat import Sampling
 from qwen_service.errors import Died, PromptTooLong, RuntimeFailure, Stalled, Unsupported
 from qwen_service.runtime import Piece, Prefill
 from tests.simulated_card import Card, Reply, SimulatedCard, prompt
+from tests.waiting import slow_loop
 
 START, END, NEWLINE = 151644, 151645, 198
 DEADLINE = 20.0
@@ -230,9 +232,9 @@ async def leave_after(it: SimulatedCard, ids: list[int], pieces: int) -> None:
                 return
 
 
-async def leave_at_end(items: AsyncGenerator[Prefill | Piece, None]) -> None:
-    async for _ in items:
-        pass
+async def leave_at_end(items: AsyncGenerator[Prefill | Piece, None], seen: list[Prefill | Piece] | None = None) -> None:
+    async for item in items:
+        (seen if seen is not None else []).append(item)
 
 
 async def test_closing_a_reply_stops_the_engine_with_the_batch_that_is_computed(started: Started) -> None:
@@ -360,10 +362,15 @@ async def test_stop_ends_the_program_politely_and_is_idempotent(started: Started
     assert "without an error" in (await it.runtime.failed()).message
 
 
-async def test_stop_in_the_middle_of_a_reply_ends_both(started: Started) -> None:
+@pytest.mark.parametrize("loop", [slow_loop, nullcontext])
+async def test_stop_in_the_middle_of_a_reply_ends_both(started: Started, loop: Callable[[], Any]) -> None:
+    """A program that is stopped within a step decodes one false token more, and the reply looks as if it were whole."""
     it = await started(SIM_REPLY=LONG, SIM_TOKEN="0.05")
-    async with aclosing(it.runtime.generate(prompt(FIRST), Sampling())) as items:
+    pieces: list[Prefill | Piece] = []
+    async with loop(), aclosing(it.runtime.generate(prompt(FIRST), Sampling())) as items:
         await anext(items)
         await it.runtime.stop()
         with pytest.raises(Died):
-            await leave_at_end(items)
+            await leave_at_end(items, pieces)
+    ids = [id_ for piece in pieces if isinstance(piece, Piece) for id_ in piece.token_ids]
+    assert ids == list(range(1000, 1000 + len(ids)))

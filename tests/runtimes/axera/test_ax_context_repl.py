@@ -1,7 +1,6 @@
 """The context builds of the REPL program: they keep their KV cache, and are given only what is new."""
 
 import asyncio
-import time
 from contextlib import aclosing
 
 import pytest
@@ -10,6 +9,7 @@ from qwen_service.chat import ChatRequest, Sampling
 from qwen_service.errors import StartFailed
 from qwen_service.runtime import Prompt
 from tests.simulated_repl import Rig, exists, reply
+from tests.waiting import slow_loop
 
 START = 151644
 
@@ -66,20 +66,12 @@ async def test_after_a_stop_it_is_known_what_is_held(rig: Rig, limit: int, held:
 
 
 async def test_a_slow_event_loop_loses_no_cache(rig: Rig) -> None:
-    """Then the end of a reply and the program's marker arrive in the same turn of the loop."""
-
-    async def hold_up_the_loop() -> None:
-        while True:
-            time.sleep(0.03)  # noqa: ASYNC251 - on purpose
-            await asyncio.sleep(0)
-
     runtime = await rig.start(SIM_REPL="context", SIM_REPLY="echo", SIM_TOKEN_MS="2")
-    holding_up = asyncio.create_task(hold_up_the_loop())
-    for limit in (2, 3, 5, 6):
-        await reply(runtime, prompt(START, *range(40, 60)), max_tokens=limit)
-        following = prompt(START, *range(40, 60), *range(40, 40 + limit), 70)
-        assert runtime.reusable_tokens(following) > 20, limit
-    holding_up.cancel()
+    async with slow_loop():
+        for limit in (2, 3, 5, 6):
+            await reply(runtime, prompt(START, *range(40, 60)), max_tokens=limit)
+            following = prompt(START, *range(40, 60), *range(40, 40 + limit), 70)
+            assert runtime.reusable_tokens(following) > 20, limit
 
 
 async def test_after_a_stop_during_the_prompt_nothing_is_taken_for_held(rig: Rig) -> None:

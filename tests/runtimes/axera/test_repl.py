@@ -285,4 +285,4 @@ async def test_the_program_dies_with_a_service_that_forgets_it(rig: Rig) -> None
     await runtime.stop()  # in mid-reply
     assert not exists(pid)
     with pytest.raises(Died):
-        await anext(items)
+        [item async for item in items]
