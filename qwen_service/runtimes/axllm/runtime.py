@@ -159,11 +159,11 @@ class AxLlm(Runtime):
         return await asyncio.shield(self._process.failure)
 
     async def stop(self) -> None:
-        await self._process.end()
-        for task in (self._looking, self._reading):
+        for task in (self._looking, self._reading):  # first: what axllm sends while it is stopped is no end of a reply
             if task is not None:
                 task.cancel()
                 await asyncio.wait({task})
+        await self._process.end()
 
     def _begin_reading(
         self, body: dict[str, Any], texts: Texts, stream: AxLlmStream, lacking: int
