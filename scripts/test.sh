@@ -3,6 +3,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ./scripts/setup.sh --dev
+# The tests start the service some hundred times, which would compile all of it each time where no bytecode may be written.
+export PYTHONDONTWRITEBYTECODE=
 # Two workers: most tests wait for processes. A short folder for their files: the path of a unix socket has at most 107 bytes.
 folder=$(mktemp -d /tmp/q.XXXX)
 trap 'rm -rf "$folder"' EXIT
