@@ -24,6 +24,21 @@ MOST_SHOWN = 4000  # characters of a failed try
 TESTS = Path(__file__).resolve().parent
 TRIED_AGAIN = ("chaos", "cluster", "web")  # a browser, Ray, storms of faults: they depend on what else the machine does
 NOT_MEASURED = ("bench", "chaos", "clients", "live", "simulators", "web")  # mostly they run other processes
+# The files that take longest, so that none of them is left to one worker at the end; storms and clusters not side by side.
+FIRST = (
+    "cluster/test_local_cluster.py",
+    "live/test_live_switching.py",
+    "live/test_live_openai.py",
+    "live/test_live_faults.py",
+    "test_start_script.py",
+    "runtimes/llamacpp/test_shared_context.py",
+    "clients/test_coding_agents.py",
+    "live/test_hostile_bodies.py",
+    "chaos/test_chaos.py",
+    "commands/test_build_engine.py",
+    "cluster/test_cluster_commands.py",
+    "web/test_web_service.py",
+)
 ROOT = TESTS.parent
 TEST_FILES = Path(os.environ.get("QWEN_VENV", ROOT / ".venv")) / "share" / "qwen-test"
 AXCL_SMI = str(ROOT / "tests" / "simulators" / "axcl-smi")
@@ -45,13 +60,15 @@ def _hear_interrupts() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark by folder: the tests that may be tried again, and those that --cov does not trace, since tracing costs time."""
+    """Mark by folder: the tests that may be tried again, and those that --cov does not trace, since tracing costs time. Put the longest files first."""
     for item in items:
         folders = item.path.relative_to(TESTS).parts
         if folders[0] in TRIED_AGAIN:
             item.add_marker(pytest.mark.flaky(reruns=2))
         if not set(NOT_MEASURED).isdisjoint(folders):
             item.add_marker(pytest.mark.no_cover)
+    places = {TESTS / name: place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: places.get(item.path, len(FIRST)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -78,7 +78,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterat
         yield url
 
 
-PIECES = [f"Paragraph {number} of the manual is about {'pumps' if number % 2 else 'taxes'}." for number in range(80)]
+PIECES = [f"Paragraph {number} of the manual is about {'pumps' if number % 2 else 'taxes'}." for number in range(40)]
 
 
 async def test_the_pieces_of_a_document_come_all_at_once_and_none_is_refused(documents: str) -> None:

@@ -121,7 +121,12 @@ def test_nobody_gets_in_without_the_token(owner: Owner, head: str) -> None:
     asks = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False)"
     stranger = subprocess.run(
         [sys.executable, "-c", asks, f"127.0.0.1:{owner.ports}"],
-        env={**os.environ, "HOME": str(owner.folder / "stranger"), "RAY_AUTH_MODE": "disabled"},
+        env={
+            **os.environ,
+            "HOME": str(owner.folder / "stranger"),
+            "RAY_AUTH_MODE": "disabled",
+            "RAY_NUM_REDIS_GET_RETRIES": "2",
+        },
         capture_output=True,
         text=True,
         timeout=200,
