@@ -374,8 +374,8 @@ async def test_the_stand_in_lingers_and_is_unloaded_when_nobody_uses_it_any_more
         with stand_in.in_use():
             await asyncio.sleep(2 * LINGERS)
             assert models.fallback is stand_in
-        await until(lambda: machines.runtimes["cpu"][0].stopped == 1)
-        assert models.fallback is None
+        await until(lambda: models.fallback is None)
+        assert machines.runtimes["cpu"][0].stopped == 1
 
 
 async def test_the_stand_in_stays_when_the_card_is_lost_again_meanwhile(tmp_path: Path) -> None:
