@@ -68,10 +68,13 @@ def all_ready(found: dict[str, dict[str, Any]]) -> bool:
 async def running_reply(http: httpx.AsyncClient, text: str) -> AsyncIterator[AsyncIterator[str]]:
     """The lines of a stream whose first token has come."""
     async with http.stream("POST", "/v1/chat/completions", json=asked(text, stream=True, max_tokens=190)) as response:
-        lines = response.aiter_lines()
+        lines, seen = response.aiter_lines(), []
         async for line in lines:
+            seen.append(line)
             if '"content":"' in line and '"content":""' not in line:
                 break
+        else:
+            raise AssertionError(f"{response.status_code}, and no token: {seen}")
         yield lines
 
 
