@@ -24,20 +24,21 @@ MOST_SHOWN = 4000  # characters of a failed try
 TESTS = Path(__file__).resolve().parent
 TRIED_AGAIN = ("chaos", "cluster", "web")  # a browser, Ray, storms of faults: they depend on what else the machine does
 NOT_MEASURED = ("bench", "chaos", "clients", "live", "simulators", "web")  # mostly they run other processes
-# The files that take longest, so that none of them is left to one worker at the end; storms and clusters not side by side.
+# The files that take longest come first, so that none of them is left to one worker at the end. Ray and the storms come when mypy,
+# which CI runs beside the tests, is through, and not side by side.
 FIRST = (
-    "cluster/test_local_cluster.py",
     "live/test_live_switching.py",
-    "live/test_live_openai.py",
     "live/test_live_faults.py",
     "test_start_script.py",
-    "runtimes/llamacpp/test_shared_context.py",
+    "live/test_live_openai.py",
     "clients/test_coding_agents.py",
+    "cluster/test_local_cluster.py",
+    "runtimes/llamacpp/test_shared_context.py",
     "live/test_hostile_bodies.py",
-    "chaos/test_chaos.py",
     "commands/test_build_engine.py",
     "cluster/test_cluster_commands.py",
     "web/test_web_service.py",
+    "chaos/test_chaos.py",
 )
 ROOT = TESTS.parent
 TEST_FILES = Path(os.environ.get("QWEN_VENV", ROOT / ".venv")) / "share" / "qwen-test"
