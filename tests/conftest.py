@@ -24,22 +24,6 @@ MOST_SHOWN = 4000  # characters of a failed try
 TESTS = Path(__file__).resolve().parent
 TRIED_AGAIN = ("chaos", "cluster", "web")  # a browser, Ray, storms of faults: they depend on what else the machine does
 NOT_MEASURED = ("bench", "chaos", "clients", "live", "simulators", "web")  # mostly they run other processes
-# The files that take longest come first, so that none of them is left to one worker at the end. Ray and the storms come when mypy,
-# which CI runs beside the tests, is through, and not side by side.
-FIRST = (
-    "live/test_live_switching.py",
-    "live/test_live_faults.py",
-    "test_start_script.py",
-    "live/test_live_openai.py",
-    "clients/test_coding_agents.py",
-    "cluster/test_local_cluster.py",
-    "runtimes/llamacpp/test_shared_context.py",
-    "live/test_hostile_bodies.py",
-    "commands/test_build_engine.py",
-    "cluster/test_cluster_commands.py",
-    "web/test_web_service.py",
-    "chaos/test_chaos.py",
-)
 ROOT = TESTS.parent
 TEST_FILES = Path(os.environ.get("QWEN_VENV", ROOT / ".venv")) / "share" / "qwen-test"
 AXCL_SMI = str(ROOT / "tests" / "simulators" / "axcl-smi")
@@ -61,15 +45,13 @@ def _hear_interrupts() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark by folder: the tests that may be tried again, and those that --cov does not trace, since tracing costs time. Put the longest files first."""
+    """Mark by folder: the tests that may be tried again, and those that --cov does not trace, since tracing costs time."""
     for item in items:
         folders = item.path.relative_to(TESTS).parts
         if folders[0] in TRIED_AGAIN:
             item.add_marker(pytest.mark.flaky(reruns=2))
         if not set(NOT_MEASURED).isdisjoint(folders):
             item.add_marker(pytest.mark.no_cover)
-    places = {TESTS / name: place for place, name in enumerate(FIRST)}
-    items.sort(key=lambda item: places.get(item.path, len(FIRST)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -17,7 +17,8 @@ from tests.chaos.process import Sample, Service, is_alive
 STALL_TIMEOUT = 3.0  # seconds, as target.py sets it
 TRUTH = 2.0  # seconds until /health must show what has happened
 STOPPING = 13.0  # seconds that runtimes give a program to stop, before they give it up
-LONGEST_PREFILL = {"axllm": 45.0}  # seconds beyond STALL_TIMEOUT that its longest prompt here, 900 ids, is given
+# Seconds beyond STALL_TIMEOUT that the longest prompt here, about 900 ids, is given.
+LONGEST_PREFILL = {"axllm": 45.0, "ax_repl": 90.0}
 LONGEST_BACKOFF = 30.0  # seconds, of the supervisor
 LOAD = 20.0  # seconds for an engine to load on a busy machine
 CLIENTS = 4
@@ -193,6 +194,7 @@ async def storm(target: str, folder: Path, seconds: float, seed: int) -> Figures
         code = await service.stop()
     except BaseException:
         service.process.kill()
+        service.process.wait()
         raise
     left = [pid for pid in children if is_alive(pid)]
     if code not in (0, -15) or left:
