@@ -29,6 +29,7 @@ _TOO_MANY = (
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-type: text/plain\r\n"
     b"content-length: 94\r\n\r\nThis client has too many connections open. The setting max_connections_per_client bounds them."
 )
+LAST_WORDS = 3.0  # seconds for a reply that is cut to tell its client so
 MAX_UNREAD_HEAD = 65_536  # bytes of an unfinished head; request_checks.HeadLimit checks a complete one
 
 
@@ -172,6 +173,8 @@ class Server(uvicorn.Server):
             for task in self.server_state.tasks:
                 task.cancel(msg="a second signal")
             await self.lifespan.shutdown()
+        if cut := set(self.server_state.tasks):  # the loop's end would cancel them a second time
+            await asyncio.wait(cut, timeout=LAST_WORDS)
         if self._listens_for_administrators and self._admin_socket is not None:
             self._admin_socket.unlink(missing_ok=True)
 

@@ -3,13 +3,15 @@
 import asyncio
 import logging
 import socket
+import threading
 from pathlib import Path
 
 import httpx
 import pytest
 import uvicorn
 
-from qwen_service.api.server import ClientConnections, ConnectionLimits, guarded
+from qwen_service.api.asgi import Receive, Scope, Send
+from qwen_service.api.server import ClientConnections, ConnectionLimits, Server, guarded
 from tests.live_service import Live, ScriptedEngine, live_service
 
 
@@ -166,3 +168,37 @@ async def test_the_admin_socket_of_a_service_that_runs_is_left_to_it(tmp_path: P
         transport = httpx.AsyncHTTPTransport(uds=str(path))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             assert (await client.get("/health/live")).status_code == 200
+
+
+async def slow_to_clean_up(scope: Scope, receive: Receive, send: Send) -> None:
+    """Streams until it is cancelled, then needs half a second, and says so."""
+    if scope["type"] == "lifespan":
+        for end in ("startup", "shutdown"):
+            await receive()
+            await send({"type": f"lifespan.{end}.complete"})
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"begun\n", "more_body": True})
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        await asyncio.sleep(0.5)
+        await send({"type": "http.response.body", "body": b"cut\n", "more_body": False})
+
+
+def test_a_reply_that_is_cut_may_still_tell_its_client_so() -> None:
+    """Although all else has stopped before: the end of the event loop would cancel it a second time."""
+    config = uvicorn.Config(
+        slow_to_clean_up, http=guarded(ConnectionLimits()), log_config=None, timeout_graceful_shutdown=0
+    )
+    server = Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        with httpx.stream("GET", f"http://127.0.0.1:{listener.getsockname()[1]}/", timeout=30) as reply:
+            lines = reply.iter_lines()
+            assert next(lines) == "begun"
+            server.should_exit = True
+            assert list(lines) == ["cut"]
+        thread.join(30)
+    assert not thread.is_alive()
