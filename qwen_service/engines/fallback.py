@@ -12,7 +12,7 @@ from qwen_service.models.installed import InstalledModel
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY = 1.0  # seconds, and when an engine has changed
+LOOK_EVERY = 1.0  # seconds between looks; a change of an engine makes it look at once
 LINGERS = 60.0  # seconds the CPU model stays loaded after the card is back
 
 
@@ -72,7 +72,7 @@ class Fallback:
             self._changed.clear()
             try:
                 patience = await self._look(model)
-            except Exception as error:  # the card may still go down later
+            except Exception as error:  # it must go on watching: the next try may succeed
                 log.exception("%s cannot stand in, for an unexpected reason", model.name)
                 self.trouble = f"fallback_model: {error!r}"
                 patience = LOOK_EVERY

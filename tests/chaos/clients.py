@@ -82,7 +82,7 @@ class Clients:
         steps = [later - earlier for earlier, later in pairwise([start + 9, *numbers[:20]])]
         if not set(steps) <= {1, 2, 3}:  # the model itself leaves a number out, now and then
             raise Violation(f"cross-talk: after {prompt!r} came {choice['text']!r}")
-        digits_only = re.fullmatch(r"[\d, ]*", choice["text"]) is not None  # a token each
+        digits_only = re.fullmatch(r"[\d, ]*", choice["text"]) is not None  # then each character is one token
         if digits_only and choice["finish_reason"] == "length" and len(choice["text"]) != body["max_tokens"]:
             raise Violation(f"loss: {body['max_tokens']} tokens after {prompt!r} are {choice['text']!r}")
         return f"200 {self._reason(choice['finish_reason'])}"

@@ -70,7 +70,7 @@ class AxApiEngine:
         return self._process.log.numbers
 
     async def stop(self) -> None:
-        """A reply that runs is lost before its program is asked to stop: such a stop may leave a false last token."""
+        """Stop the program. A running reply gets its error first, because a stop within a step leaves a false last token."""
         if self._work is not None:
             self._work.channel.post(Lost(Died("The service has stopped the vendor's program.")))
         await self._process.end(self._ask_to_end)

@@ -152,7 +152,7 @@ class AxRepl(Runtime):
             raise self._process.fail(failure) from None
 
     def _refuse_false_tokens(self) -> None:
-        """Raise the ProtocolError that came after the last tokens: the program prints an error of the NPU after it has decoded what the NPU left."""
+        """Raise the program's ProtocolError, if it has one. An error of the NPU is printed only after the false tokens were decoded."""
         if self._process.failure.done() and isinstance(failure := self._process.failure.result(), ProtocolError):
             raise failure
 

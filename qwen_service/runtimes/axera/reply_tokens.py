@@ -18,7 +18,7 @@ class ReplyTokens:
     """feed() returns the new ids; `ended` is true once the whole reply was seen.
 
     `ids`: all ids returned so far. `cut`: the last tokens came with the whole only, so not eos but a stop or the end of
-    the context ended the reply. `finished`: finish() was called.
+    the context ended the reply. `finished`: the program waits for a prompt again.
     """
 
     def __init__(self) -> None:
