@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from zlib import crc32
 
 from bench.cluster_talks import Asked, best
-from qwen_service.cluster.blocks import Held, held
-from qwen_service.cluster.ranking import NEVER, Standing, rank
+from qwen_service.cluster.ranking import NEVER, Held, Standing, held, rank
 from qwen_service.runtime import HeldIds
 
 STEP, TOKEN, BLOCK = 1.2, 0.27, 128  # seconds, seconds, ids

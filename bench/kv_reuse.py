@@ -31,7 +31,7 @@ from qwen_service.runtime import Limits, Piece, Prompt
 from qwen_service.runtimes.axera.api import AxApi
 from qwen_service.runtimes.axera.program import AxeraProgram
 from qwen_service.runtimes.axera.tokenizer_server import TokenizerServer
-from qwen_service.text.output_format import OutputFormat
+from qwen_service.text.output_parser import OutputFormat
 from qwen_service.text.template import ChatTemplate
 from qwen_service.text.tokenizer import LocalTokenizer
 

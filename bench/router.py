@@ -11,8 +11,7 @@ import random
 import statistics
 import time
 
-from qwen_service.cluster.blocks import held
-from qwen_service.cluster.ranking import Standing, rank
+from qwen_service.cluster.ranking import Standing, held, rank
 from qwen_service.cluster.wire import Report
 from qwen_service.runtime import HeldIds
 

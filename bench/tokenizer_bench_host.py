@@ -25,7 +25,7 @@ from qwen_service.models.machine import Machine
 from qwen_service.runtime import Capabilities, Limits, LoadProgress, Piece, Prompt, Runtime
 from qwen_service.runtimes.axera.tokenizer_server import TokenizerServer
 from qwen_service.settings import Settings
-from qwen_service.text.output_format import OutputFormat
+from qwen_service.text.output_parser import OutputFormat
 from qwen_service.text.template import ChatTemplate
 from qwen_service.text.tokenizer import LocalTokenizer
 

@@ -18,8 +18,8 @@ from qwen_service.api.admin import Administration, admin_router
 from qwen_service.api.anthropic.errors import ANTHROPIC
 from qwen_service.api.anthropic.routes import anthropic_router
 from qwen_service.api.asgi import Scope
-from qwen_service.api.body_fault import explain
 from qwen_service.api.health import health_router, metrics_router
+from qwen_service.api.json_body import explain
 from qwen_service.api.keys import ApiKeys
 from qwen_service.api.middleware import dialect_of
 from qwen_service.api.middleware_stack import middleware_stack
@@ -35,9 +35,8 @@ from qwen_service.config import load_settings
 from qwen_service.engines.loaders import Loaders, loaders_for
 from qwen_service.errors import InvalidRequest, ServiceError
 from qwen_service.models.machine import Machine
-from qwen_service.operation.overview import Replicas
-from qwen_service.operation.systemd_notify import SystemdNotifier
-from qwen_service.operation.systemd_report import report
+from qwen_service.operation.state import Replicas
+from qwen_service.operation.systemd import SystemdNotifier, report
 from qwen_service.service import Service
 from qwen_service.settings import Settings
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from qwen_service.errors import RuntimeFailure
 from qwen_service.runtime import Limits, LoadProgress, Runtime, Tokenizer
-from qwen_service.text.output_format import OutputFormat
+from qwen_service.text.output_parser import OutputFormat
 from qwen_service.text.template import ChatTemplate
 
 

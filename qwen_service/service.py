@@ -21,7 +21,7 @@ from qwen_service.models.machine import Machine
 from qwen_service.models.personas import Personas
 from qwen_service.operation.logs import log_request
 from qwen_service.operation.metrics import Metrics
-from qwen_service.operation.overview import Overview, Replicas
+from qwen_service.operation.state import Overview, Replicas
 from qwen_service.pipeline.cancellation import Cancellations
 from qwen_service.pipeline.chat_completion import ChatCompletion
 from qwen_service.pipeline.conversation import SessionManager

@@ -21,7 +21,7 @@ from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
 from qwen_service.runtime import Limits, LoadProgress, Piece, Prefill, Prompt
 from qwen_service.settings import Settings
-from qwen_service.text.output_format import OutputFormat
+from qwen_service.text.output_parser import OutputFormat
 from qwen_service.text.template import ChatTemplate
 from tests.fakes import LetterTokenizer, ScriptedRuntime
 

@@ -23,7 +23,7 @@ from qwen_service.pipeline.conversation import SessionManager
 from qwen_service.pipeline.scheduler import Scheduler
 from qwen_service.runtime import LoadProgress, Piece, Prefill, Prompt
 from qwen_service.settings import Settings
-from qwen_service.text.output_format import OutputFormat
+from qwen_service.text.output_parser import OutputFormat
 from qwen_service.text.template import ChatTemplate
 from tests.fakes import LetterTokenizer, ScriptedRuntime
 

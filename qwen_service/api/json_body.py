@@ -1,17 +1,21 @@
-"""Parses request bodies as JSON, makes all text valid Unicode, and bounds the memory that a body can cost."""
+"""Parses request bodies as JSON, makes all text valid Unicode, and bounds the memory that a body can cost.
+
+`explain` turns pydantic's errors about a body into one fault: which field, and what is wrong with it.
+"""
 
 import json
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import orjson
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from qwen_service.errors import RequestTooLarge, ServiceError
+from qwen_service.errors import InvalidRequest, RequestTooLarge, ServiceError
 
 # Most values in a body; a number counts as a quarter. A list of 2 bytes takes 60 bytes of memory, a key 100.
 FREE_VALUES = 20_000
@@ -25,6 +29,7 @@ HALF_SURROGATE = re.compile(
 )
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+_TYPE_NAMES = ("str", "int", "float", "bool", "dict", "NamedToolChoice")
 
 
 class JsonRequest(Request):
@@ -95,3 +100,24 @@ def _refuse_too_many_values(body: bytes) -> None:
 
 def _values(body: bytes) -> int:
     return 2 * (body.count(b"[") + body.count(b"{")) + body.count(b'":') + body.count(b'",') + body.count(b",") // 4
+
+
+def explain(error: RequestValidationError) -> InvalidRequest:
+    """The first fault that a person can act on."""
+    found = error.errors()
+    # A union reports one error for each member; those for members of other types are useless.
+    fault = next((entry for entry in found if not entry["type"].endswith(("_type", "_parsing"))), found[0])
+    if fault["type"] == "json_invalid":
+        return InvalidRequest(f"The body is not valid JSON: {fault['ctx']['error']}")
+    field = _field(fault["loc"][1:])
+    if not field:
+        return InvalidRequest("The body must be a JSON object, sent with Content-Type: application/json.")
+    if fault["type"] == "missing":
+        return InvalidRequest(f"{field} is required", param=field)
+    return InvalidRequest(f"{field}: {fault['msg']}", param=field)
+
+
+def _field(location: Sequence[str | int]) -> str:
+    """Write a location as messages[0].content, without the type names that pydantic adds for members of a union."""
+    names = [part for part in location if isinstance(part, int) or (part.isidentifier() and part not in _TYPE_NAMES)]
+    return "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in names).lstrip(".")

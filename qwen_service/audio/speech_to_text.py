@@ -1,5 +1,6 @@
-"""Speech to text: chooses the model and the format, and reads the program's answer."""
+"""Speech to text: chooses the model and the format, reads the program's answer, and makes subtitles of it."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,7 +8,6 @@ import orjson
 
 from qwen_service.audio import ffmpeg
 from qwen_service.audio.engine import SpeechEngine
-from qwen_service.audio.formats import sniff
 from qwen_service.audio.program import Answer, File, SpeechProgram
 from qwen_service.audio.sound import wav_head, with_true_size
 from qwen_service.errors import InvalidRequest, NotOffered, ProtocolError, RequestTooLarge, UnknownModel, Unsupported
@@ -17,6 +17,7 @@ from qwen_service.settings import Settings
 TAKEN = ("wav", "mp3")  # formats that the vendor's program reads
 # OpenAI's model names, which clients send by default: they mean the model that is there.
 ANY_MODEL = ("", "whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe", "default")
+SUBTITLES = {"srt": "application/x-subrip", "vtt": "text/vtt"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ class SpeechToText:
             )
         if not content:
             raise InvalidRequest("The file is empty.", param="file")
-        kind = sniff(content)
+        kind = ffmpeg.sniff(content)
         if not kind:
             known = "wav and mp3" + (", ogg, webm, m4a, flac and aac" if ffmpeg.is_installed() else "")
             raise InvalidRequest(f"The file is no audio that the service knows: it takes {known}.", param="file")
@@ -155,3 +156,46 @@ def reason_of(answer: Answer) -> str:
         return str(error["message"] if isinstance(error, dict) else error)[:300]
     except (orjson.JSONDecodeError, LookupError, TypeError):
         return answer.text[:300].strip() or "no reason was given"
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """`start` and `end` in seconds."""
+
+    start: float
+    end: float
+    text: str
+
+
+def segments_of(details: Mapping[str, Any]) -> tuple[Segment, ...]:
+    """Raises Unsupported where the program gave a text without times."""
+    found = details.get("segments")
+    if not found and str(details.get("text") or "").strip():
+        raise Unsupported(
+            "The speech program here gives no times, of which subtitles are made: ask for json, text or verbose_json.",
+            param="response_format",
+        )
+    try:
+        return tuple(Segment(float(one["start"]), float(one["end"]), str(one["text"])) for one in found or ())
+    except (LookupError, TypeError, ValueError) as error:
+        raise ProtocolError(f"The speech program's segments have no times: {str(found)[:200]}") from error
+
+
+def subtitles(segments: Iterable[Segment], kind: str) -> str:
+    """Write the segments as subtitles. `kind`: srt (SubRip) or vtt (WebVTT)."""
+    cues = "".join(_cue(number, segment, kind) for number, segment in enumerate(segments, 1))
+    return f"WEBVTT\n\n{cues}" if kind == "vtt" else cues
+
+
+def _cue(number: int, segment: Segment, kind: str) -> str:
+    # An empty line ends a cue, and an arrow is what the line of its times is known by.
+    text = " ".join(segment.text.split()).replace("-->", "->")
+    mark, point = (f"{number}\n", ",") if kind == "srt" else ("", ".")
+    if kind == "vtt":
+        text = text.replace("&", "&amp;").replace("<", "&lt;")
+    return f"{mark}{_clock_time(segment.start, point)} --> {_clock_time(segment.end, point)}\n{text}\n\n"
+
+
+def _clock_time(seconds: float, point: str) -> str:
+    whole, thousandths = divmod(round(max(seconds, 0) * 1000), 1000)
+    return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}{point}{thousandths:03}"

@@ -1,12 +1,12 @@
 """Text to speech: speaks a long text sentence by sentence and yields the samples of each as soon as it has them."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+import re
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 
 from qwen_service.audio.engine import SpeechEngine
 from qwen_service.audio.program import Answer, SpeechProgram
-from qwen_service.audio.sentences import pieces
 from qwen_service.audio.sound import Sound, read_wav
 from qwen_service.audio.speech_to_text import reason_of
 from qwen_service.errors import InvalidRequest, NotOffered, ProtocolError, RequestTooLarge
@@ -14,6 +14,15 @@ from qwen_service.request_record import recording
 from qwen_service.settings import Settings
 
 MODEL = "tts-1"  # the only model of the vendor's program
+FIRST = 40  # characters after which the first piece ends at the next sentence: the listener waits for it
+ENOUGH = 160  # the same for the later ones: longer pieces have a better melody
+LONGEST = 400  # no piece is longer; Kokoro takes about 510 phonemes at once
+
+_END = re.compile(r"""(?<=[.!?…])["'”’»)\]]*\s+(?=\S)|(?<=[。！？；])\s*|\n\s*\n\s*|(?<=[:;])\s+""")
+# A full stop after one of these does not end a sentence: a single capital, a number, an abbreviation.
+_NO_END = re.compile(
+    r"(?:\b[A-Z]|^\s*\d+|\b(?:Dr|Mr|Mrs|Ms|Prof|St|Nr|No|vs|etc|ca|bzw|usw|e\.g|i\.e|z\.B|d\.h|u\.a))\.$", re.MULTILINE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +93,44 @@ def _sound(answer: Answer, rate: int) -> Sound:
         raise ProtocolError(f"The speech program answered HTTP {answer.status}: {reason_of(answer)}")
     sound = read_wav(answer.content)
     return sound.at_rate(rate) if rate else sound
+
+
+def pieces(text: str) -> list[str]:
+    """Cut a long text into pieces that are spoken one by one, so that the first sound does not wait for the last sentence.
+
+    The pieces are in order, none empty, none longer than LONGEST; only the white space between them is dropped.
+    """
+    result: list[str] = []
+    held = ""
+    for sentence in _sentences(text):
+        if held and len(held) + 1 + len(sentence) > LONGEST:
+            result.append(held)
+            held = ""
+        held = f"{held} {sentence}".strip()
+        if len(held) >= (ENOUGH if result else FIRST):
+            result.append(held)
+            held = ""
+    return [*result, held] if held else result
+
+
+def _sentences(text: str) -> Iterator[str]:
+    start = 0
+    for end in _END.finditer(text):
+        if not _NO_END.search(text, max(start, end.start() - 12), end.start()):
+            yield from _bounded(text[start : end.start()] + end.group().rstrip())
+            start = end.end()
+    yield from _bounded(text[start:])
+
+
+def _bounded(sentence: str) -> Iterator[str]:
+    """Cut a sentence into pieces of at most LONGEST characters, at a comma or a space where possible."""
+    rest = " ".join(sentence.split())
+    while len(rest) > LONGEST:
+        window = rest[:LONGEST]
+        cut = max(window.rfind(mark) + 1 for mark in (", ", "，", "、"))
+        cut = cut if cut > LONGEST // 2 else window.rfind(" ")
+        cut = cut if cut > 0 else LONGEST
+        yield rest[:cut].strip()
+        rest = rest[cut:].strip()
+    if rest:
+        yield rest

@@ -1,13 +1,82 @@
-"""Ranks replicas for a prompt: first the one that answers soonest and loses least by it. Pure, without Ray."""
+"""Ranks replicas for a prompt: first the one that answers soonest and loses least by it. Pure, without Ray.
+
+The content of a KV cache is described in a few numbers: chained hashes of blocks of 128 ids. The hash of a block also
+covers all ids before it. So two prompts share exactly the blocks with equal hashes, and a cache of 2048 ids is described by
+16 numbers.
+"""
 
 import math
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 
-from qwen_service.cluster.blocks import Held, PromptBlocks
+from qwen_service.runtime import HeldIds
 
+BLOCK = 128  # ids
 RETURNS_WITHIN = 600.0  # seconds after which the chance that a conversation continues has fallen to 1/e
 NEVER = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One conversation in a cache. `end` is the hash of all its ids; its last block may be short."""
+
+    blocks: tuple[int, ...]
+    length: int
+    end: int
+    partly: bool  # whether a prompt that shares only a beginning can reuse that beginning
+
+    def reusable(self, prompt: "PromptBlocks") -> int:
+        """The number of ids of the prompt that need not be prefilled. At least the last id always must be."""
+        if self.length < len(prompt.ids) and prompt.hash_of(self.length) == self.end:
+            return self.length
+        if not self.partly:
+            return 0
+        shared = 0
+        for mine, its in zip(self.blocks, prompt.blocks, strict=False):
+            if mine != its:
+                break
+            shared += 1
+        return min(shared * BLOCK, len(prompt.ids) - 1)
+
+
+class PromptBlocks:
+    """The hashes of one prompt, computed once and compared with many caches."""
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        self.ids = ids
+        self.blocks = hashes(ids)
+        self._at: dict[int, int] = {0: 0}
+
+    def hash_of(self, count: int) -> int:
+        """The hash of the first `count` ids."""
+        if count not in self._at:
+            whole = count // BLOCK
+            before = self.blocks[whole - 1] if whole else 0
+            rest = self.ids[whole * BLOCK : count]
+            self._at[count] = _hash(before, rest) if rest else before
+        return self._at[count]
+
+
+def held(cache: HeldIds) -> Held:
+    blocks = PromptBlocks(cache.ids)
+    return Held(blocks.blocks, len(cache.ids), blocks.hash_of(len(cache.ids)), cache.partly)
+
+
+def hashes(ids: Sequence[int]) -> tuple[int, ...]:
+    """The hashes of all whole blocks."""
+    found, before = [], 0
+    for start in range(0, len(ids) - BLOCK + 1, BLOCK):
+        before = _hash(before, ids[start : start + BLOCK])
+        found.append(before)
+    return tuple(found)
+
+
+def _hash(before: int, ids: Sequence[int]) -> int:
+    digest = blake2b(before.to_bytes(8, "little"), digest_size=8)
+    digest.update(array("I", ids).tobytes())
+    return int.from_bytes(digest.digest(), "little")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,7 @@ from ray import serve
 from ray.serve.exceptions import RayServeException
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
-from qwen_service.cluster.blocks import Held, held
-from qwen_service.cluster.ranking import Standing, rank
+from qwen_service.cluster.ranking import Held, Standing, held, rank
 from qwen_service.cluster.roster import Roster
 from qwen_service.cluster.wire import Report, Work
 from qwen_service.runtime import HeldIds

@@ -5,8 +5,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from qwen_service.cluster.blocks import Held, held
-from qwen_service.cluster.ranking import NEVER
+from qwen_service.cluster.ranking import NEVER, Held, held
 from qwen_service.cluster.wire import Work
 from qwen_service.engine import Engine
 from qwen_service.models.spec import ModelSpec

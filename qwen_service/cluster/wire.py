@@ -7,8 +7,7 @@ exception, so that it arrives unchanged.
 from dataclasses import dataclass
 
 from qwen_service.chat import Sampling
-from qwen_service.cluster.blocks import Held
-from qwen_service.cluster.ranking import NEVER
+from qwen_service.cluster.ranking import NEVER, Held
 from qwen_service.errors import ServiceError
 from qwen_service.runtime import Capabilities, Limits, Piece, Prefill, Prompt
 

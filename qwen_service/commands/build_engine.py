@@ -10,22 +10,31 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from qwen_service.commands.engine_speed import EngineSpeed, measure
+from qwen_service.chat import ChatRequest, Finished, Message, Sampling
 from qwen_service.commands.progress import add_models_dir_flags, add_progress_flag, settings_from, sink_for
-from qwen_service.commands.settings import is_packaged
-from qwen_service.commands.settings_edit import set_in_file
+from qwen_service.commands.settings import is_packaged, set_in_file
 from qwen_service.config import settings_file
-from qwen_service.errors import InstallError
+from qwen_service.engines.waiting_room import Patience, WaitingRoom
+from qwen_service.errors import InstallError, StartFailed
 from qwen_service.install.engine_source import PINNED, EngineSource, fetch_source, unpack
 from qwen_service.install.progress import ProgressSink
 from qwen_service.models.catalog import Catalog
 from qwen_service.process.child import ChildProcess, find_program
+from qwen_service.service import Service
 from qwen_service.settings import Settings
 
+PROMPT = "Summarize in three sentences. " + " ".join(
+    f"On day {day} the boat left at {day % 12} o'clock with {day * 7} crates, and the crew wrote down wind and weather."
+    for day in range(1, 25)
+)
+REPLY_TOKENS = 64
+LOADING = 600.0  # seconds
 SYSTEM_FOLDER = Path("/var/lib/qwen/engine")
 FLAGS = (
     "-DCMAKE_BUILD_TYPE=Release",
@@ -40,6 +49,44 @@ FLAGS = (
 MEMORY_PER_JOB = 1 << 30  # bytes that a compiler takes at most
 PERCENT = re.compile(rb"\[ *(\d+)%\]")
 STOPPED = "\nStopped. The engine in use is unchanged; run the same command to continue with what has been compiled."
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpeed:
+    """Tokens per second."""
+
+    prefill: float
+    decode: float
+
+    def __str__(self) -> str:
+        return f"reads {self.prefill:.0f}, writes {self.decode:.1f} tokens/s"
+
+
+async def measure(settings: Settings) -> EngineSpeed:
+    """Measure the model and the engine of the settings. Raises a ServiceError."""
+    service = Service(settings)
+    try:
+        await service.start()
+        model = await service.models.obtain(None)
+        await model.ready(WaitingRoom(1, LOADING), Patience(LOADING))
+        await _ask(service, "Warm up.", 4)
+        return await _ask(service, PROMPT, REPLY_TOKENS)
+    finally:
+        await service.stop()
+
+
+async def _ask(service: Service, text: str, tokens: int) -> EngineSpeed:
+    sampling = Sampling(max_tokens=tokens, temperature=0)
+    request = ChatRequest(id="speed", messages=(Message("user", text),), sampling=sampling)
+    async with aclosing(service.chat.stream(request)) as events:
+        async for event in events:
+            if isinstance(event, Finished):
+                read = event.usage.prompt_tokens - event.usage.cached_tokens
+                times = event.timings
+                return EngineSpeed(
+                    read / max(times.prefill, 1e-6), event.usage.completion_tokens / max(times.generation, 1e-6)
+                )
+    raise StartFailed("The engine gave no reply to the question of the measurement.")
 
 
 def add_build_engine_command(subparsers: Any) -> None:

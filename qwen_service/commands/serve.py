@@ -7,6 +7,7 @@ import logging
 import socket
 from collections.abc import Sequence
 from functools import partial
+from importlib import import_module
 from typing import Any, cast
 
 import uvicorn
@@ -15,10 +16,11 @@ from fastapi import FastAPI
 from qwen_service.api.access import is_loopback
 from qwen_service.api.server import ConnectionLimits, Server, guarded
 from qwen_service.app import create_app
-from qwen_service.commands.first_model import offer_model
+from qwen_service.commands.questions import Questions, at_terminal
 from qwen_service.commands.settings import add_setting_flags, make_folders, settings_from
 from qwen_service.config import ConfigError
 from qwen_service.doctor.host import Host
+from qwen_service.models.catalog import Catalog, is_called
 from qwen_service.operation import logs
 from qwen_service.process.instance_lock import AlreadyRunning, InstanceLock
 from qwen_service.settings import Settings
@@ -157,3 +159,20 @@ def _cure(error: OSError, port: int) -> str:
     if error.errno == errno.EACCES:
         return "Ports below 1024 need privileges: choose another one with --port."
     return "Correct the setting host."
+
+
+def offer_model(settings: Settings) -> None:
+    """Ask at a terminal whether to install the model that is missing. Raises an InstallError when the download fails, and KeyboardInterrupt."""
+    if not at_terminal() or settings.model_path or settings.simulate or settings.runtime_join:
+        return
+    catalog = Catalog.load(settings.models_dir.expanduser())
+    installed = {model.name for model in catalog.chatting()}
+    if settings.model == "auto":
+        missing, name, question = not installed, None, "No model is installed yet. Choose one now?"
+    else:
+        known = (spec.name for spec in catalog.specs if is_called(spec, settings.model))
+        name = next(known, None)
+        missing, question = name is not None and name not in installed, f"{name} is not installed. Download it now?"
+    if missing and Questions().confirm(question):
+        # Imported when needed: the download code takes 20 MB of memory.
+        import_module("qwen_service.commands.setup").install_first(settings, name)

@@ -20,8 +20,7 @@ from qwen_service.chat import Message, ReasoningDelta, TextDelta
 from qwen_service.commands.offers import Offer, Space, offers, recommended
 from qwen_service.commands.progress import add_models_dir_flags, add_progress_flag, sink_for
 from qwen_service.commands.questions import Questions
-from qwen_service.commands.settings import is_packaged
-from qwen_service.commands.settings_edit import set_in_file
+from qwen_service.commands.settings import is_packaged, set_in_file
 from qwen_service.commands.talk import LocalTalk, RemoteTalk, Talk
 from qwen_service.config import ConfigError, load_settings, settings_file
 from qwen_service.doctor.card import OUR_OWN, PCI_ID

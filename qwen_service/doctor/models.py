@@ -10,7 +10,7 @@ from qwen_service.doctor.system import SERVICE_USER
 from qwen_service.errors import UnknownModel
 from qwen_service.models.catalog import Catalog
 from qwen_service.models.installed import InstalledModel, pointer_advice
-from qwen_service.runtimes.axera.build_flags import STOCK_PORT, fixed_card, fixed_port
+from qwen_service.runtimes.axera.program_files import STOCK_PORT, fixed_card, fixed_port
 from qwen_service.settings import Settings
 
 MMAP_FLAG = "--use_mmap_load_embed"

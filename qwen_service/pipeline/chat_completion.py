@@ -27,8 +27,7 @@ from qwen_service.pipeline.structured import as_rendered, structured
 from qwen_service.pipeline.warming import Warmer
 from qwen_service.request_record import recording
 from qwen_service.runtime import Capabilities
-from qwen_service.text.output_format import OutputFormat
-from qwen_service.text.output_parser import OutputParser
+from qwen_service.text.output_parser import OutputFormat, OutputParser
 
 log = logging.getLogger(__name__)
 

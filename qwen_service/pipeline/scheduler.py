@@ -1,7 +1,9 @@
 """Gives out turns: one bounded line for all slots, in the order of fairness.py."""
 
 import asyncio
+import hashlib
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -13,8 +15,31 @@ from qwen_service.engines.supervisor import Supervisor
 from qwen_service.engines.waiting_room import Patience, WaitingRoom
 from qwen_service.errors import Died, ProtocolError, QueueTimeout, ServiceError, Stalled
 from qwen_service.pipeline.fairness import FairOrder, surplus
-from qwen_service.pipeline.session_hints import SessionHints
+from qwen_service.recent import put_recent
 from qwen_service.runtime import Prompt
+
+MOST_SESSIONS = 1024  # 16 bytes and a name each
+
+
+class SessionHints:
+    """Remembers where a client's session ran last, by what the client calls it. A hint only: what a KV cache holds counts more."""
+
+    def __init__(self) -> None:
+        self._places: OrderedDict[bytes, str] = OrderedDict()
+
+    def place(self, request: ChatRequest) -> str:
+        """Return the name of the place; "" when none is remembered."""
+        return self._places.get(_key(request), "") if request.session else ""
+
+    def note(self, request: ChatRequest, place: str) -> None:
+        if request.session:
+            put_recent(self._places, _key(request), place, MOST_SESSIONS)
+
+
+def _key(request: ChatRequest) -> bytes:
+    """Digest of client and session: two clients may use the same session name."""
+    name = f"{len(request.client)} {request.client} {request.session}"
+    return hashlib.blake2b(name.encode(errors="replace"), digest_size=16).digest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,10 +30,9 @@ from qwen_service.chat import (
 )
 from qwen_service.errors import InvalidOutput, InvalidRequest, PromptTooLong, Unsupported
 from qwen_service.runtime import Capabilities
-from qwen_service.text.engine_schema import guided
-from qwen_service.text.grammar import reply_grammar
+from qwen_service.text.grammar import guided, reply_grammar
 from qwen_service.text.json_schema import check_enforceable, first_error, json_error
-from qwen_service.text.output_format import OutputFormat
+from qwen_service.text.output_parser import OutputFormat
 
 Stream = Callable[[ChatRequest], AsyncGenerator[Event, None]]
 _FENCED = re.compile(r"\s*```(?:json)?\s*\n(?P<inner>.*?)\n?\s*```\s*", re.DOTALL)

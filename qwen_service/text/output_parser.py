@@ -13,12 +13,31 @@
 import re
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from qwen_service.chat import FinishReason, ReasoningDelta, TextDelta, TokenLogprob, ToolCall
 from qwen_service.runtime import Piece
-from qwen_service.text.output_format import OutputFormat
 from qwen_service.text.tool_calls import bare_call_payload, could_be_bare_call, find_outside_strings, parse_tool_call
+
+Parsed = TextDelta | ReasoningDelta | ToolCall
+RuntimeReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFormat:
+    """The opening and closing tags a model writes; None where it has no such thing."""
+
+    reasoning: tuple[str, str] | None = None
+    tool_call: tuple[str, str] | None = None
+
+    @classmethod
+    def of_template(cls, source: str) -> "OutputFormat":
+        """Read the tags from the chat template, which contains the tags that its model writes."""
+        return cls(
+            reasoning=("<think>", "</think>") if "</think>" in source else None,
+            tool_call=("<tool_call>", "</tool_call>") if "<tool_call>" in source else None,
+        )
 
 
 class Place(NamedTuple):
@@ -74,10 +93,6 @@ class HeldText:
         if self._logprobs:
             self._logprobs = deque((end - length, values) for end, values in self._logprobs)
         return taken, tuple(logprobs)
-
-
-Parsed = TextDelta | ReasoningDelta | ToolCall
-RuntimeReason = Literal["stop", "length"]
 
 
 class OutputParser:

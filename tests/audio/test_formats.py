@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qwen_service.audio.formats import sniff
+from qwen_service.audio.ffmpeg import sniff
 from qwen_service.audio.sound import wav_bytes
 
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")

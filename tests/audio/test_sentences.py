@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from qwen_service.audio.sentences import FIRST, LONGEST, pieces
+from qwen_service.audio.text_to_speech import FIRST, LONGEST, pieces
 
 
 def test_a_short_text_is_one_piece() -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from qwen_service.audio.subtitles import Segment, segments_of, subtitles
+from qwen_service.audio.speech_to_text import Segment, segments_of, subtitles
 from qwen_service.errors import ProtocolError, Unsupported
 
 SEGMENTS = (Segment(0, 2.5, " Hello\n there. "), Segment(3725.0006, 3726.9996, "a --> b & <i>c</i>"))

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from qwen_service.audio.formats import sniff
+from qwen_service.audio.ffmpeg import sniff
 from tests.live_service import Live, ScriptedEngine, live_service
 from tests.speech_programs import direct, recorded, speech_folder, speech_is
 

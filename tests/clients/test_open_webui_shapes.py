@@ -11,7 +11,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from qwen_service.audio.formats import sniff
+from qwen_service.audio.ffmpeg import sniff
 from tests.api.test_pictures import encoded, png
 from tests.case_service import scripted_service
 from tests.clients.conftest import ObligingModel, served

@@ -1,6 +1,6 @@
 import pytest
 
-from qwen_service.cluster.blocks import BLOCK, PromptBlocks, held
+from qwen_service.cluster.ranking import BLOCK, PromptBlocks, held
 from qwen_service.runtime import HeldIds
 
 TALK = tuple(range(3 * BLOCK + 40))

@@ -2,8 +2,7 @@
 
 from dataclasses import replace
 
-from qwen_service.cluster.blocks import held
-from qwen_service.cluster.ranking import Standing, rank
+from qwen_service.cluster.ranking import Standing, held, rank
 from qwen_service.runtime import HeldIds
 
 TALK = tuple(range(1000))

@@ -11,7 +11,7 @@ from qwen_service.cluster.wire import Work
 from qwen_service.engine import Engine, ModelText
 from qwen_service.models.spec import ModelSpec
 from qwen_service.runtime import HeldIds, Limits, Piece, Prefill, Prompt
-from qwen_service.text.output_format import OutputFormat
+from qwen_service.text.output_parser import OutputFormat
 from qwen_service.text.template import ChatTemplate
 from tests.fakes import LetterTokenizer, ScriptedRuntime
 

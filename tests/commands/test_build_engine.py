@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from qwen_service.commands import build_engine
-from qwen_service.commands.engine_speed import EngineSpeed, measure
+from qwen_service.commands.build_engine import EngineSpeed, measure
 from qwen_service.errors import ChecksumMismatch, InstallError
 from qwen_service.install.engine_source import PINNED, EngineSource, fetch_source, unpack
 from qwen_service.install.progress import LogSink

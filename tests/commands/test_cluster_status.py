@@ -1,7 +1,7 @@
 import pytest
 
-from qwen_service.cluster.blocks import held
 from qwen_service.cluster.node_facts import EngineView, NodeFacts, NodeView
+from qwen_service.cluster.ranking import held
 from qwen_service.cluster.wire import Report
 from qwen_service.commands.cluster_status import as_json, cells, faults, model_of, rows
 from qwen_service.runtime import HeldIds, Limits

@@ -16,7 +16,7 @@ import yaml
 from qwen_service.chat import Event, Message, TextDelta
 from qwen_service.commands.offers import Offer, Space, offers, recommended
 from qwen_service.commands.questions import Questions
-from qwen_service.commands.settings_edit import set_in_file
+from qwen_service.commands.settings import set_in_file
 from qwen_service.commands.setup import LONGEST, Setup, show_answer
 from qwen_service.models.catalog import Catalog
 from qwen_service.models.machine import Machine

@@ -3,7 +3,7 @@ import json
 
 from rich.console import Console
 
-from qwen_service.commands.pull_terminal import TerminalSink
+from qwen_service.commands.progress import TerminalSink
 from qwen_service.install.progress import JsonSink, LogSink, Progress, Tally, describe, human_bytes, human_time
 
 

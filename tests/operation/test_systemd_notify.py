@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from qwen_service.operation.systemd_notify import SystemdNotifier
+from qwen_service.operation.systemd import SystemdNotifier
 
 
 @pytest.fixture

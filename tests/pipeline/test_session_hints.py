@@ -5,9 +5,8 @@ import pytest
 
 from qwen_service.chat import ChatRequest
 from qwen_service.engines.waiting_room import WaitingRoom
-from qwen_service.pipeline import session_hints
-from qwen_service.pipeline.scheduler import Scheduler
-from qwen_service.pipeline.session_hints import SessionHints
+from qwen_service.pipeline import scheduler
+from qwen_service.pipeline.scheduler import Scheduler, SessionHints
 from qwen_service.runtime import Prompt
 from tests.fakes import ScriptedRuntime
 from tests.live_service import live_service
@@ -62,7 +61,7 @@ async def test_the_same_name_of_another_client_is_another_session() -> None:
 
 
 def test_the_oldest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_hints, "MOST_SESSIONS", 2)
+    monkeypatch.setattr(scheduler, "MOST_SESSIONS", 2)
     hints = SessionHints()
     for name in ("a", "b", "a", "c"):
         hints.note(request(name), f"place of {name}")

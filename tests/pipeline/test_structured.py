@@ -24,7 +24,7 @@ from qwen_service.chat import (
 from qwen_service.errors import InvalidOutput, InvalidRequest, PromptTooLong, Unsupported
 from qwen_service.pipeline.structured import structured
 from qwen_service.runtime import Capabilities
-from qwen_service.text.output_format import OutputFormat
+from qwen_service.text.output_parser import OutputFormat
 
 QWEN = OutputFormat(("<think>", "</think>"), ("<tool_call>", "</tool_call>"))
 GRAMMAR = Capabilities(frozenset(), constrained_output=True, grammars=True)

@@ -1,6 +1,6 @@
 import pytest
 
-from qwen_service.runtimes.sse import SseReader
+from qwen_service.runtimes.local_http import SseReader
 
 STREAM = (
     b'data: {"a": 1}\n\n'

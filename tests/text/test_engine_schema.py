@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from qwen_service.text.engine_schema import GUIDANCE, MOST_ITEMS, guided
+from qwen_service.text.grammar import GUIDANCE, MOST_ITEMS, guided
 
 ARRAY = {"type": "array", "items": {"type": "string"}}
 

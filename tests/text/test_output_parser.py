@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from qwen_service.chat import ReasoningDelta, TextDelta, TokenLogprob, ToolCall
 from qwen_service.runtime import Piece
-from qwen_service.text.output_format import OutputFormat
-from qwen_service.text.output_parser import OutputParser, Parsed
+from qwen_service.text.output_parser import OutputFormat, OutputParser, Parsed
 
 QWEN = OutputFormat(reasoning=("<think>", "</think>"), tool_call=("<tool_call>", "</tool_call>"))
 PLAIN = OutputFormat()

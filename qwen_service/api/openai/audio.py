@@ -13,14 +13,14 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import Send
 
 from qwen_service.api.openai.errors import error_chunk
-from qwen_service.api.openai.wire_audio import SpeechBody, TranscriptionFields, VoiceId, form_fields
+from qwen_service.api.openai.wire import SpeechBody, TranscriptionFields, VoiceId, form_fields
 from qwen_service.api.openai.wire_reply import ERRORS
 from qwen_service.api.reply import json_response, sse
 from qwen_service.api.streaming import LateReply, WholeReply
-from qwen_service.audio import ffmpeg, subtitles
-from qwen_service.audio.formats import ENCODERS, MEDIA_TYPES
+from qwen_service.audio import ffmpeg
+from qwen_service.audio.ffmpeg import ENCODERS, MEDIA_TYPES
 from qwen_service.audio.sound import PCM_RATE, UNKNOWN_SIZE, Sound, wav_bytes
-from qwen_service.audio.speech_to_text import Heard, Recording
+from qwen_service.audio.speech_to_text import SUBTITLES, Heard, Recording, segments_of, subtitles
 from qwen_service.audio.text_to_speech import Text, TextToSpeech
 from qwen_service.errors import InvalidRequest, ServiceError, Unsupported
 from qwen_service.service import Service
@@ -90,15 +90,15 @@ async def _recording(form: FormData) -> Recording:
         language=fields.language,
         prompt=fields.prompt,
         temperature=fields.temperature,
-        detailed=fields.response_format in ("verbose_json", *subtitles.MEDIA_TYPES),
+        detailed=fields.response_format in ("verbose_json", *SUBTITLES),
     )
 
 
 def _transcript(heard: Heard, fields: TranscriptionFields, headers: dict[str, str], *, task: str) -> Response:
     if fields.response_format == "text":
         return PlainTextResponse(heard.text + "\n", headers=headers)
-    if (media_type := subtitles.MEDIA_TYPES.get(fields.response_format)) is not None:
-        text = subtitles.subtitles(subtitles.segments_of(heard.details), fields.response_format)
+    if (media_type := SUBTITLES.get(fields.response_format)) is not None:
+        text = subtitles(segments_of(heard.details), fields.response_format)
         return Response(text, headers=headers, media_type=f"{media_type}; charset=utf-8")
     if fields.stream:
         delta = sse({"type": "transcript.text.delta", "delta": heard.text})

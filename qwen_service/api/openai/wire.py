@@ -4,9 +4,11 @@ Fields that are not here are accepted and ignored, as OpenAI does. What is honou
 docs/api.md, and a test compares that list with these models.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from qwen_service.api.wire import (
     Count,
@@ -28,6 +30,9 @@ from qwen_service.api.wire import (
 Penalty = Annotated[Finite, Field(ge=-2, le=2)]
 Limit = Count | Literal[-1]  # -1 (no limit) is not OpenAI's, but other local servers accept it, so apps send it
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+TextToEmbed = Annotated[str, Field(min_length=1)]
+IdsToEmbed = Annotated[Ids, Field(min_length=1)]
+Short = Annotated[str, StringConstraints(max_length=200)]
 
 
 class ImageUrl(Wire):
@@ -161,10 +166,6 @@ class CompletionBody(SamplingFields, ChatFields):
     logprobs: Annotated[int, Field(ge=0, le=20)] | bool | None = None
 
 
-TextToEmbed = Annotated[str, Field(min_length=1)]
-IdsToEmbed = Annotated[Ids, Field(min_length=1)]
-
-
 class EmbeddingsBody(Wire):
     model_config = example(model="qwen3-4b", input="Hello!")
     model: Name | None = None
@@ -172,3 +173,42 @@ class EmbeddingsBody(Wire):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
     user: str | None = Field(None, description="Ignored.")
+
+
+class VoiceId(BaseModel):
+    id: Short
+
+
+class SpeechBody(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    input: str
+    model: Short | None = None
+    voice: Short | VoiceId | None = None
+    response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] | None = None
+    speed: Annotated[float, Field(ge=0.25, le=4.0)] | None = None
+    instructions: str | None = None
+    stream_format: Literal["audio", "sse"] | None = None
+
+
+class TranscriptionFields(BaseModel):
+    """The fields of the form, beside the file."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: Short = ""
+    language: Annotated[str, StringConstraints(pattern=r"^([A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*)?$", max_length=20)] = (
+        ""
+    )
+    prompt: str = ""
+    response_format: Literal["json", "text", "verbose_json", "srt", "vtt", "diarized_json"] = "json"
+    temperature: Annotated[float, Field(ge=0, le=1)] | None = None
+    stream: bool = False
+
+
+def form_fields(texts: Mapping[str, str]) -> TranscriptionFields:
+    """Read the fields of a form. Raises RequestValidationError, as FastAPI does for a JSON body."""
+    try:
+        return TranscriptionFields.model_validate(texts)
+    except ValidationError as error:
+        raise RequestValidationError([{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors()]) from None

@@ -13,18 +13,17 @@ from qwen_service.card.faults import CardFault
 from qwen_service.card.recovery import card_recovery, prepare_cards, reboot_may_help
 from qwen_service.chat import Message
 from qwen_service.engine import BringUp, Engine, ModelText
-from qwen_service.errors import InvalidRequest, StartFailed
-from qwen_service.models.installed import InstalledModel
+from qwen_service.errors import InstallError, InvalidRequest, StartFailed
+from qwen_service.models.installed import InstalledModel, pointer_advice
 from qwen_service.models.machine import Machine
 from qwen_service.runtime import Limits, LoadProgress, Runtime
-from qwen_service.runtimes.axera.build_flags import fixed_card, fixed_port
-from qwen_service.runtimes.axera.card_text import CardText
 from qwen_service.runtimes.axera.program import AxeraProgram
+from qwen_service.runtimes.axera.program_files import fixed_card, fixed_port
 from qwen_service.runtimes.axera.repl import AxRepl
 from qwen_service.runtimes.axera.repl_process import ReplProgram
 from qwen_service.runtimes.axera.tokenizer_server import TokenizerServer
 from qwen_service.settings import TOKENIZER_LOGGER, Settings
-from qwen_service.text.output_format import OutputFormat
+from qwen_service.text.output_parser import OutputFormat
 from qwen_service.text.template import ChatTemplate
 from qwen_service.text.tokenizer import LocalTokenizer
 
@@ -37,6 +36,33 @@ OWN_TOKENIZER = (
     " that this model needs is in an older commit of its repository; `qwen-service pull` takes that one."
 )
 SYSTEM_PROMPT = "You are a helpful assistant."  # for the command line only; conversations have their own
+
+
+class CardText:
+    """The tokenizer and chat template of a card's model, read once for all cards: they take 45 MB and half a second."""
+
+    def __init__(self, model: InstalledModel) -> None:
+        self._model = model
+        self._reading = asyncio.Lock()
+        self._text: tuple[LocalTokenizer, ChatTemplate] | None = None
+
+    async def read(self, progress: LoadProgress) -> tuple[LocalTokenizer, ChatTemplate]:
+        """Read them. Raises StartFailed; the next call reads the files again."""
+        async with self._reading:
+            if self._text is None:
+                progress("reading the tokenizer")
+                self._text = await asyncio.to_thread(self._read)
+            return self._text
+
+    def _read(self) -> tuple[LocalTokenizer, ChatTemplate]:
+        if pointers := self._model.lfs_pointers():
+            raise StartFailed(pointer_advice(pointers), permanent=True)
+        assert self._model.tokenizer_file is not None, "a card's manifest names its tokenizer"
+        try:
+            tokenizer = LocalTokenizer(self._model.tokenizer_file.parent)
+            return tokenizer, ChatTemplate(tokenizer.chat_template, tokenizer.special_ids)
+        except InstallError as error:
+            raise StartFailed(error.message, permanent=True) from error
 
 
 def loaders(model: InstalledModel, settings: Settings, machine: Machine) -> dict[str, BringUp]:

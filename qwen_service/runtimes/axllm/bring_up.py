@@ -14,22 +14,41 @@ from qwen_service.engine import BringUp, Engine, ModelText
 from qwen_service.errors import InstallError, StartFailed
 from qwen_service.models.installed import InstalledModel, pointer_advice
 from qwen_service.models.machine import Machine
-from qwen_service.runtime import Limits, LoadProgress
-from qwen_service.runtimes.axera.build_flags import fixed_port
+from qwen_service.runtime import Limits, LoadProgress, PromptParts
 from qwen_service.runtimes.axera.program import AxeraProgram
+from qwen_service.runtimes.axera.program_files import fixed_port
 from qwen_service.runtimes.axllm.own_config import note_slot_size, told_folder
 from qwen_service.runtimes.axllm.program import find_axllm
-from qwen_service.runtimes.axllm.rough_tokenizer import ROUGH_TEMPLATE, RoughTokenizer
 from qwen_service.runtimes.axllm.runtime import LIMITS, AxLlm
 from qwen_service.runtimes.axllm.slots import SlotLog
 from qwen_service.settings import Settings
-from qwen_service.text.output_format import OutputFormat
+from qwen_service.text.output_parser import OutputFormat
 from qwen_service.text.template import ChatTemplate
 from qwen_service.text.tokenizer import LocalTokenizer
+
+BYTES_PER_TOKEN = 3  # English has 4 to 5, Chinese about 3 to 4
+ROUGH_TEMPLATE = (
+    "{% if tools %}{{ tools | tojson }}\n{% endif %}"
+    "{% for message in messages %}{{ message.role }}: {{ message.content }}"
+    "{% if message.tool_calls %}{{ message.tool_calls | tojson }}{% endif %} ....\n{% endfor %}"
+)
 
 log = logging.getLogger(__name__)
 
 QWEN_TAGS = OutputFormat(("<think>", "</think>"), ("<tool_call>", "</tool_call>"))
+
+
+class RoughTokenizer:
+    """Estimates the length of a text for a model whose tokenizer is inside the engine. It must not underestimate."""
+
+    async def encode(self, parts: PromptParts) -> list[int]:
+        """One number for each few bytes. Texts with the same beginning give the same first numbers."""
+        text = b"".join(
+            part.to_bytes(BYTES_PER_TOKEN, "big") if isinstance(part, int) else part.encode("utf-8", "replace")
+            for part in parts
+        )
+        pieces = range(0, len(text), BYTES_PER_TOKEN)
+        return [int.from_bytes(text[start : start + BYTES_PER_TOKEN], "big") for start in pieces]
 
 
 def loaders(model: InstalledModel, settings: Settings, machine: Machine) -> dict[str, BringUp]:

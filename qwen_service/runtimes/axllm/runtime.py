@@ -29,9 +29,8 @@ from qwen_service.runtime import Capabilities, Limits, LoadProgress, Piece, Pref
 from qwen_service.runtimes.axera.log import reported_limits
 from qwen_service.runtimes.axera.program import AxeraProcess, AxeraProgram, refuse_taken_port
 from qwen_service.runtimes.axllm.client import AxLlmClient, HungUp
-from qwen_service.runtimes.axllm.conversations import STEP, Conversations, Ids, Place, marked
 from qwen_service.runtimes.axllm.reply import AxLlmReply
-from qwen_service.runtimes.axllm.slots import SlotLog
+from qwen_service.runtimes.axllm.slots import STEP, Conversations, Ids, Place, SlotLog, marked
 from qwen_service.runtimes.axllm.wire import AxLlmStream, request_body, shown
 from qwen_service.text.tokenizer import LocalTokenizer
 

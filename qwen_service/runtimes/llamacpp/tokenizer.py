@@ -5,19 +5,49 @@ of Qwen's tool calls are found in any text) the text is cut in two, because each
 """
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from array import array
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import pairwise, takewhile
 from typing import Any
 
 from qwen_service.errors import InvalidRequest
 from qwen_service.runtime import PromptParts
-from qwen_service.runtimes.llamacpp.token_cache import TokenCache
 
+CHARACTERS = 500_000  # characters kept at most, about 2 MB with their ids
 BORDER = -1  # no token has this id
 
 
+class TokenCache:
+    """Remembers the ids of tokenized texts, so that only the newest message of a conversation is tokenized.
+
+    The cache is bounded in characters; the least recently used text is dropped first.
+    """
+
+    def __init__(self, characters: int = CHARACTERS) -> None:
+        self._room = characters
+        self._ids: OrderedDict[str, array[int]] = OrderedDict()
+
+    def known(self, texts: Iterable[str]) -> dict[str, Sequence[int]]:
+        found: dict[str, Sequence[int]] = {}
+        for text in texts:
+            if text in self._ids:
+                self._ids.move_to_end(text)
+                found[text] = self._ids[text]
+        return found
+
+    def put(self, new: Mapping[str, Sequence[int]]) -> None:
+        for text, ids in new.items():
+            if text not in self._ids:
+                self._ids[text] = array("i", ids)
+                self._room -= len(text)
+        while self._room < 0:
+            oldest, _ = self._ids.popitem(last=False)
+            self._room += len(oldest)
+
+
 class LlamaTokenizer:
-    """The tokenizer. The tokenizer. The tokenizer. `post` sends a body to a route and returns the answer."""
+    """The tokenizer. `post` sends a body to a route and returns the answer."""
 
     def __init__(self, post: Callable[[str, Any], Awaitable[Any]], vocab_size: int) -> None:
         self._post = post

@@ -14,7 +14,7 @@ from qwen_service.models.installed import InstalledModel
 from qwen_service.models.spec import ModelSpec
 from qwen_service.pipeline.conversation import SessionManager
 from qwen_service.runtime import Limits, Piece
-from qwen_service.text.output_format import OutputFormat
+from qwen_service.text.output_parser import OutputFormat
 from qwen_service.text.template import ChatTemplate
 from qwen_service.text.tokenizer import LocalTokenizer
 from tests.simulated_card import SimulatedCard, simulated_card

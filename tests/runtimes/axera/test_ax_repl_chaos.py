@@ -19,7 +19,7 @@ from qwen_service.engines.waiting_room import WaitingRoom
 from qwen_service.errors import Busy, RuntimeFailure
 from qwen_service.pipeline.scheduler import Scheduler
 from qwen_service.runtime import LoadProgress, Piece
-from qwen_service.text.output_format import OutputFormat
+from qwen_service.text.output_parser import OutputFormat
 from qwen_service.text.template import ChatTemplate
 from qwen_service.text.tokenizer import LocalTokenizer
 from tests.serving import installed

@@ -6,7 +6,7 @@ import pytest
 from qwen_service.errors import StartFailed
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.spec import ModelSpec
-from qwen_service.runtimes.axera.card_text import CardText
+from qwen_service.runtimes.axera.bring_up import CardText
 
 
 def card_text(folder: Path) -> CardText:

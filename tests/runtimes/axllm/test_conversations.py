@@ -1,7 +1,7 @@
 import random
 
 from qwen_service.chat import ChatRequest, Message
-from qwen_service.runtimes.axllm.conversations import Conversations, Ids, Place, marked
+from qwen_service.runtimes.axllm.slots import Conversations, Ids, Place, marked
 
 HEAD = tuple(range(1000, 1040))
 

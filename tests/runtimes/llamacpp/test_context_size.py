@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from qwen_service.models.machine import Machine
-from qwen_service.runtimes.llamacpp.context_size import default_context
+from qwen_service.runtimes.llamacpp.bring_up import default_context
 from qwen_service.runtimes.llamacpp.gguf import GgufError, GgufShape, read_shape
 
 GB = 1 << 30

@@ -1,4 +1,4 @@
-from qwen_service.runtimes.llamacpp.token_cache import TokenCache
+from qwen_service.runtimes.llamacpp.tokenizer import TokenCache
 
 
 def test_only_texts_that_were_put_are_known() -> None:
