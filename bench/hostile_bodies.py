@@ -13,8 +13,9 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -31,17 +32,20 @@ DEADLINE = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Body:
+    """One body for one route. `make` returns its bytes: several megabytes, which take a while to write."""
+
     name: str
     path: str
-    content: bytes
+    make: Callable[[], bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """`growth`: of the process's memory at its peak, in sizes of the body."""
+    """`size`: of the body in bytes. `growth`: of the process's memory at its peak, in sizes of the body."""
 
     name: str
     path: str
+    size: int
     status: int
     seconds: float
     slowest_health: float
@@ -51,8 +55,8 @@ class Cost:
 def bodies(model: str, size: int = SIZE) -> Iterator[Body]:
     """Bodies of nearly `size` bytes for every dialect: valid JSON that is expensive for somebody."""
     for name, fields in _contents(size - 200):
-        for path, extra in _routes(fields):
-            yield Body(name, path, _padded(_json({**extra, **fields, "model": model}), size))
+        for path, body in _routes(fields):
+            yield Body(name, path, partial(_padded, {**body, "model": model}, size))
     prompts: dict[str, Any] = {
         "many ids, the last wrong": [*[1] * (size // 2 - 200), "a"],
         "many ids": [1] * (size // 2 - 200),
@@ -62,14 +66,14 @@ def bodies(model: str, size: int = SIZE) -> Iterator[Body]:
         "one long word": "a" * (size - 200),
     }
     for name, prompt in prompts.items():
-        yield Body(name, "/v1/completions", _json({"prompt": prompt, "max_tokens": 1, "echo": True}))
-        yield Body(name, "/v1/embeddings", _json({"input": prompt}))
-        if isinstance(prompt, list):
-            yield Body(name, "/api/generate", _json({"model": model, "prompt": "a", "context": prompt}))
-        else:
-            yield Body(name, "/api/generate", _json({"model": model, "prompt": prompt, "options": {"num_predict": 1}}))
-    yield Body("many unknown fields", "/v1/models/load", _many_keys(size))
-    yield Body("half surrogates", "/v1/completions", b'{"prompt": "' + rb"\ud800" * ((size - 200) // 6) + b'"}')
+        yield Body(name, "/v1/completions", partial(_json, {"prompt": prompt, "max_tokens": 1, "echo": True}))
+        yield Body(name, "/v1/embeddings", partial(_json, {"input": prompt}))
+        generate: dict[str, Any] = {"prompt": "a", "context": prompt}
+        if isinstance(prompt, str):
+            generate = {"prompt": prompt, "options": {"num_predict": 1}}
+        yield Body(name, "/api/generate", partial(_json, {"model": model, **generate}))
+    yield Body("many unknown fields", "/v1/models/load", partial(_many_keys, size))
+    yield Body("half surrogates", "/v1/completions", partial(_half_surrogates, size))
 
 
 def _contents(size: int) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -123,10 +127,9 @@ def _schemas(size: int) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _routes(fields: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The routes that take these fields; `extra` makes the body a request of theirs."""
-    schema = fields.pop("schema", None)
-    stop = fields.pop("stop", None)
-    fields.setdefault("max_tokens", 1)
+    """The routes that take these fields, and the body that makes them a request of each."""
+    rest = {"max_tokens": 1} | {key: value for key, value in fields.items() if key not in ("schema", "stop")}
+    schema, stop = fields.get("schema"), fields.get("stop")
     openai: dict[str, Any] = {"stop": stop}
     ollama: dict[str, Any] = {"options": {"num_predict": 1, "stop": stop}}
     anthropic: dict[str, Any] = {"stop_sequences": stop}
@@ -134,11 +137,11 @@ def _routes(fields: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         openai["response_format"] = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
         ollama["format"] = schema
         anthropic["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
-    yield "/v1/chat/completions", openai
-    yield "/api/chat", ollama
-    yield "/v1/messages", anthropic
-    if schema is None and stop is None and "messages" in fields:
-        yield "/v1/responses", {"input": fields.pop("messages"), "max_output_tokens": 1}
+    yield "/v1/chat/completions", openai | rest
+    yield "/api/chat", ollama | rest
+    yield "/v1/messages", anthropic | rest
+    if schema is None and stop is None:
+        yield "/v1/responses", {"input": rest.pop("messages"), "max_output_tokens": 1} | rest
 
 
 def _tool(name: str, schema: dict[str, Any]) -> dict[str, Any]:
@@ -158,18 +161,22 @@ class _Raw(bytes):
 def _json(body: dict[str, Any]) -> bytes:
     raw = next(((key, value) for key, value in body.items() if isinstance(value, _Raw)), None)
     if raw is None:
-        return json.dumps(body).replace(", ", ",").encode()
+        return json.dumps(body, separators=(",", ": ")).encode()
     rest = json.dumps({key: value for key, value in body.items() if key != raw[0]}).encode()
     return rest[:-1] + b', "%s": ' % raw[0].encode() + raw[1] + b"}"
 
 
-def _padded(body: bytes, size: int) -> bytes:
-    """What a body costs is compared with the largest size, so that small ones are filled up with white space."""
-    return body + b" " * (size - len(body))
+def _padded(body: dict[str, Any], size: int) -> bytes:
+    """Write a body and fill it up with white space: what it costs is compared with the largest size."""
+    return _json(body).ljust(size)
 
 
 def _many_keys(size: int) -> bytes:
     return json.dumps({f"{n:x}": 1 for n in range(size // 12)}).encode()
+
+
+def _half_surrogates(size: int) -> bytes:
+    return b'{"prompt": "' + rb"\ud800" * ((size - 200) // 6) + b'"}'
 
 
 class Memory:
@@ -189,6 +196,7 @@ class Memory:
 
 async def cost_of(body: Body, client: httpx2.AsyncClient, pid: int) -> Cost:
     """Raises httpx2.TransportError when the service closes the connection, or answers no health question in time."""
+    content = body.make()
     memory = Memory(pid)
     memory.reset()
     before = memory.bytes("VmRSS")
@@ -196,12 +204,12 @@ async def cost_of(body: Body, client: httpx2.AsyncClient, pid: int) -> Cost:
     watching = asyncio.create_task(watch.run())
     await watch.asked.wait()
     started = time.perf_counter()
-    response = await client.post(body.path, content=body.content, headers={"Content-Type": "application/json"})
+    response = await client.post(body.path, content=content, headers={"Content-Type": "application/json"})
     seconds = time.perf_counter() - started
     watch.stopping = True
     await watching
-    growth = (memory.bytes("VmHWM") - before) / len(body.content)
-    return Cost(body.name, body.path, response.status_code, seconds, watch.slowest, growth)
+    growth = (memory.bytes("VmHWM") - before) / len(content)
+    return Cost(body.name, body.path, len(content), response.status_code, seconds, watch.slowest, growth)
 
 
 class _Watch:
