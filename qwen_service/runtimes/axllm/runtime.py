@@ -94,7 +94,7 @@ class AxLlm(Runtime):
         place = self._kept.place(prompt.token_ids)
         body = request_body(self._model, marked(prompt.request, place.slot), sampling, max_tokens, self._said)
         stream = AxLlmStream()
-        reading = self._begin_reading(body, texts, stream, len(prompt.token_ids) - place.shared)
+        reading = self._begin_reading(body, texts, stream, place.lacks)
         reply = AxLlmReply(self._tokenizer, max_tokens)
         try:
             while not reply.ended and (text := await texts.get()) is not None:
@@ -119,8 +119,7 @@ class AxLlm(Runtime):
         await self._at_rest()
         body = request_body(self._model, marked(request, place.slot), Sampling(), 1, self._said)
         try:
-            lacking = len(prompt.token_ids) - place.shared
-            await _outcome(self._begin_reading(body, asyncio.Queue(), AxLlmStream(), lacking))
+            await _outcome(self._begin_reading(body, asyncio.Queue(), AxLlmStream(), place.lacks))
         except (InvalidRequest, QueueTimeout) as refusal:  # the program lives on
             log.info("axllm refused to prefill: %s", refusal.message)
             return False
@@ -138,9 +137,8 @@ class AxLlm(Runtime):
     def _is_worth_warming(self, prompt: Prompt, place: Place) -> bool:
         """Whether the prompt leaves room for a question, and would be reused by it."""
         size = len(prompt.token_ids)
-        lacking = size - place.shared
         several = self._slots.made.count > 1
-        return 0 < size <= self._limits.prompt - STEP and lacking > 0 and (size > STEP or not several)
+        return 0 < size <= self._limits.prompt - STEP and place.lacks > 0 and (size > STEP or not several)
 
     def _spoken(self, ids: Ids) -> ChatRequest | None:
         """Make a request that begins with these ids of a system message, as Qwen's template writes it."""

@@ -110,10 +110,14 @@ class _Slot:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A slot for a prompt. `shared`: ids of the prompt that it holds. `loses`: expected loss in ids of other conversations."""
+    """A slot for a prompt. `shared` and `lacks`: how many ids of the prompt it holds, and how many must be computed.
+
+    `loses`: expected loss in ids of other conversations.
+    """
 
     slot: int
     shared: int
+    lacks: int
     loses: float
 
 
@@ -128,7 +132,7 @@ class Conversations:
         """Choose the cheapest slot: ids that are not held must be computed, and overwritten ids are lost."""
         price = 1 if in_a_hurry else UNHURRIED
         places = [self._weighed(number, ids) for number in range(len(self._slots))]
-        return min(places, key=lambda place: (price * (len(ids) - place.shared) + place.loses, -place.shared))
+        return min(places, key=lambda place: (price * place.lacks + place.loses, -place.shared))
 
     def hold(self, slot: int, prompt: Ids, reply: Ids = ()) -> None:
         self._clock += 1
@@ -143,7 +147,8 @@ class Conversations:
         rank = sum(other.used > slot.used for other in self._slots)
         loses = max(0, slot.asked - OPENING - common) * MOST_RECENT / 2**rank
         computed_afresh = len(self._slots) > 1 and len(ids) <= STEP
-        return Place(number, 0 if computed_afresh else common, loses)
+        shared = 0 if computed_afresh else common
+        return Place(number, shared, len(ids) - shared, loses)
 
 
 def marked(request: ChatRequest, slot: int) -> ChatRequest:

@@ -23,7 +23,7 @@ def test_conversations_with_one_head_get_slots_of_their_own() -> None:
 def test_one_slot_is_all_there_is() -> None:
     kept = Conversations(1)
     kept.hold(0, talk(1, 200))
-    assert kept.place(talk(2, 200)) == Place(0, 40, (200 - 8 - 40) / 2)
+    assert kept.place(talk(2, 200)) == Place(0, 40, 160, (200 - 8 - 40) / 2)
 
 
 def test_a_new_conversation_overwrites_the_one_that_has_rested_longest() -> None:
@@ -37,20 +37,20 @@ def test_a_long_head_is_continued_where_little_is_lost() -> None:
     head = tuple(range(700))
     kept = Conversations(4)
     kept.hold(0, talk(1, 750, head))
-    assert kept.place(talk(2, 750, head)) == Place(0, 700, (750 - 8 - 700) / 2)
+    assert kept.place(talk(2, 750, head)) == Place(0, 700, 50, (750 - 8 - 700) / 2)
 
 
 def test_a_reply_that_is_not_continued_is_no_loss() -> None:
     kept = Conversations(2)
     kept.hold(0, talk(1, 200), tuple(range(5000, 5400)))
     place = kept.place(talk(1, 200)[:-4] + tuple(range(7000, 7200)))  # without the empty thoughts that it ended with
-    assert place == Place(0, 196, 0)
+    assert place == Place(0, 196, 200, 0)
 
 
 def test_a_short_prompt_does_not_empty_the_slot_of_a_long_conversation() -> None:
     kept = Conversations(2)
     kept.hold(0, talk(1, 600))
-    assert kept.place(talk(2, 100)) == Place(1, 0, 0)
+    assert kept.place(talk(2, 100)) == Place(1, 0, 100, 0)
 
 
 def test_nobody_waits_for_what_is_warmed_so_it_may_cost_more_and_lose_less() -> None:
@@ -58,7 +58,7 @@ def test_nobody_waits_for_what_is_warmed_so_it_may_cost_more_and_lose_less() -> 
     kept = Conversations(2)
     kept.hold(0, talk(1, 1000, head))
     assert kept.place(head).slot == 0
-    assert kept.place(head, in_a_hurry=False) == Place(1, 0, 0)
+    assert kept.place(head, in_a_hurry=False) == Place(1, 0, 700, 0)
 
 
 def test_marks_make_prompts_differ_at_the_first_text() -> None:
