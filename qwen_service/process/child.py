@@ -121,6 +121,11 @@ class ChildProcess(asyncio.Protocol):
         if self._input is not None:
             self._input.close()
 
+    def close_output(self) -> None:
+        """Read no more of its output. Closes the pipe of a child that may never end, before the event loop is closed."""
+        assert self._output is not None
+        self._output.close()
+
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to the whole process group. Does nothing when the process has ended."""
         if self.returncode is None:
@@ -289,4 +294,7 @@ async def run_tool(argv: Sequence[str], timeout: float, input: bytes = b"") -> T
             return ToolResult(await tool.wait(), tool.tail)
     finally:
         tool.send_signal(signal.SIGKILL)
-        await tool.ends_within(0.5)
+        try:
+            await tool.ends_within(0.5)
+        finally:
+            tool.close_output()

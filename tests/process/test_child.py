@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -333,6 +334,25 @@ async def test_a_tool_that_hangs_is_killed_at_its_timeout() -> None:
     with pytest.raises(TimeoutError):
         await run_tool(python(IGNORES_TERM), timeout=0.3)
     assert time.monotonic() - started < DEADLINE / 4
+
+
+async def test_a_tool_that_does_not_end_leaves_no_pipe_open() -> None:
+    """Its child in another session is not killed with it, and holds its output."""
+    holder = "import subprocess, sys, time; subprocess.Popen(['sleep', '4'], start_new_session=True); time.sleep(60)"
+    before = open_pipes()
+    with pytest.raises(TimeoutError):
+        await run_tool(python(holder), timeout=1)
+    await asyncio.sleep(0)  # a transport closes in the loop's next turn
+    await asyncio.sleep(0)
+    assert open_pipes() <= before
+
+
+def open_pipes() -> set[str]:
+    found = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            found.add(os.readlink(entry))
+    return {name for name in found if name.startswith("pipe:")}
 
 
 async def test_a_tool_that_is_missing_is_an_oserror() -> None:
