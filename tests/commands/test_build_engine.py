@@ -130,7 +130,11 @@ def test_the_settings_name_the_new_engine_if_it_was_seen_to_be_faster(
     assert (f"llama_server: {tmp_path / 'llama-server'}" in config.read_text()) is switched
 
 
-def test_a_speed_is_measured_with_the_real_engine(smollm2: Path, tmp_path: Path) -> None:
+def test_a_speed_is_measured_with_the_real_engine(
+    smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_engine, "PROMPT", build_engine.PROMPT[:400])
+    monkeypatch.setattr(build_engine, "REPLY_TOKENS", 8)
     settings = Settings(model_path=smollm2, state_dir=tmp_path / "state", models_dir=tmp_path / "models")
     (tmp_path / "state").mkdir(mode=0o700)
     speed = asyncio.run(measure(settings))

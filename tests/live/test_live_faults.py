@@ -42,7 +42,7 @@ def queue(service: ServiceProcess) -> tuple[int, int]:
 def test_who_comes_when_the_line_is_full_is_sent_away_and_the_others_are_served(
     service: ServiceProcess, threads: ThreadPoolExecutor
 ) -> None:
-    long = threads.submit(ask, service, 400)
+    long = threads.submit(ask, service, 150)
     service.until("the long reply", lambda: queue(service) == (1, 0))
     waiting = [threads.submit(ask, service) for _ in range(2)]
     service.until("the line", lambda: queue(service) == (1, 2))
