@@ -1,29 +1,16 @@
-"""A short storm for each runtime. `python -m tests.chaos --seconds 3600` is the long one."""
+"""A storm over llama.cpp; with `-m long` also over main_api and axllm."""
 
-import os
 from pathlib import Path
 
 import pytest
 
-from tests.chaos.folders import prepare
-from tests.chaos.storm import storm
-
-SECONDS = float(os.environ.get("QWEN_TEST_CHAOS_SECONDS", "0"))
+from tests.chaos.short_storm import TIMEOUT, every_request_ends_well_or_with_an_error_and_nothing_leaks
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240 + 2 * SECONDS)
+@pytest.mark.timeout(TIMEOUT)
 @pytest.mark.parametrize(
-    "target",
-    ["llamacpp", "ax_repl", *(pytest.param(target, marks=pytest.mark.long) for target in ("ax_api", "axllm"))],
+    "target", ["llamacpp", *(pytest.param(name, marks=pytest.mark.long) for name in ("ax_api", "axllm"))]
 )
-async def test_every_request_ends_well_or_with_an_error_and_nothing_leaks(target: str, tmp_path: Path) -> None:
-    prepare(target, tmp_path)
-    figures = await storm(target, tmp_path, SECONDS, seed=1)
-    print(f"\n{target}\n{figures}")
-    assert figures.before is not None
-    assert figures.after is not None
-    assert figures.after.files <= figures.before.files + 5
-    assert figures.after.threads <= figures.before.threads + 3
-    assert figures.after.rss <= figures.before.rss * 1.3 + 30e6
-    assert len(figures.recoveries) >= 3
+async def test_a_storm_over_an_engine(target: str, tmp_path: Path) -> None:
+    await every_request_ends_well_or_with_an_error_and_nothing_leaks(target, tmp_path)

@@ -18,7 +18,7 @@ STORY = {"messages": [{"role": "user", "content": "Write a long story about the 
 
 @pytest.fixture(scope="module")
 def service(smollm2: Path) -> Iterator[ServiceProcess]:
-    limits = ("--slots", "1", "--queue-size", "2", "--stall-timeout", "2", "--context-size", "512")
+    limits = ("--slots", "1", "--queue-size", "2", "--stall-timeout", "5", "--context-size", "512")
     with service_process("--model-path", str(smollm2), *limits) as running:
         yield running
 
