@@ -1,6 +1,6 @@
 """Reports the progress of long work: to a log as plain lines, to another program as JSON lines.
 
-The bar for terminals is in pull_terminal.py, which needs rich. All sizes are in bytes.
+The bar for terminals is in commands/progress.py, which needs rich. All sizes are in bytes.
 """
 
 import json
