@@ -243,5 +243,5 @@ async def test_two_ingresses_before_an_engine_on_the_cpu(
     bodies = [{**asked(f"Say {number}"), "model": "cpu"} for number in range(8)]
     answers = [await http.post("/v1/chat/completions", json=body) for body in bodies]
     assert {answer.status_code for answer in answers} == {200}
-    assert all(answer.json()["usage"]["completion_tokens"] == 6 for answer in answers)
+    assert all(1 <= answer.json()["usage"]["completion_tokens"] <= 6 for answer in answers)  # the model may end sooner
     assert len(cluster.workers("Ingress")["Ingress"]) == 2
