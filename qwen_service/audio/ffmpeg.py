@@ -1,6 +1,7 @@
-"""Converts audio by ffmpeg, where ffmpeg is installed. It gets files only, and is told their format.
+"""Recognises audio formats, and converts them by ffmpeg, where ffmpeg is installed.
 
-Otherwise a playlist, or a container that names other files, could make it read those.
+ffmpeg gets files only, and is told their format. Otherwise a playlist, or a container that names other files, could make it
+read those.
 """
 
 import asyncio

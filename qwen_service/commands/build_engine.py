@@ -29,6 +29,7 @@ from qwen_service.process.child import ChildProcess, find_program
 from qwen_service.service import Service
 from qwen_service.settings import Settings
 
+# The question by which an engine's speed is measured: about 600 tokens, and a greedy reply.
 PROMPT = "Summarize in three sentences. " + " ".join(
     f"On day {day} the boat left at {day % 12} o'clock with {day * 7} crates, and the crew wrote down wind and weather."
     for day in range(1, 25)

@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 # Special tokens of prompts that clients render themselves (fill-in-the-middle), beside those of the template.
 _RAW_PROMPT_TOKENS = ("<|endoftext|>", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|file_sep|>")
+# Sizes of a context.
 SMALLEST = 256  # tokens; llama.cpp rounds up to a multiple of it
 LEAST = 4096  # tokens; the least with which an assistant with tools works
 GOOD = 8192  # tokens; enough for Home Assistant and for coding agents
