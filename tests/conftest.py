@@ -48,7 +48,10 @@ def _hear_interrupts() -> None:
 
 
 def _find_python_itself() -> None:
-    """A version manager's `python3` is a shell script that takes five times as long as the start of a simulator, whose first line it is."""
+    """Put Python's own folder before a version manager's, whose `python3` is a shell script.
+
+    Most simulators are started by `python3`, and that script takes five times as long as their own start.
+    """
     found = shutil.which("python3")
     if found is not None and Path(found).read_bytes()[:2] == b"#!":
         os.environ["PATH"] = f"{Path(sys.executable).resolve().parent}:{os.environ['PATH']}"

@@ -52,44 +52,6 @@ PERCENT = re.compile(rb"\[ *(\d+)%\]")
 STOPPED = "\nStopped. The engine in use is unchanged; run the same command to continue with what has been compiled."
 
 
-@dataclass(frozen=True, slots=True)
-class EngineSpeed:
-    """Tokens per second."""
-
-    prefill: float
-    decode: float
-
-    def __str__(self) -> str:
-        return f"reads {self.prefill:.0f}, writes {self.decode:.1f} tokens/s"
-
-
-async def measure(settings: Settings) -> EngineSpeed:
-    """Measure the model and the engine of the settings. Raises a ServiceError."""
-    service = Service(settings)
-    try:
-        await service.start()
-        model = await service.models.obtain(None)
-        await model.ready(WaitingRoom(1, LOADING), Patience(LOADING))
-        await _ask(service, "Warm up.", 4)
-        return await _ask(service, PROMPT, REPLY_TOKENS)
-    finally:
-        await service.stop()
-
-
-async def _ask(service: Service, text: str, tokens: int) -> EngineSpeed:
-    sampling = Sampling(max_tokens=tokens, temperature=0)
-    request = ChatRequest(id="speed", messages=(Message("user", text),), sampling=sampling)
-    async with aclosing(service.chat.stream(request)) as events:
-        async for event in events:
-            if isinstance(event, Finished):
-                read = event.usage.prompt_tokens - event.usage.cached_tokens
-                times = event.timings
-                return EngineSpeed(
-                    read / max(times.prefill, 1e-6), event.usage.completion_tokens / max(times.generation, 1e-6)
-                )
-    raise StartFailed("The engine gave no reply to the question of the measurement.")
-
-
 def add_build_engine_command(subparsers: Any) -> None:
     parser = subparsers.add_parser("build-engine", help="build llama.cpp for this processor", description=__doc__)
     parser.add_argument("--folder", type=Path, metavar="DIR", help="folder to install the engine in")
@@ -212,6 +174,44 @@ def _is_faster(settings: Settings, program: Path) -> bool:
     before = _measured(settings, model.name, "built in", None)
     after = _measured(settings, model.name, "built here", program)
     return after.prefill > before.prefill and after.decode > 0.9 * before.decode
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpeed:
+    """Tokens per second."""
+
+    prefill: float
+    decode: float
+
+    def __str__(self) -> str:
+        return f"reads {self.prefill:.0f}, writes {self.decode:.1f} tokens/s"
+
+
+async def measure(settings: Settings) -> EngineSpeed:
+    """Measure the model and the engine of the settings. Raises a ServiceError."""
+    service = Service(settings)
+    try:
+        await service.start()
+        model = await service.models.obtain(None)
+        await model.ready(WaitingRoom(1, LOADING), Patience(LOADING))
+        await _ask(service, "Warm up.", 4)
+        return await _ask(service, PROMPT, REPLY_TOKENS)
+    finally:
+        await service.stop()
+
+
+async def _ask(service: Service, text: str, tokens: int) -> EngineSpeed:
+    sampling = Sampling(max_tokens=tokens, temperature=0)
+    request = ChatRequest(id="speed", messages=(Message("user", text),), sampling=sampling)
+    async with aclosing(service.chat.stream(request)) as events:
+        async for event in events:
+            if isinstance(event, Finished):
+                read = event.usage.prompt_tokens - event.usage.cached_tokens
+                times = event.timings
+                return EngineSpeed(
+                    read / max(times.prefill, 1e-6), event.usage.completion_tokens / max(times.generation, 1e-6)
+                )
+    raise StartFailed("The engine gave no reply to the question of the measurement.")
 
 
 def _measured(settings: Settings, model: str, name: str, engine: Path | None) -> EngineSpeed:

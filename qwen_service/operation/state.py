@@ -1,4 +1,7 @@
-"""The state of the whole service at one moment, read without waiting: what /health and the gauges show."""
+"""The state of the whole service at one moment, read without waiting: what /health and the gauges show.
+
+`Overview` reads it from the running parts.
+"""
 
 import time
 from collections.abc import Callable, Sequence

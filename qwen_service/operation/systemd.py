@@ -57,8 +57,10 @@ class SystemdNotifier:
 
 
 async def report(systemd: SystemdNotifier, models: ModelManager, interval: float = INTERVAL) -> None:
-    """Report until cancelled: loading, ready, and alive as long as the event loop runs. A model that cannot be loaded counts as ready, too:
-    the service then answers with the reason."""
+    """Report until cancelled: loading, then ready, and alive as long as the event loop runs.
+
+    A model that cannot be loaded counts as ready, too, because the service then answers with the reason.
+    """
     ready, said = False, ""
     while systemd.is_heard:
         status, settled = _status(models)

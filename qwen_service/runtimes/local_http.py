@@ -19,28 +19,6 @@ _CLOSE = "Connection: close\r\n"
 BACKLOG_PAUSE = 0.005  # seconds until the next try when the server's backlog (5 in cpp-httplib) is full
 
 
-class SseReader:
-    """Parses server-sent events out of bytes, however the network cut them. IO-free."""
-
-    def __init__(self) -> None:
-        self._rest = b""  # bytes of an unfinished line
-        self._data: list[bytes] = []  # data lines of the unfinished event
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """Return the data of each event that these bytes complete. Comments, names and ids are dropped."""
-        lines = (self._rest + data).split(b"\n")
-        self._rest = lines.pop()
-        events = []
-        for line in lines:
-            text = line.removesuffix(b"\r")
-            if text.startswith(b"data:"):
-                self._data.append(text[5:].removeprefix(b" "))
-            elif not text and self._data:
-                events.append(b"\n".join(self._data))
-                self._data.clear()
-        return events
-
-
 class HttpError(Exception):
     """The server answered with a status other than 200."""
 
@@ -280,3 +258,25 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         self._complete = True
         self._keep = self._keep and self._parser.should_keep_alive()
+
+
+class SseReader:
+    """Parses server-sent events out of bytes, however the network cut them. IO-free."""
+
+    def __init__(self) -> None:
+        self._rest = b""  # bytes of an unfinished line
+        self._data: list[bytes] = []  # data lines of the unfinished event
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the data of each event that these bytes complete. Comments, names and ids are dropped."""
+        lines = (self._rest + data).split(b"\n")
+        self._rest = lines.pop()
+        events = []
+        for line in lines:
+            text = line.removesuffix(b"\r")
+            if text.startswith(b"data:"):
+                self._data.append(text[5:].removeprefix(b" "))
+            elif not text and self._data:
+                events.append(b"\n".join(self._data))
+                self._data.clear()
+        return events

@@ -38,19 +38,6 @@ log = logging.getLogger(__name__)
 QWEN_TAGS = OutputFormat(("<think>", "</think>"), ("<tool_call>", "</tool_call>"))
 
 
-class RoughTokenizer:
-    """Estimates the length of a text for a model whose tokenizer is inside the engine. It must not underestimate."""
-
-    async def encode(self, parts: PromptParts) -> list[int]:
-        """One number for each few bytes. Texts with the same beginning give the same first numbers."""
-        text = b"".join(
-            part.to_bytes(BYTES_PER_TOKEN, "big") if isinstance(part, int) else part.encode("utf-8", "replace")
-            for part in parts
-        )
-        pieces = range(0, len(text), BYTES_PER_TOKEN)
-        return [int.from_bytes(text[start : start + BYTES_PER_TOKEN], "big") for start in pieces]
-
-
 def loaders(model: InstalledModel, settings: Settings, machine: Machine) -> dict[str, BringUp]:
     """The one loader: the program itself spreads over the cards of `devices`."""
     return {model.name: AxLlmLoader(model, settings, machine, card_recovery(settings, machine))}
@@ -138,3 +125,16 @@ def _text(tokenizer: LocalTokenizer | None) -> ModelText:
         return ModelText(RoughTokenizer(), ChatTemplate(ROUGH_TEMPLATE, {}), QWEN_TAGS)
     template = ChatTemplate(tokenizer.chat_template, tokenizer.special_ids)
     return ModelText(tokenizer, template, OutputFormat.of_template(template.source))
+
+
+class RoughTokenizer:
+    """Estimates the length of a text for a model whose tokenizer is inside the engine. It must not underestimate."""
+
+    async def encode(self, parts: PromptParts) -> list[int]:
+        """One number for each few bytes. Texts with the same beginning give the same first numbers."""
+        text = b"".join(
+            part.to_bytes(BYTES_PER_TOKEN, "big") if isinstance(part, int) else part.encode("utf-8", "replace")
+            for part in parts
+        )
+        pieces = range(0, len(text), BYTES_PER_TOKEN)
+        return [int.from_bytes(text[start : start + BYTES_PER_TOKEN], "big") for start in pieces]

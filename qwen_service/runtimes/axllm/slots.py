@@ -32,7 +32,7 @@ _TAKEN = re.compile(r"kv slot select: chosen=(\d+) reuse=(\d+) shared=(\d+) req=
 STEP = 128  # ids; with several slots a prompt of at most so many is always computed from the start
 OPENING = 8  # ids at the end of a prompt that later turns do not repeat: the beginning of a reply, with empty thoughts
 MOST_RECENT = 0.5  # chance that the conversation in the slot used last continues; halved for each older slot
-UNHURRIED = 0.1  # cost of computing an id while nobody waits; losing a cached id costs 1
+UNHURRIED = 0.1  # cost of computing one id between requests; the loss of one cached id costs 1
 
 Ids = tuple[int, ...]
 
