@@ -3,13 +3,16 @@
 Frozen values, no behaviour, no wire format. All durations are in seconds, all counts in tokens.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls"]
 Priority = Literal["interactive", "background"]
+# What a prompt is before it is tokenized: plain text (never parsed for special tokens) and ids of special
+# tokens, in order. User text can therefore not smuggle in a control token.
+PromptParts = Sequence[str | int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,8 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
-from qwen_service.chat import ChatRequest, Sampling, TokenLogprob
+from qwen_service.chat import ChatRequest, PromptParts, Sampling, TokenLogprob
 from qwen_service.errors import RuntimeFailure
-
-# What a prompt is before it is tokenized: plain text (never parsed for special tokens) and ids of special
-# tokens, in order. User text can therefore not smuggle in a control token.
-PromptParts = Sequence[str | int]
 
 
 class Tokenizer(Protocol):

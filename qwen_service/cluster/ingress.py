@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from fastapi import FastAPI
 
 from qwen_service.app import create_app
+from qwen_service.chat import PromptParts
 from qwen_service.cluster.node import node_settings
 from qwen_service.cluster.remote_runtime import RemoteRuntime
 from qwen_service.cluster.roster import Roster
@@ -20,7 +21,7 @@ from qwen_service.errors import ServiceError, Unsupported
 from qwen_service.models.installed import InstalledModel
 from qwen_service.models.machine import Machine
 from qwen_service.operation import logs
-from qwen_service.runtime import LoadProgress, PromptParts
+from qwen_service.runtime import LoadProgress
 from qwen_service.runtimes.axera.bring_up import CardText
 from qwen_service.runtimes.axllm.bring_up import model_text
 from qwen_service.settings import Settings

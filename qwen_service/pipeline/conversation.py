@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from qwen_service.chat import IMAGE_PLACE, IMAGE_TOKENS, ChatRequest, Message, ToolCall
+from qwen_service.chat import IMAGE_PLACE, IMAGE_TOKENS, ChatRequest, Message, PromptParts, ToolCall
 from qwen_service.engine import ModelText
 from qwen_service.engines.served import ServedModel
 from qwen_service.errors import PromptTooLong, Unsupported
 from qwen_service.pipeline.trimming import Cut, cuts, turns_of, without_oldest
 from qwen_service.recent import put_recent
-from qwen_service.runtime import Limits, Prompt, PromptParts, Spelled
+from qwen_service.runtime import Limits, Prompt, Spelled
 from qwen_service.text.fill_in_middle import infill_prompt
 from qwen_service.text.template import Shown
 

@@ -1,8 +1,8 @@
 """Fill-in-the-middle prompts: the model writes the text between a prefix and a suffix, as Qwen's coder models do."""
 
+from qwen_service.chat import PromptParts
 from qwen_service.errors import Unsupported
 from qwen_service.models.spec import ModelSpec
-from qwen_service.runtime import PromptParts
 from qwen_service.text.template import ChatTemplate
 
 _MARKS = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")

@@ -17,6 +17,7 @@ from typing import Any
 
 import tokenizers
 
+from qwen_service.chat import PromptParts
 from qwen_service.errors import InstallError, InvalidRequest
 
 LONG_TEXT = 4_000  # characters; about 2 ms of encoding
@@ -24,7 +25,6 @@ SECTION = 65_536  # characters encoded at once; encoding takes 200 bytes of memo
 # Between a letter and a following " word": every pre-tokenizer of this kind cuts there.
 WORD_BOUNDARY = re.compile(r"(?<=[A-Za-z])(?= [A-Za-z])")
 ADDED_TOKENS_SIZE = 1_000_000  # bytes, at most; Qwen3's take 4 kB
-PromptParts = Sequence[str | int]  # as in runtime.py, which is a layer above
 
 
 def _byte_of_character() -> dict[str, int]:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from qwen_service.card.faults import CardFault
 from qwen_service.card.recovery import CardRecovery, card_recovery, prepare_cards, reboot_may_help
+from qwen_service.chat import PromptParts
 from qwen_service.engine import BringUp, Engine, ModelText
 from qwen_service.errors import InstallError, StartFailed
 from qwen_service.models.installed import InstalledModel, pointer_advice
 from qwen_service.models.machine import Machine
-from qwen_service.runtime import Limits, LoadProgress, PromptParts
+from qwen_service.runtime import Limits, LoadProgress
 from qwen_service.runtimes.axera.program import AxeraProgram
 from qwen_service.runtimes.axera.program_files import fixed_port
 from qwen_service.runtimes.axllm.own_config import note_slot_size, told_folder

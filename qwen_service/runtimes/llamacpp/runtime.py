@@ -16,9 +16,9 @@ from typing import Any
 
 import orjson
 
-from qwen_service.chat import Sampling
+from qwen_service.chat import PromptParts, Sampling
 from qwen_service.errors import ProtocolError, QueueFull, RuntimeFailure, ServiceError, Stalled
-from qwen_service.runtime import Limits, LoadProgress, Piece, Prefill, Prompt, PromptParts, Runtime
+from qwen_service.runtime import Limits, LoadProgress, Piece, Prefill, Prompt, Runtime
 from qwen_service.runtimes.llamacpp import wire
 from qwen_service.runtimes.llamacpp.kv_room import KvRoom
 from qwen_service.runtimes.llamacpp.process import LlamaProcess, check_gguf, thread_count

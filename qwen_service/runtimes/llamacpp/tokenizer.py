@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import pairwise, takewhile
 from typing import Any
 
+from qwen_service.chat import PromptParts
 from qwen_service.errors import InvalidRequest
-from qwen_service.runtime import PromptParts
 
 CHARACTERS = 500_000  # characters kept at most, about 2 MB with their ids
 BORDER = -1  # no token has this id

@@ -4,8 +4,8 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from qwen_service.chat import IMAGE_TOKENS, Sampling
-from qwen_service.runtime import Piece, Prefill, Prompt, PromptParts
+from qwen_service.chat import IMAGE_TOKENS, PromptParts, Sampling
+from qwen_service.runtime import Piece, Prefill, Prompt
 from qwen_service.runtimes.llamacpp.kv_room import KvRoom, Stay
 from qwen_service.runtimes.local_http import EventStream
 
