@@ -8,4 +8,4 @@ export PYTHONDONTWRITEBYTECODE=
 # Three workers on two cores: most tests wait for processes. A short folder for their files: the path of a unix socket has at most 107 bytes.
 folder=$(mktemp -d /tmp/q.XXXX)
 trap 'rm -rf "$folder"' EXIT
-"${QWEN_VENV:-.venv}/bin/python" -m pytest -n "${QWEN_TEST_WORKERS:-3}" --dist loadfile --basetemp "$folder" "$@"
+"${QWEN_VENV:-.venv}/bin/python" -m pytest -n "${QWEN_TEST_WORKERS:-3}" --dist loadfile --no-loadscope-reorder --basetemp "$folder" "$@"

@@ -9,9 +9,9 @@ from bench.soak_service import ROOT
 
 
 @pytest.mark.timeout(180)
-async def test_a_reply_that_was_cut_is_continued_and_the_line_tells_the_worst(qwen_tokenizer_folder: Path) -> None:
+async def test_a_reply_that_was_cut_is_continued_and_the_line_tells_the_worst(small_tokenizer_folder: Path) -> None:
     chosen = argparse.Namespace(
-        tokenizer=qwen_tokenizer_folder, pause=0.05, step_ms=5, token_ms=1, service=ROOT, log=None
+        tokenizer=small_tokenizer_folder, pause=0.05, step_ms=5, token_ms=1, service=ROOT, log=None
     )
     bench = Bench(chosen)
     (scenario,) = [scenario for scenario in SCENARIOS if scenario.name == "cut"]

@@ -15,12 +15,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize("target", ["ax_repl", "ax_api"])
 async def test_a_short_soak_finds_every_answer_right_and_nothing_left(
-    target: str, tmp_path: Path, qwen_tokenizer_folder: Path
+    target: str, tmp_path: Path, small_tokenizer_folder: Path
 ) -> None:
     figures = tmp_path / "soak.json"
     command = ["-m", "bench.soak", "--target", target, "--seconds", "4", "--every", "1", "--token-ms", "1"]
     program = await asyncio.create_subprocess_exec(
-        sys.executable, *command, "--tokenizer", qwen_tokenizer_folder, "--json", figures, cwd=ROOT
+        sys.executable, *command, "--tokenizer", small_tokenizer_folder, "--json", figures, cwd=ROOT
     )
     async with asyncio.timeout(110):
         assert await program.wait() == 0

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.live_service import Live, ScriptedEngine, live_service
 from tests.service_process import is_alive
@@ -78,6 +79,7 @@ def _pid(path: Path) -> int:
         return 0
 
 
+@pytest.mark.slow
 async def test_speech_survives_whatever_happens_to_its_programs(tmp_path: Path) -> None:
     engine, rng = ScriptedEngine(), random.Random(5)
     engine.gate.set()

@@ -74,9 +74,9 @@ class Owner:
 
 
 @pytest.fixture(scope="module")
-def owner(tmp_path_factory: pytest.TempPathFactory, qwen_tokenizer_folder: Path) -> Iterator[Owner]:
+def owner(tmp_path_factory: pytest.TempPathFactory, small_tokenizer_folder: Path) -> Iterator[Owner]:
     folder = tmp_path_factory.mktemp("o")
-    host = CardHost(folder / "host", qwen_tokenizer_folder)
+    host = CardHost(folder / "host", small_tokenizer_folder)
     host.install(MODEL)
     owner = Owner(folder, host)
     yield owner

@@ -32,9 +32,9 @@ sys.exit(options.run(options))
 
 
 @pytest.fixture
-def newcomer(tmp_path: Path, qwen_tokenizer_folder: Path) -> Path:
+def newcomer(tmp_path: Path, small_tokenizer_folder: Path) -> Path:
     """A machine with a card and no model; the hub has a model for it, whose manifest the owner has written."""
-    host = CardHost(tmp_path, qwen_tokenizer_folder)
+    host = CardHost(tmp_path, small_tokenizer_folder)
     program = host.install("swift", without=("port",), decode_rate=99, measured_on="simulated card")
     manifest = host.models / "manifests/swift.yaml"
     files = [path for path in sorted((host.models / "swift").rglob("*")) if path.is_file()]

@@ -14,8 +14,8 @@ TOKEN = 0.02  # seconds
 
 
 @pytest.fixture
-def host(tmp_path: Path, qwen_tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch) -> CardHost:
-    host = CardHost(tmp_path, qwen_tokenizer_folder)
+def host(tmp_path: Path, small_tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch) -> CardHost:
+    host = CardHost(tmp_path, small_tokenizer_folder)
     monkeypatch.setenv("SIM_CARDS", str(host.cards_file))
     monkeypatch.setenv("SIM_REPLY", "varied")
     monkeypatch.setenv("SIM_TOKEN", str(TOKEN))

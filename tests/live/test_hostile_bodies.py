@@ -17,6 +17,7 @@ def service(smollm2: Path) -> Iterator[ServiceProcess]:
         yield running
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every_route", [False, pytest.param(True, marks=pytest.mark.long)])
 @pytest.mark.timeout(300)
 async def test_no_body_of_the_largest_size_stops_the_service_or_fills_its_memory(

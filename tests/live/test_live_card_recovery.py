@@ -9,8 +9,8 @@ from tests.waiting import until
 
 
 @pytest.fixture
-def host(tmp_path: Path, qwen_tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch) -> CardHost:
-    host = CardHost(tmp_path, qwen_tokenizer_folder)
+def host(tmp_path: Path, small_tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch) -> CardHost:
+    host = CardHost(tmp_path, small_tokenizer_folder)
     monkeypatch.setenv("SIM_CARDS", str(host.cards_file))
     (tmp_path / "calls").touch()
     monkeypatch.setenv("SIM_LOG", str(tmp_path / "calls"))

@@ -15,8 +15,8 @@ FALLBACK: dict[str, Any] = {
 
 
 @pytest.fixture
-def host(tmp_path: Path, qwen_tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch) -> CardHost:
-    host = CardHost(tmp_path, qwen_tokenizer_folder)
+def host(tmp_path: Path, small_tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch) -> CardHost:
+    host = CardHost(tmp_path, small_tokenizer_folder)
     monkeypatch.setenv("SIM_CARDS", str(host.cards_file))
     monkeypatch.setenv("SIM_REPLY", "varied")
     host.install("qwen")

@@ -74,9 +74,9 @@ def pull_lines(service: ServiceProcess) -> Generator[bytes]:
 @pytest.mark.usefixtures("hanging_hub")
 @pytest.mark.parametrize("follower", ["stays", "leaves"])
 def test_a_pull_that_hangs_keeps_nobody_from_a_polite_end(
-    qwen_tokenizer_folder: Path, tmp_path: Path, follower: str
+    small_tokenizer_folder: Path, tmp_path: Path, follower: str
 ) -> None:
-    with simulated_card(tmp_path, qwen_tokenizer_folder) as service:
+    with simulated_card(tmp_path, small_tokenizer_folder) as service:
         lines = pull_lines(service)
         seen = [next(lines)]
         while b'"completed":65536' not in seen[-1].replace(b" ", b""):
@@ -99,9 +99,9 @@ def test_a_pull_that_hangs_keeps_nobody_from_a_polite_end(
 
 
 def test_a_second_interrupt_cuts_the_reply_and_the_program_still_ends_politely(
-    qwen_tokenizer_folder: Path, tmp_path: Path
+    small_tokenizer_folder: Path, tmp_path: Path
 ) -> None:
-    with simulated_card(tmp_path, qwen_tokenizer_folder, "--grace-time", "600") as service:
+    with simulated_card(tmp_path, small_tokenizer_folder, "--grace-time", "600") as service:
         body = {"messages": [{"role": "user", "content": "Tell a story."}], "max_tokens": 2000, "stream": True}
         with httpx.stream("POST", f"{service.url}/v1/chat/completions", json=body, timeout=90) as reply:
             lines = reply.iter_lines()

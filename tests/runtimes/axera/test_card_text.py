@@ -17,8 +17,8 @@ def lay_tokenizer(folder: Path, tokenizer: Path) -> None:
     (folder / "tokenizer").symlink_to(tokenizer.resolve())
 
 
-async def test_the_tokenizer_is_read_once_for_all_cards(tmp_path: Path, qwen_tokenizer_folder: Path) -> None:
-    lay_tokenizer(tmp_path, qwen_tokenizer_folder)
+async def test_the_tokenizer_is_read_once_for_all_cards(tmp_path: Path, small_tokenizer_folder: Path) -> None:
+    lay_tokenizer(tmp_path, small_tokenizer_folder)
     text = card_text(tmp_path)
     told: list[str] = []
     first, second = await asyncio.gather(text.read(told.append), text.read(told.append))
@@ -27,12 +27,12 @@ async def test_the_tokenizer_is_read_once_for_all_cards(tmp_path: Path, qwen_tok
 
 
 async def test_a_tokenizer_that_was_mended_is_read_at_the_next_start(
-    tmp_path: Path, qwen_tokenizer_folder: Path
+    tmp_path: Path, small_tokenizer_folder: Path
 ) -> None:
     text = card_text(tmp_path)
     with pytest.raises(StartFailed, match=r"tokenizer\.json") as failed:
         await text.read(lambda _: None)
     assert failed.value.permanent
-    lay_tokenizer(tmp_path, qwen_tokenizer_folder)
+    lay_tokenizer(tmp_path, small_tokenizer_folder)
     tokenizer, _ = await text.read(lambda _: None)
     assert tokenizer.decode_now(tokenizer.encode_now(["as it was"])) == "as it was"

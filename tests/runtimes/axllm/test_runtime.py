@@ -116,10 +116,10 @@ async def test_a_reply_comes_as_pieces_and_ends_with_stop(started: Callable[...,
 
 
 async def test_tokens_are_counted_with_the_models_tokenizer(
-    started: Callable[..., Any], qwen_tokenizer_folder: Path
+    started: Callable[..., Any], small_tokenizer_folder: Path
 ) -> None:
     text = ["<think>\n", "Gr", "üße", "\n</think>", "\n\n", "from Köln-Ehrenfeld, 12345"]
-    tokenizer = LocalTokenizer(qwen_tokenizer_folder)
+    tokenizer = LocalTokenizer(small_tokenizer_folder)
     it = await started(tokenizer=tokenizer, SIM_REPLY=json.dumps(text))
     ids = tokenizer.special_ids
     expected = tokenizer.encode_now([ids["<think>"], "\nGrüße\n", ids["</think>"], "\n\nfrom Köln-Ehrenfeld, 12345"])
@@ -194,9 +194,9 @@ async def test_a_refused_prefill_is_no_failure(started: Callable[..., Any]) -> N
 
 
 async def test_a_head_of_the_last_time_is_told_as_a_system_message(
-    started: Callable[..., Any], qwen_tokenizer_folder: Path
+    started: Callable[..., Any], small_tokenizer_folder: Path
 ) -> None:
-    tokenizer = LocalTokenizer(qwen_tokenizer_folder)
+    tokenizer = LocalTokenizer(small_tokenizer_folder)
     it = await started(tokenizer=tokenizer, context=2000)
     start, end = (tokenizer.special_ids[name] for name in ("<|im_start|>", "<|im_end|>"))
     text = "You are a parrot. " * 40 + "\n\nWith two lines."

@@ -6,11 +6,14 @@ from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 
 from qwen_service.chat import ChatRequest, Sampling
 from qwen_service.runtime import Piece, Prefill, Prompt
 from qwen_service.runtimes.llamacpp.runtime import LlamaCpp
+
+pytestmark = pytest.mark.slow
 
 CONTEXT = 256
 DEADLINE = 300.0
