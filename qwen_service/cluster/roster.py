@@ -26,6 +26,7 @@ class Roster:
         self.on_change: Callable[[], None] = lambda: None
         self._loop = asyncio.get_running_loop()
         self._members: dict[str, _Member] = {}  # by place, so that a new replica takes the line of its predecessor
+        self._unheard = 0  # replicas that run and have not reported yet
         self._working: dict[str, str] = {}  # key of a work -> its replica
         self._change = asyncio.Event()
 
@@ -53,8 +54,12 @@ class Roster:
         return bool(self._able)
 
     def loads_quickly(self) -> bool:
-        """Whether a request should wait for an engine: one is ready, or the first reports have not come yet."""
-        return self.ready or not self._members
+        """Whether a request should wait for an engine: one is ready, or a first report is due.
+
+        Ray counts a replica as running when its engine is ready, and its first report comes a moment later: in a redeploy
+        of two cards that is when the last old replica has just gone.
+        """
+        return self.ready or self._unheard > 0 or not self._members
 
     @property
     def limits(self) -> Limits:
@@ -109,6 +114,7 @@ class Roster:
 
     def _take(self, reports: Mapping[str, Report | None]) -> None:
         now = time.monotonic()
+        self._unheard = sum(report is None for report in reports.values())
         for replica, report in reports.items():
             if report is not None:
                 self._members[report.where] = _Member(report, replica)

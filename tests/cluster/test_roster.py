@@ -42,6 +42,18 @@ async def test_requests_wait_for_the_first_reports_but_not_for_cards_that_load()
     assert roster.loads_quickly()
 
 
+async def test_requests_wait_for_the_first_report_of_a_new_replica_when_the_last_old_one_has_gone() -> None:
+    roster = Roster()
+    roster.note_reports({"old": report("a"), "new": None})
+    roster.note_reports({"new": None})
+    await settle()
+    assert not roster.ready
+    assert roster.loads_quickly()
+    roster.note_reports({})
+    await settle()
+    assert not roster.loads_quickly()
+
+
 async def test_a_replica_that_is_gone_is_named_until_another_works_in_its_place() -> None:
     roster = Roster()
     roster.note_reports({"1": report("a"), "2": report("b")})
