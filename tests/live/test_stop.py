@@ -32,7 +32,7 @@ ENDED = (0, 130, -signal.SIGTERM, -signal.SIGINT)  # uvicorn raises the signal o
 @pytest.fixture
 def hanging_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     put(
-        tmp_path / "hub",  # The simulator of main_api makes "ended politely" when it is interrupted and no reply runs.
+        tmp_path / "hub",
         REPO,
         REVISION,
         {"mini.gguf": bytes(2**20)},
