@@ -8,7 +8,12 @@ venv=${QWEN_VENV:-.venv}
 requirements=requirements.txt
 [ "${1:-}" = --dev ] && requirements="requirements-dev.txt"
 
+own_python() { # The distribution's Python is compiled with optimization, and stays when a version manager's is removed.
+  /usr/bin/python3 -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+}
+
 python=${PYTHON:-python3}
+[ -n "${PYTHON:-}" ] || ! own_python || python=/usr/bin/python3
 command -v "$python" >/dev/null || { echo "setup.sh: no $python found. Install Python 3.11 or newer: sudo apt install python3 python3-venv" >&2; exit 1; }
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "setup.sh: $("$python" --version) is too old, 3.11 or newer is needed (set PYTHON=/path/to/python3.11)" >&2; exit 1; }
 
