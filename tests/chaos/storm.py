@@ -99,16 +99,18 @@ class Storm:
         end = time.monotonic() + seconds
         faults = engine_faults(self._service.target)
         for fault in self._rng.sample(faults, len(faults)):
-            await self._break_once(fault)
+            while not await self._break_once(fault):
+                await self._well(LONGEST_BACKOFF + LOAD)
         while time.monotonic() < end:
             await self._break_once(self._rng.choice(faults))
         self._over.set()
 
-    async def _break_once(self, fault: str) -> None:
+    async def _break_once(self, fault: str) -> bool:
+        """False when there is no engine to strike: a slow machine's may have stalled by itself, and is being replaced."""
         await asyncio.sleep(self._rng.random() * 3)
         restarts = await self._restarts()
         if not strike(self._service, fault, self._rng):
-            return
+            return False
         self.figures.faults[fault] += 1
         struck = time.monotonic()
         patience = TRUTH
@@ -122,6 +124,7 @@ class Storm:
         self._open.clear()
         await asyncio.sleep(CALM)
         self._open.set()
+        return True
 
     async def _told(self, restarts: int, patience: float) -> None:
         deadline = time.monotonic() + patience

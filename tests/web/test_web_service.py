@@ -34,6 +34,7 @@ def service_url(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         process.terminate()
 
 
+@pytest.mark.slow
 def test_a_talk_with_the_embedded_model(browser: Browser, service_url: str) -> None:
     with httpx.Client(transport=httpx.HTTPTransport(retries=8)) as client:  # until it listens
         assert client.get(service_url).text == "Ollama is running"
