@@ -20,6 +20,7 @@ import httpx2
 from rich.console import Console
 from rich.table import Table
 
+from qwen_service.commands.error_text import answer_text, error_text
 from qwen_service.errors import ServiceError
 
 QUESTIONS = (
@@ -148,13 +149,13 @@ async def _ask(http: httpx2.AsyncClient, options: argparse.Namespace, question: 
     began, first, tokens = time.monotonic(), 0.0, 0
     async with http.stream("POST", "/v1/chat/completions", json=body) as response:
         if response.status_code != httpx2.codes.OK:
-            raise _Refused(_message(await response.aread(), response.status_code))
+            raise _Refused(answer_text(await response.aread(), response.status_code))
         async for line in response.aiter_lines():
             if not line.startswith("data: {"):
                 continue
             chunk = json.loads(line.removeprefix("data: "))
             if "error" in chunk:
-                raise _Refused(chunk["error"].get("message", "an error in the stream"))
+                raise _Refused(error_text(chunk))
             if not first and any(_has_content(choice) for choice in chunk.get("choices", ())):
                 first = time.monotonic()
             tokens = (chunk.get("usage") or {}).get("completion_tokens", tokens)
@@ -167,13 +168,6 @@ async def _ask(http: httpx2.AsyncClient, options: argparse.Namespace, question: 
 def _has_content(choice: dict[str, Any]) -> bool:
     delta = choice.get("delta", {})
     return bool(delta.get("content") or delta.get("reasoning_content") or delta.get("tool_calls"))
-
-
-def _message(body: bytes, status: int) -> str:
-    try:
-        return f"{status}: {json.loads(body)['error']['message']}"
-    except (ValueError, KeyError, TypeError):
-        return f"status {status}"
 
 
 def _show(rows: Sequence[Row]) -> None:

@@ -17,6 +17,7 @@ import httpx2
 
 from qwen_service.commands.agents import AGENTS, Agent, Start, Target
 from qwen_service.commands.become import become
+from qwen_service.commands.error_text import answer_text
 from qwen_service.config import load_settings
 from qwen_service.errors import ServiceError
 
@@ -99,7 +100,7 @@ def _loaded(url: str, api_key: str, name: str | None) -> _Model:
         with httpx2.Client(base_url=url, headers=headers, timeout=httpx2.Timeout(10, read=LOADING)) as client:
             counted = client.post("/v1/messages/count_tokens", json=question)  # answered once the model is loaded
             if counted.is_error:
-                raise LaunchFailed(f"{url}: {_message(counted)}")
+                raise LaunchFailed(f"{url}: {answer_text(counted.content, counted.status_code)}")
             path = f"/v1/models/{name}" if name else "/v1/models"
             known = client.get(path).raise_for_status().json()
         entries = [known] if name else [entry for entry in known["data"] if entry["parent"] is None]
@@ -113,13 +114,6 @@ def _loaded(url: str, api_key: str, name: str | None) -> _Model:
 
 def _model(entry: dict[str, Any]) -> _Model:
     return _Model(str(entry["id"]), int(entry["context"]), entry["prompt_limit"], entry["capabilities"])
-
-
-def _message(answer: httpx2.Response) -> str:
-    try:
-        return str(answer.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"status {answer.status_code}"
 
 
 def demand_room(agent: Agent, target: Target) -> None:

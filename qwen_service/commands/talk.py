@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import httpx2
 
 from qwen_service.chat import ChatRequest, Event, Message, ReasoningDelta, TextDelta
+from qwen_service.commands.error_text import answer_text, error_text
 from qwen_service.engines.waiting_room import Patience, WaitingRoom
 from qwen_service.errors import ServiceError
 from qwen_service.models.machine import Machine
@@ -96,7 +97,7 @@ class RemoteTalk:
         try:
             async with self._client.stream("POST", "/v1/chat/completions", json=body) as answer:
                 if answer.status_code != httpx2.codes.OK:
-                    raise TalkFailed(_message(json.loads(await answer.aread())))
+                    raise TalkFailed(answer_text(await answer.aread(), answer.status_code))
                 async for line in answer.aiter_lines():
                     if line.startswith("data: ") and line != "data: [DONE]":
                         for event in _events(json.loads(line.removeprefix("data: "))):
@@ -110,7 +111,7 @@ class RemoteTalk:
 
 def _events(chunk: dict[str, Any]) -> list[Event]:
     if "error" in chunk:
-        raise TalkFailed(_message(chunk))
+        raise TalkFailed(error_text(chunk))
     events: list[Event] = []
     for choice in chunk.get("choices", []):
         if text := choice["delta"].get("reasoning_content"):
@@ -118,8 +119,3 @@ def _events(chunk: dict[str, Any]) -> list[Event]:
         if text := choice["delta"].get("content"):
             events.append(TextDelta(text))
     return events
-
-
-def _message(body: dict[str, Any]) -> str:
-    error = body.get("error")
-    return str(error.get("message", error)) if isinstance(error, dict) else str(error)
