@@ -95,7 +95,7 @@ class Turns:
     async def take(self, work: Callable[[], Awaitable[T]]) -> T:
         """Wait for the turn. The program goes on working when its client leaves, so the next one waits for that, too."""
         if self.busy and self.waiting >= self._most_waiting:
-            raise QueueFull(f"{self.waiting} requests for speech are waiting already; try again later.")
+            raise QueueFull(f"The line for speech is full (queue_size: {self._most_waiting}). Try again later.")
         self.waiting += 1
         try:
             async with asyncio.timeout(self._patience):

@@ -9,7 +9,7 @@ from qwen_service.doctor.host import Account, Host
 from qwen_service.doctor.system import SERVICE_USER
 from qwen_service.errors import UnknownModel
 from qwen_service.models.catalog import Catalog
-from qwen_service.models.installed import InstalledModel, pointer_advice
+from qwen_service.models.installed import InstalledModel, opening, pointer_advice
 from qwen_service.runtimes.axera.program_files import STOCK_PORT, fixed_card, fixed_port
 from qwen_service.settings import Settings
 
@@ -33,7 +33,7 @@ def examine_models(host: Host, catalog: Catalog, settings: Settings) -> Iterator
 
 def _closed(catalog: Catalog) -> Iterator[Finding]:
     for path in catalog.unreadable():
-        yield fail("models", f"{path} cannot be read by this user", f"sudo chmod -R a+rX {path}")
+        yield fail("models", f"{path} cannot be read by this user", opening(path))
 
 
 def _wanted(catalog: Catalog, name: str) -> Iterator[Finding]:

@@ -44,9 +44,7 @@ class WaitingRoom:
         return Patience(self._patience)
 
     def full(self, retry_after: float) -> QueueFull:
-        return QueueFull(
-            f"{self.size} requests are waiting already (queue_size). Try again later.", retry_after=retry_after
-        )
+        return QueueFull(f"The line is full (queue_size: {self.size}). Try again later.", retry_after=retry_after)
 
     @contextmanager
     def wait_for_model(self) -> Iterator[None]:

@@ -160,7 +160,12 @@ def is_closed(folder: Path) -> bool:
 
 
 def cannot_read(path: Path) -> str:
-    return f"{path} cannot be read by this user. `sudo chmod -R a+rX {path}` lets every user read it."
+    return f"{path} cannot be read by this user. `{opening(path)}` lets every user read it."
+
+
+def opening(path: Path) -> str:
+    """The command that lets every user read the file, or the folder with all that is in it."""
+    return f"sudo chmod -R a+rX {path}"
 
 
 def is_lfs_pointer(path: Path) -> bool:

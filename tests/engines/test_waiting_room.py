@@ -25,7 +25,11 @@ def test_who_waits_for_a_model_takes_a_place_of_the_line() -> None:
     room = WaitingRoom(2, 30)
     with room.wait_for_model():
         assert (room.waiting, room.places_in_line) == (1, 1)
-        with room.wait_for_model(), pytest.raises(QueueFull, match="2 requests are waiting"), room.wait_for_model():
+        with (
+            room.wait_for_model(),
+            pytest.raises(QueueFull, match=r"The line is full \(queue_size: 2\)"),
+            room.wait_for_model(),
+        ):
             pass
     assert (room.waiting, room.places_in_line) == (0, 2)
 
