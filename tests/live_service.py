@@ -12,7 +12,7 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
-from qwen_service.api.server import ConnectionLimits, Server, guarded
+from qwen_service.api.server import KEEP_ALIVE, ConnectionLimits, Server, guarded
 from qwen_service.app import create_app
 from qwen_service.chat import Sampling
 from qwen_service.config import load_settings
@@ -121,7 +121,15 @@ async def listening(app: FastAPI, settings: Settings) -> AsyncIterator[tuple[int
     port: int = listener.getsockname()[1]
     limits = ConnectionLimits(settings.head_timeout, settings.write_timeout)
     http_class = guarded(limits, settings.max_connections_per_client, settings.trusted_proxies)
-    config = uvicorn.Config(app, http=http_class, log_config=None, access_log=False, ws="none", proxy_headers=False)
+    config = uvicorn.Config(
+        app,
+        http=http_class,
+        log_config=None,
+        access_log=False,
+        ws="none",
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE,
+    )
     server = _Server(config, settings.admin_socket)
     running = asyncio.create_task(server.serve(sockets=[listener]))
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60, verify=False) as http:  # no TLS here

@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from qwen_service.api.access import is_loopback
-from qwen_service.api.server import ConnectionLimits, Server, guarded
+from qwen_service.api.server import KEEP_ALIVE, ConnectionLimits, Server, guarded
 from qwen_service.app import create_app
 from qwen_service.commands.questions import Questions, at_terminal
 from qwen_service.commands.settings import add_setting_flags, make_folders, settings_from
@@ -74,7 +74,7 @@ def _serve(app: FastAPI, settings: Settings, sockets: list[socket.socket]) -> in
         access_log=False,
         server_header=False,
         proxy_headers=False,  # api/access.py reads them, from trusted proxies only
-        timeout_keep_alive=75,
+        timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=cast(int, settings.grace_time),  # a float does, and 0 is at once
     )
     for listener in sockets:

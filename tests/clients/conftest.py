@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from openai import OpenAI
 from pydantic import BaseModel
 
+from qwen_service.api.server import KEEP_ALIVE
 from qwen_service.chat import Sampling
 from qwen_service.runtime import Prompt
 from tests.case_service import Script, scripted_service
@@ -85,7 +86,9 @@ def served(service: AbstractAsyncContextManager[FastAPI]) -> Iterator[str]:
 
     async def serve() -> None:
         async with service as app:
-            config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none")
+            config = uvicorn.Config(
+                app, log_config=None, access_log=False, lifespan="off", ws="none", timeout_keep_alive=KEEP_ALIVE
+            )
             servers.append(_Server(config, ready))
             await servers[0].serve(sockets=[listener])
 
