@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Set up the Python environment of this checkout: setup.sh [--dev]
 # Makes .venv (or $QWEN_VENV) from the pinned requirements, once for each change of them, and in it bin/qwen-service.
+# $PYTHON names the interpreter, if not the distribution's or else `python3` is to be taken.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

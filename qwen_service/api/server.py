@@ -29,8 +29,8 @@ _TOO_MANY = (
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-type: text/plain\r\n"
     b"content-length: 94\r\n\r\nThis client has too many connections open. The setting max_connections_per_client bounds them."
 )
-# Seconds that an idle connection is kept open: longer than clients keep theirs (httpx: 5). Closed at the same time,
-# a request that is just sent on it would get no answer.
+# Seconds that an idle connection is kept open: longer than clients keep it (httpx: 5). Were it closed at the moment
+# when a client sends its next request on it, that request would get no answer.
 KEEP_ALIVE = 75
 LAST_WORDS = 3.0  # seconds for a reply that is cut to tell its client so
 MAX_UNREAD_HEAD = 65_536  # bytes of an unfinished head; request_checks.HeadLimit checks a complete one

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from qwen_service.api.pages import ChatPage
+from qwen_service.api.server import KEEP_ALIVE
 from qwen_service.app import create_app
 from qwen_service.settings import Settings
 
@@ -174,7 +175,14 @@ def _error(refusal: Refusal) -> Response:
 
 @contextmanager
 def running(service: ScriptedService) -> Iterator[ScriptedService]:
-    config = uvicorn.Config(service.app(), host="127.0.0.1", port=0, log_level="critical", lifespan="off")
+    config = uvicorn.Config(
+        service.app(),
+        host="127.0.0.1",
+        port=0,
+        log_level="critical",
+        lifespan="off",
+        timeout_keep_alive=KEEP_ALIVE,
+    )
     server = uvicorn.Server(config)
     server.config.load()
     sock = config.bind_socket()
