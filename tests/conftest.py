@@ -23,6 +23,7 @@ from qwen_service.settings import TOKENIZER_LOGGER
 from qwen_service.text.tokenizer import LocalTokenizer
 from tests.simulated_card import Card, simulated_card
 from tests.simulated_repl import Rig, repl_rig
+from tests.small_gguf import write_small_gguf
 
 SMALL_MERGES = 8000
 MOST_SHOWN = 4000  # characters of a failed try
@@ -130,6 +131,14 @@ def smollm2() -> Path:
         TEST_FILES / SMOLLM2,
         *ROOT.glob(f"models/**/{SMOLLM2}"),
     )
+
+
+@pytest.fixture(scope="session")
+def small_gguf(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fortieth of SmolLM2, by the same name: for tests that need a real engine, but not what it says."""
+    path = tmp_path_factory.mktemp("small") / smollm2.name
+    write_small_gguf(smollm2, path)
+    return path
 
 
 @pytest.fixture(scope="session")

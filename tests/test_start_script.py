@@ -46,8 +46,8 @@ def test_a_checkout_has_the_command_that_the_documentation_writes(run: Run, tmp_
 
 
 @pytest.fixture
-def flags(smollm2: Path) -> list[str]:
-    return ["-d", "--model-path", str(smollm2), "--port", str(free_ports(1))]
+def flags(small_gguf: Path) -> list[str]:
+    return ["-d", "--model-path", str(small_gguf), "--port", str(free_ports(1))]
 
 
 def test_it_starts_once_and_stops_once(run: Run, flags: list[str]) -> None:

@@ -13,13 +13,13 @@ from bench.hostile_connections import Report
 ROOT = Path(__file__).resolve().parents[2]
 
 
-async def run(smollm2: Path, figures: Path, *arguments: str) -> None:
+async def run(small_gguf: Path, figures: Path, *arguments: str) -> None:
     program = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "bench.hostile_connections",
         "--model-path",
-        smollm2,
+        small_gguf,
         "--json",
         figures,
         *arguments,
@@ -35,17 +35,17 @@ def result_of(figures: Path) -> dict[str, Any]:
     return result
 
 
-async def test_nobody_is_admitted_and_half_heads_are_closed(smollm2: Path, tmp_path: Path) -> None:
+async def test_nobody_is_admitted_and_half_heads_are_closed(small_gguf: Path, tmp_path: Path) -> None:
     sizes = ("--connections", "96", "--half-heads", "30", "--head-timeout", "2")
-    await run(smollm2, tmp_path / "figures.json", *sizes)
+    await run(small_gguf, tmp_path / "figures.json", *sizes)
     result = result_of(tmp_path / "figures.json")
     assert result["statuses"]["401"] > 40  # 7 of 10 are whole requests
     assert result["answered_408"] == 30
 
 
 @pytest.mark.long
-async def test_nobody_of_500_is_admitted(smollm2: Path, tmp_path: Path) -> None:
-    await run(smollm2, tmp_path / "figures.json")
+async def test_nobody_of_500_is_admitted(small_gguf: Path, tmp_path: Path) -> None:
+    await run(small_gguf, tmp_path / "figures.json")
     assert result_of(tmp_path / "figures.json")["statuses"]["401"] > 200
 
 

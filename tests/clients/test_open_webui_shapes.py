@@ -17,6 +17,7 @@ from tests.case_service import scripted_service
 from tests.clients.conftest import ObligingModel, served
 from tests.clients.test_openai_audio import speech_service
 from tests.engines.test_embeddings import install, likeness
+from tests.small_gguf import WIDTH
 from tests.speech_programs import recording
 
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
@@ -73,8 +74,8 @@ async def document_service(folder: Path, gguf: Path) -> AsyncIterator[FastAPI]:
 
 
 @pytest.fixture(scope="module")
-def documents(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[str]:
-    with served(document_service(tmp_path_factory.mktemp("documents"), smollm2)) as url:
+def documents(tmp_path_factory: pytest.TempPathFactory, small_gguf: Path) -> Iterator[str]:
+    with served(document_service(tmp_path_factory.mktemp("documents"), small_gguf)) as url:
         yield url
 
 
@@ -94,7 +95,7 @@ async def test_the_pieces_of_a_document_come_all_at_once_and_none_is_refused(doc
 
         vectors = await asyncio.gather(*map(embedded, PIECES))
         assert await embedded(PIECES[7]) == pytest.approx(vectors[7], abs=1e-6)
-    assert {len(vector) for vector in vectors} == {576}
+    assert {len(vector) for vector in vectors} == {WIDTH}
     assert len({tuple(vector) for vector in vectors}) == len(PIECES)
 
 

@@ -237,9 +237,9 @@ async def test_a_node_that_dies_is_named_and_used_again_when_it_returns(
 
 
 async def test_two_ingresses_before_an_engine_on_the_cpu(
-    http: httpx.AsyncClient, cluster: LocalCluster, smollm2: Path
+    http: httpx.AsyncClient, cluster: LocalCluster, small_gguf: Path
 ) -> None:
-    cluster.host.install_gguf(smollm2)
+    cluster.host.install_gguf(small_gguf)
     await asyncio.to_thread(cluster.deploy, model="cpu", replicas=1, replicas_on="cpu", ingress_replicas=2)
     await cluster.until_ready(1)
     bodies = [{**asked(f"Say {number}"), "model": "cpu"} for number in range(8)]

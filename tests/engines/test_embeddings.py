@@ -21,16 +21,20 @@ from qwen_service.models.installed import InstalledModel
 from qwen_service.runtimes.local_http import HttpError
 from qwen_service.settings import Settings
 from tests.case_service import Script, scripted_service
+from tests.small_gguf import WIDTH
 from tests.waiting import until
 
 NAME = "smollm2-135m-instruct.q4_1"
 
 
 @pytest.fixture
-async def http(tmp_path: Path, smollm2: Path) -> AsyncIterator[httpx.AsyncClient]:
-    settings = {"embedding_model": smollm2, "embedding_pooling": "mean", "context_size": 256, "threads": 1}
-    async with asked(tmp_path, settings) as client:
+async def http(tmp_path: Path, small_gguf: Path) -> AsyncIterator[httpx.AsyncClient]:
+    async with asked(tmp_path, settings_for(small_gguf)) as client:
         yield client
+
+
+def settings_for(gguf: Path) -> dict[str, Any]:
+    return {"embedding_model": gguf, "embedding_pooling": "mean", "context_size": 256, "threads": 1}
 
 
 @asynccontextmanager
@@ -63,17 +67,19 @@ async def vectors(http: httpx.AsyncClient, **body: Any) -> list[list[float]]:
     return found
 
 
-async def test_like_texts_have_like_vectors_of_length_one(http: httpx.AsyncClient) -> None:
-    dog, cat, law = await vectors(http, input=["The dog barks.", "The cat meows.", "Article 12, paragraph 3 is void."])
+async def test_like_texts_have_like_vectors_of_length_one(tmp_path: Path, smollm2: Path) -> None:
+    texts = ["The dog barks.", "The cat meows.", "Article 12, paragraph 3 is void."]
+    async with asked(tmp_path, settings_for(smollm2)) as http:
+        dog, cat, law = await vectors(http, input=texts)
     assert all(math.isclose(math.hypot(*vector), 1, abs_tol=1e-6) for vector in (dog, cat, law))
     assert likeness(dog, cat) > likeness(dog, law)
 
 
 async def test_both_dialects_give_the_same_vector(http: httpx.AsyncClient) -> None:
-    (ollama,) = await vectors(http, input="Hello")
-    older = await http.post("/api/embeddings", json={"model": NAME, "prompt": "Hello"})
-    plain = await http.post("/v1/embeddings", json={"model": NAME, "input": ["Hello"]})
-    packed = await http.post("/v1/embeddings", json={"model": NAME, "input": "Hello", "encoding_format": "base64"})
+    (ollama,) = await vectors(http, input="the")
+    older = await http.post("/api/embeddings", json={"model": NAME, "prompt": "the"})
+    plain = await http.post("/v1/embeddings", json={"model": NAME, "input": ["the"]})
+    packed = await http.post("/v1/embeddings", json={"model": NAME, "input": "the", "encoding_format": "base64"})
     raw = base64.b64decode(packed.json()["data"][0]["embedding"])
     assert likeness(ollama, older.json()["embedding"]) > 0.9999
     assert likeness(ollama, plain.json()["data"][0]["embedding"]) > 0.9999
@@ -109,14 +115,13 @@ async def test_another_model_is_unknown(http: httpx.AsyncClient) -> None:
     assert answer.status_code == 404
 
 
-async def test_the_model_can_be_named_instead_of_its_file(tmp_path: Path, smollm2: Path) -> None:
+async def test_the_model_can_be_named_instead_of_its_file(tmp_path: Path, small_gguf: Path) -> None:
     (tmp_path / "models").mkdir()
-    shutil.copy(smollm2, tmp_path / "models" / "vectors.gguf")
-    settings = {"embedding_model": Path("vectors"), "embedding_pooling": "mean", "context_size": 256, "threads": 1}
-    async with asked(tmp_path, settings) as client:
+    shutil.copy(small_gguf, tmp_path / "models" / "vectors.gguf")
+    async with asked(tmp_path, settings_for(Path("vectors"))) as client:
         answer = await client.post("/v1/embeddings", json={"model": "vectors", "input": "Hello"})
     assert (answer.status_code, answer.json()["model"]) == (200, "vectors")
-    assert len(answer.json()["data"][0]["embedding"]) == 576
+    assert len(answer.json()["data"][0]["embedding"]) == WIDTH
 
 
 async def test_a_name_that_nobody_has_is_told_when_it_is_used(tmp_path: Path) -> None:
@@ -141,9 +146,9 @@ async def test_without_a_model_for_embeddings_the_answer_names_one_to_pull(tmp_p
 
 
 async def test_an_installed_model_for_embeddings_needs_no_setting_and_does_not_chat(
-    tmp_path: Path, smollm2: Path
+    tmp_path: Path, small_gguf: Path
 ) -> None:
-    install(tmp_path / "models", smollm2)
+    install(tmp_path / "models", small_gguf)
     async with asked(tmp_path, {"context_size": 256, "threads": 1}) as client:
         made = await client.post("/v1/embeddings", json={"model": "v:1", "input": "Hello"})
         shown = await client.post("/api/show", json={"model": "vectors"})
@@ -154,9 +159,9 @@ async def test_an_installed_model_for_embeddings_needs_no_setting_and_does_not_c
     assert (refused.status_code, "vectors does not support chat" in refused.text) == (400, True)
 
 
-async def test_a_text_is_never_longer_than_the_model_takes(tmp_path: Path, smollm2: Path) -> None:
+async def test_a_text_is_never_longer_than_the_model_takes(tmp_path: Path, small_gguf: Path) -> None:
     """SmolLM2 has learnt 8192 tokens, the manifest says 300, the setting 16384."""
-    install(tmp_path / "models", smollm2, "context: 300\n")
+    install(tmp_path / "models", small_gguf, "context: 300\n")
     async with asked(tmp_path, {"context_size": 16_384, "threads": 1}) as client:
         refused = await client.post("/v1/embeddings", json={"input": "word " * 400})
     assert "takes at most 300" in refused.json()["error"]["message"]
@@ -188,9 +193,9 @@ async def test_a_cut_text_keeps_the_token_that_closes_it(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("error", [ConnectionResetError("closed"), HttpError(500, b"no memory")])
 async def test_an_engine_that_fails_as_soon_as_it_is_up_is_told_and_stopped(
-    smollm2: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+    small_gguf: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    made = Embeddings(Settings(embedding_model=smollm2))
+    made = Embeddings(Settings(embedding_model=small_gguf))
     stopped: list[str] = []
 
     class Process:
@@ -212,9 +217,9 @@ async def test_an_engine_that_fails_as_soon_as_it_is_up_is_told_and_stopped(
         assert stopped == ["stopped"] * times
 
 
-async def test_an_idle_model_is_unloaded_and_comes_back(tmp_path: Path, smollm2: Path) -> None:
+async def test_an_idle_model_is_unloaded_and_comes_back(tmp_path: Path, small_gguf: Path) -> None:
     settings = Settings(
-        embedding_model=smollm2,
+        embedding_model=small_gguf,
         embedding_pooling="mean",
         context_size=256,
         threads=1,

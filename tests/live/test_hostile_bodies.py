@@ -12,8 +12,8 @@ from tests.service_process import ServiceProcess, service_process
 
 
 @pytest.fixture(scope="module")
-def service(smollm2: Path) -> Iterator[ServiceProcess]:
-    with service_process("--model-path", str(smollm2), "--context-size", "640") as running:
+def service(small_gguf: Path) -> Iterator[ServiceProcess]:
+    with service_process("--model-path", str(small_gguf), "--context-size", "640") as running:
         yield running
 
 

@@ -39,9 +39,9 @@ async def answered(service: CardService) -> httpx.Response:
 
 
 async def test_the_cpu_answers_while_the_card_is_kept_down_and_the_card_as_soon_as_it_is_back(
-    host: CardHost, smollm2: Path, monkeypatch: pytest.MonkeyPatch
+    host: CardHost, small_gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    host.install_gguf(smollm2)
+    host.install_gguf(small_gguf)
     async with card_service(host, **FALLBACK) as service:
         await service.until_status("ok")
         by_card = await service.chat("Hi", max_tokens=4)
@@ -75,10 +75,10 @@ async def test_without_a_fallback_the_reason_is_told_with_503(host: CardHost, mo
 
 
 async def test_a_required_card_that_this_machine_has_not_is_told_with_503(
-    host: CardHost, smollm2: Path, monkeypatch: pytest.MonkeyPatch
+    host: CardHost, small_gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SIM_FAIL", "host_node")
-    host.install_gguf(smollm2)
+    host.install_gguf(small_gguf)
     (host.folder / "root" / "dev" / "axcl_host").unlink()
     async with card_service(host, accelerator="required") as service:
         await service.until(lambda health: health["details"]["model"]["state"] == "failed")
@@ -88,10 +88,10 @@ async def test_a_required_card_that_this_machine_has_not_is_told_with_503(
 
 
 async def test_the_cpu_answers_on_a_machine_that_has_started_without_its_card(
-    host: CardHost, smollm2: Path, monkeypatch: pytest.MonkeyPatch
+    host: CardHost, small_gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SIM_FAIL", "host_node")
-    host.install_gguf(smollm2)
+    host.install_gguf(small_gguf)
     (host.folder / "root" / "dev" / "axcl_host").unlink()
     async with card_service(host, **FALLBACK) as service:
         await service.until(lambda health: health["details"]["model"]["state"] == "failed")
@@ -101,8 +101,8 @@ async def test_the_cpu_answers_on_a_machine_that_has_started_without_its_card(
         assert "The card's driver is not loaded" in health["details"]["model"]["error"]
 
 
-async def test_without_a_card_auto_serves_the_model_of_the_cpu(host: CardHost, smollm2: Path) -> None:
-    host.install_gguf(smollm2)
+async def test_without_a_card_auto_serves_the_model_of_the_cpu(host: CardHost, small_gguf: Path) -> None:
+    host.install_gguf(small_gguf)
     for accelerator, device, served in (("auto", True, "qwen"), ("none", True, "cpu"), ("auto", False, "cpu")):
         if not device:
             (host.folder / "root" / "dev" / "axcl_host").unlink()

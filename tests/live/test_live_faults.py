@@ -90,8 +90,8 @@ def test_a_stall_in_a_stream_is_told_in_the_stream(service: ServiceProcess) -> N
     assert ask(service).status_code == 200
 
 
-def test_a_reply_that_runs_when_the_service_is_told_to_end_is_finished(smollm2: Path) -> None:
-    with service_process("--model-path", str(smollm2), "--grace-time", "60") as service:
+def test_a_reply_that_runs_when_the_service_is_told_to_end_is_finished(small_gguf: Path) -> None:
+    with service_process("--model-path", str(small_gguf), "--grace-time", "60") as service:
         body = {**STORY, "max_tokens": 60, "stream": True}
         with httpx.stream("POST", f"{service.url}/v1/chat/completions", json=body, timeout=90) as reply:
             lines = reply.iter_lines()
@@ -101,9 +101,10 @@ def test_a_reply_that_runs_when_the_service_is_told_to_end_is_finished(smollm2: 
         assert service.process.wait(60) in ENDED
 
 
-def test_a_reply_that_takes_longer_than_the_grace_time_is_cut_without_a_clean_end(smollm2: Path) -> None:
-    with service_process("--model-path", str(smollm2), "--grace-time", "1") as service:
-        body = {**STORY, "max_tokens": 1500, "stream": True, "logit_bias": {"2": -100}}
+def test_a_reply_that_takes_longer_than_the_grace_time_is_cut_without_a_clean_end(small_gguf: Path) -> None:
+    flags = ("--model-path", str(small_gguf), "--context-size", "8192")
+    with service_process(*flags, "--grace-time", "1") as service:
+        body = {**STORY, "max_tokens": 8000, "stream": True, "logit_bias": {"2": -100}}
         with httpx.stream("POST", f"{service.url}/v1/chat/completions", json=body, timeout=90) as reply:
             lines = reply.iter_lines()
             next(lines)

@@ -29,6 +29,13 @@ def service(smollm2: Path) -> Iterator[ServiceProcess]:
 
 
 @pytest.fixture(scope="module")
+def quick_service(small_gguf: Path) -> Iterator[ServiceProcess]:
+    """Its text makes no sense."""
+    with service_process("--model-path", str(small_gguf), "--context-size", "512") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
 def client(service: ServiceProcess) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0, timeout=120)
 
@@ -260,42 +267,44 @@ def post(service: ServiceProcess, content: bytes, path: str = "/v1/chat/completi
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_refused_in_openais_shape_and_the_next_request_is_served(
-    service: ServiceProcess, name: str
+    quick_service: ServiceProcess, name: str
 ) -> None:
     path = "/v1/completions" if b'"prompt"' in BAD[name] else "/v1/chat/completions"
-    response = post(service, BAD[name], path)
+    response = post(quick_service, BAD[name], path)
     assert response.status_code in (400, 413), response.text
     error = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert 10 < len(error["message"]) < 1000
-    assert post(service, body()).status_code == 200
+    assert post(quick_service, body()).status_code == 200
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_odd_input_is_answered_and_the_next_request_is_served(service: ServiceProcess, name: str) -> None:
-    response = post(service, ODD[name])
+def test_odd_input_is_answered_and_the_next_request_is_served(quick_service: ServiceProcess, name: str) -> None:
+    response = post(quick_service, ODD[name])
     assert response.status_code == 200, response.text
     assert response.json()["usage"]["completion_tokens"] >= 0
-    assert post(service, body()).status_code == 200
+    assert post(quick_service, body()).status_code == 200
 
 
-def test_special_tokens_in_a_message_are_counted_as_text(service: ServiceProcess) -> None:
-    plain = post(service, says("x")).json()["usage"]["prompt_tokens"]
-    special = post(service, says("x<|im_end|>")).json()["usage"]["prompt_tokens"]
+def test_special_tokens_in_a_message_are_counted_as_text(quick_service: ServiceProcess) -> None:
+    plain = post(quick_service, says("x")).json()["usage"]["prompt_tokens"]
+    special = post(quick_service, says("x<|im_end|>")).json()["usage"]["prompt_tokens"]
     assert special > plain + 2
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/v1/nothing", 404), ("DELETE", "/v1/models", 405)])
 def test_an_unknown_route_is_refused_in_openais_shape(
-    service: ServiceProcess, method: str, path: str, status: int
+    quick_service: ServiceProcess, method: str, path: str, status: int
 ) -> None:
-    response = httpx.request(method, service.url + path)
+    response = httpx.request(method, quick_service.url + path)
     assert response.status_code == status
     assert set(response.json()["error"]) == {"message", "type", "param", "code"}
 
 
-def test_a_body_of_another_content_type_is_explained(service: ServiceProcess) -> None:
-    response = httpx.post(f"{service.url}/v1/chat/completions", content=body(), headers={"Content-Type": "text/plain"})
+def test_a_body_of_another_content_type_is_explained(quick_service: ServiceProcess) -> None:
+    response = httpx.post(
+        f"{quick_service.url}/v1/chat/completions", content=body(), headers={"Content-Type": "text/plain"}
+    )
     assert response.status_code == 400
     assert "Content-Type: application/json" in response.json()["error"]["message"]
 
@@ -312,31 +321,33 @@ def test_a_body_of_another_content_type_is_explained(service: ServiceProcess) ->
 )
 @pytest.mark.parametrize("route", ["/v1/chat/completions", "/api/chat"])
 def test_a_body_that_cannot_be_read_is_refused_with_the_reason(
-    service: ServiceProcess, route: str, content: bytes, reason: str
+    quick_service: ServiceProcess, route: str, content: bytes, reason: str
 ) -> None:
-    response = httpx.post(f"{service.url}{route}", content=content, headers={"Content-Type": "application/json"})
+    response = httpx.post(f"{quick_service.url}{route}", content=content, headers={"Content-Type": "application/json"})
     assert response.status_code == (413 if reason == "lists" else 400)
     assert reason in response.text
 
 
 @pytest.mark.parametrize("bound", ["minItems", "maxItems"])
-def test_an_array_of_a_thousand_million_items_costs_the_engine_nothing(service: ServiceProcess, bound: str) -> None:
-    workers = service.workers()
+def test_an_array_of_a_thousand_million_items_costs_the_engine_nothing(
+    quick_service: ServiceProcess, bound: str
+) -> None:
+    workers = quick_service.workers()
     schema = {"type": "array", "items": {"type": "string"}, bound: 10**9}
     wanted = {"type": "json_schema", "json_schema": {"name": "list", "schema": schema}}
     response = httpx.post(
-        f"{service.url}/v1/chat/completions", json=json.loads(body(response_format=wanted)), timeout=30
+        f"{quick_service.url}/v1/chat/completions", json=json.loads(body(response_format=wanted)), timeout=30
     )
     assert response.status_code in (200, 502)  # the token limit cut it, or it is too short
-    assert service.workers() == workers
+    assert quick_service.workers() == workers
 
 
-def test_the_api_describes_itself(service: ServiceProcess) -> None:
-    paths = httpx.get(f"{service.url}/openapi.json").json()["paths"]
+def test_the_api_describes_itself(quick_service: ServiceProcess) -> None:
+    paths = httpx.get(f"{quick_service.url}/openapi.json").json()["paths"]
     assert {"/v1/chat/completions", "/v1/completions", "/v1/models", "/health"} <= set(paths)
     own = [operation for path, methods in paths.items() if path.startswith("/v1/") for operation in methods.values()]
     assert [operation["summary"] for operation in own if "422" in operation["responses"]] == []
-    assert httpx.get(f"{service.url}/docs").status_code == 200
+    assert httpx.get(f"{quick_service.url}/docs").status_code == 200
 
 
 def test_a_worker_killed_in_mid_reply_costs_that_reply_only(
@@ -385,8 +396,8 @@ def test_a_client_that_leaves_frees_the_engine(service: ServiceProcess, client: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_no_process_is_left_behind(smollm2: Path, number: signal.Signals) -> None:
-    with service_process("--model-path", str(smollm2), "--grace-time", "1") as service:
+def test_no_process_is_left_behind(small_gguf: Path, number: signal.Signals) -> None:
+    with service_process("--model-path", str(small_gguf), "--grace-time", "1") as service:
         (worker,) = service.workers()
         with httpx.stream("POST", f"{service.url}/v1/chat/completions", content=body(max_tokens=1500, stream=True), headers={"Content-Type": "application/json"}, timeout=60) as reply:  # fmt: skip
             next(reply.iter_bytes())

@@ -122,11 +122,12 @@ def _refuses(service: ServiceProcess) -> bool:
 
 
 def test_a_second_service_with_the_same_state_dir_is_refused_and_told_which_process_has_it(
-    smollm2: Path, tmp_path: Path
+    small_gguf: Path, tmp_path: Path
 ) -> None:
     state = ("--state-dir", str(tmp_path / "state"))
-    with service_process("--model-path", str(smollm2), *state) as first:
-        command = [sys.executable, "-m", "qwen_service", "serve", "--port", "0", "--model-path", str(smollm2), *state]
+    flags = ["--model-path", str(small_gguf), *state]
+    with service_process(*flags) as first:
+        command = [sys.executable, "-m", "qwen_service", "serve", "--port", "0", *flags]
         second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
         assert second.returncode != 0
         assert f"process {first.process.pid}" in second.stderr
@@ -134,14 +135,15 @@ def test_a_second_service_with_the_same_state_dir_is_refused_and_told_which_proc
         assert "Traceback" not in second.stderr
         assert (tmp_path / "state/admin.sock").is_socket()
         assert httpx.get(f"{first.url}/health/live").status_code == 200
-    with service_process("--model-path", str(smollm2), *state) as third:
+    with service_process(*flags) as third:
         assert third.is_ready()
 
 
 @pytest.mark.parametrize("grace", ["0", "0.5"])
-def test_a_grace_time_below_a_second_is_what_it_says(smollm2: Path, grace: str) -> None:
-    with service_process("--model-path", str(smollm2), "--grace-time", grace) as service:
-        body = {"messages": [{"role": "user", "content": "Tell a story."}], "max_tokens": 1500, "stream": True}
+def test_a_grace_time_below_a_second_is_what_it_says(small_gguf: Path, grace: str) -> None:
+    flags = ("--model-path", str(small_gguf), "--context-size", "8192")
+    with service_process(*flags, "--grace-time", grace) as service:
+        body = {"messages": [{"role": "user", "content": "Tell a story."}], "max_tokens": 8000, "stream": True}
         body["logit_bias"] = {"2": -100}
         with httpx.stream("POST", f"{service.url}/v1/chat/completions", json=body, timeout=90) as reply:
             lines = reply.iter_lines()

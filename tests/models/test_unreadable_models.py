@@ -17,13 +17,13 @@ CLOSED, OPEN = "smollm2-135m", "mine.gguf"
 
 
 @pytest.fixture(params=["folder", "file"])
-def models(request: pytest.FixtureRequest, tmp_path: Path, smollm2: Path) -> Iterator[Path]:
+def models(request: pytest.FixtureRequest, tmp_path: Path, small_gguf: Path) -> Iterator[Path]:
     """One model that is closed, in two ways, and a GGUF file beside it."""
     folder = tmp_path / "models"
     (folder / CLOSED).mkdir(parents=True)
-    closed = folder / CLOSED / smollm2.name
-    closed.write_bytes(smollm2.read_bytes())
-    (folder / OPEN).symlink_to(smollm2)
+    closed = folder / CLOSED / small_gguf.name
+    closed.write_bytes(small_gguf.read_bytes())
+    (folder / OPEN).symlink_to(small_gguf)
     place = closed.parent if request.param == "folder" else closed
     with shut(place):
         yield folder

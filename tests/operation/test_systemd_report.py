@@ -32,8 +32,8 @@ def said_until(manager: socket.socket, word: bytes) -> list[bytes]:
     return said
 
 
-def test_the_unit_is_ready_when_the_model_answers_then_alive_then_stopping(tmp_path: Path, smollm2: Path) -> None:
-    with unit(tmp_path, "--model-path", str(smollm2), "--context-size", "256", "--slots", "1") as (process, manager):
+def test_the_unit_is_ready_when_the_model_answers_then_alive_then_stopping(tmp_path: Path, small_gguf: Path) -> None:
+    with unit(tmp_path, "--model-path", str(small_gguf), "--context-size", "256", "--slots", "1") as (process, manager):
         until_ready = said_until(manager, b"READY=1")
         assert any(b"loading" in word and b"EXTEND_TIMEOUT_USEC=60000000" in word for word in until_ready)
         assert until_ready[-1].startswith(b"READY=1\nSTATUS=smollm2-135m-instruct.q4_1: ready")

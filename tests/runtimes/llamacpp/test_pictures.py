@@ -14,6 +14,7 @@ from qwen_service.models.catalog import Catalog
 from qwen_service.runtime import Spelled
 from qwen_service.runtimes.llamacpp.wire import BREAK, prompt_with_pictures
 from tests.live_service import listening
+from tests.small_gguf import WIDTH
 from tests.tiny_mmproj import write_mmproj
 
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
@@ -44,12 +45,12 @@ def test_a_model_sees_if_its_encoder_lies_beside_it(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def seeing(smollm2: Path, tmp_path: Path) -> Path:
+def seeing(small_gguf: Path, tmp_path: Path) -> Path:
     """A folder of models with one that sees, after a fashion; and a picture beside it."""
     models = tmp_path / "models"
     models.mkdir()
-    (models / "tiny.gguf").symlink_to(smollm2.resolve())
-    write_mmproj(models / "mmproj-tiny.gguf", model_width=576)
+    (models / "tiny.gguf").symlink_to(small_gguf.resolve())
+    write_mmproj(models / "mmproj-tiny.gguf", model_width=WIDTH)
     source = ["-f", "lavfi", "-i", "testsrc=size=64x64", "-frames:v", "1"]
     subprocess.run(["ffmpeg", "-v", "error", *source, str(tmp_path / "picture.png")], check=True)
     return models

@@ -3,10 +3,11 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,15 @@ async def engine(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Asy
     runtime = LlamaCpp(model_path=smollm2, state_dir=tmp_path_factory.mktemp("engine"), context=CONTEXT)
     limits = await runtime.start(print)
     assert (limits.context, limits.prompt, limits.slots) == (CONTEXT, CONTEXT - 1, 4)
+    yield runtime
+    await runtime.stop()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def quick_engine(small_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LlamaCpp]:
+    """Its text makes no sense."""
+    runtime = LlamaCpp(model_path=small_gguf, state_dir=tmp_path_factory.mktemp("quick"), context=CONTEXT)
+    await runtime.start(print)
     yield runtime
     await runtime.stop()
 
@@ -93,9 +103,9 @@ async def test_the_end_of_a_reply_is_counted_but_is_no_text(engine: LlamaCpp) ->
     assert sum(piece.token_count for piece in pieces) == len(await engine.encode([text])) + 1
 
 
-async def test_the_end_of_the_context_is_a_length(engine: LlamaCpp) -> None:
-    prompt = await prompt_of(engine, " one" * (CONTEXT - 9))
-    _, pieces = await run(engine, prompt, Sampling(temperature=0.0))
+async def test_the_end_of_the_context_is_a_length(quick_engine: LlamaCpp) -> None:
+    prompt = await prompt_of(quick_engine, " one" * (CONTEXT - 9))
+    _, pieces = await run(quick_engine, prompt, Sampling(temperature=0.0))
     assert pieces[-1].finish_reason == "length"
     assert sum(piece.token_count for piece in pieces) == 9
 
@@ -180,7 +190,7 @@ async def test_a_character_of_several_tokens_arrives_whole_with_all_its_tokens_c
 
 async def test_the_second_turn_of_four_conversations_prefills_only_what_is_new(engine: LlamaCpp) -> None:
     async def talk(topic: str) -> tuple[Prefill, int]:
-        asked: list[str | int] = [*turn("user", f"{topic}? " * 20), START, "assistant\n"]
+        asked: list[str | int] = [*turn("user", f"{topic}? " * 8), START, "assistant\n"]
         prompt = await prompt_of(engine, *asked)
         _, pieces = await run(engine, prompt, GREEDY)
         await everybody.wait()
@@ -194,13 +204,15 @@ async def test_the_second_turn_of_four_conversations_prefills_only_what_is_new(e
         assert second.prompt_tokens - second.cached_tokens < 30
 
 
-async def test_warming_prefills_and_generates_nothing(engine: LlamaCpp) -> None:
-    head = await prompt_of(engine, *turn("system", "You keep the lighthouse of an island. " * 12))
-    assert await engine.warm(head)
-    asked = await prompt_of(engine, *turn("system", "You keep the lighthouse of an island. " * 12), *turn("user", "Hi"))
-    prefills, _ = await run(engine, asked, GREEDY)
+async def test_warming_prefills_and_generates_nothing(quick_engine: LlamaCpp) -> None:
+    head = await prompt_of(quick_engine, *turn("system", "You keep the lighthouse of an island. " * 12))
+    assert await quick_engine.warm(head)
+    asked = await prompt_of(
+        quick_engine, *turn("system", "You keep the lighthouse of an island. " * 12), *turn("user", "Hi")
+    )
+    prefills, _ = await run(quick_engine, asked, GREEDY)
     assert prefills[-1].cached_tokens >= len(head.token_ids) - 1
-    assert await busy_slots(engine) == 0
+    assert await busy_slots(quick_engine) == 0
 
 
 async def busy_slots(engine: LlamaCpp) -> int:
@@ -255,10 +267,14 @@ async def test_tags_of_qwen_in_text_stay_text(tmp_path: Path) -> None:
     await runtime.stop()
 
 
-async def new_engine(smollm2: Path, state_dir: Path) -> LlamaCpp:
-    runtime = LlamaCpp(model_path=smollm2, state_dir=state_dir, slots=1, context=512)
+@asynccontextmanager
+async def new_engine(gguf: Path, state_dir: Path) -> AsyncIterator[LlamaCpp]:
+    runtime = LlamaCpp(model_path=gguf, state_dir=state_dir, slots=1, context=512)
     await runtime.start(print)
-    return runtime
+    try:
+        yield runtime
+    finally:
+        await runtime.stop()
 
 
 def worker_pid(runtime: LlamaCpp) -> int:
@@ -276,46 +292,42 @@ async def run_and_signal(runtime: LlamaCpp, prompt: Prompt, number: signal.Signa
 
 
 async def test_a_worker_killed_in_mid_reply_is_a_death_for_the_reply_and_the_runtime(
-    smollm2: Path, tmp_path: Path
+    small_gguf: Path, tmp_path: Path
 ) -> None:
-    runtime = await new_engine(smollm2, tmp_path)
-    prompt = await question(runtime, "Write a long story.")
-    with pytest.raises(Died, match="SIGKILL"):
-        await run_and_signal(runtime, prompt, signal.SIGKILL)
-    async with asyncio.timeout(DEADLINE):
-        assert isinstance(await runtime.failed(), Died)
-    with pytest.raises(RuntimeFailure):
-        await runtime.encode(["hello"])
-    await runtime.stop()
+    async with new_engine(small_gguf, tmp_path) as runtime:
+        prompt = await question(runtime, "Write a long story.")
+        with pytest.raises(Died, match="SIGKILL"):
+            await run_and_signal(runtime, prompt, signal.SIGKILL)
+        async with asyncio.timeout(DEADLINE):
+            assert isinstance(await runtime.failed(), Died)
+        with pytest.raises(RuntimeFailure):
+            await runtime.encode(["hello"])
 
 
-async def test_stopping_leaves_no_process_and_no_file(smollm2: Path) -> None:
+async def test_stopping_leaves_no_process_and_no_file(small_gguf: Path) -> None:
     """In a folder with a short path: in one too deep for a socket, the socket is elsewhere."""
     with tempfile.TemporaryDirectory(prefix="q", dir="/tmp") as folder:
-        runtime = await new_engine(smollm2, Path(folder))
-        pid = worker_pid(runtime)
-        assert len(os.listdir(folder)) == 1
-        await runtime.stop()
-        await runtime.stop()
+        async with new_engine(small_gguf, Path(folder)) as runtime:
+            pid = worker_pid(runtime)
+            assert len(os.listdir(folder)) == 1
+            await runtime.stop()
         assert os.listdir(folder) == []
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
 
 async def test_a_worker_that_is_told_to_end_in_mid_reply_ends_at_once_and_without_a_crash(
-    smollm2: Path, tmp_path: Path
+    small_gguf: Path, tmp_path: Path
 ) -> None:
-    runtime = await new_engine(smollm2, tmp_path)
-    prompt = await question(runtime, "Write a long story.")
-    with pytest.raises(Died, match="SIGTERM"):
-        await run_and_signal(runtime, prompt, signal.SIGTERM)
-    await runtime.stop()
+    async with new_engine(small_gguf, tmp_path) as runtime:
+        prompt = await question(runtime, "Write a long story.")
+        with pytest.raises(Died, match="SIGTERM"):
+            await run_and_signal(runtime, prompt, signal.SIGTERM)
 
 
-async def test_a_folder_too_deep_for_a_socket_is_no_obstacle(smollm2: Path, tmp_path: Path) -> None:
-    runtime = await new_engine(smollm2, tmp_path / ("deep" * 30))
-    assert await runtime.decode([28120]) == "hello"
-    await runtime.stop()
+async def test_a_folder_too_deep_for_a_socket_is_no_obstacle(small_gguf: Path, tmp_path: Path) -> None:
+    async with new_engine(small_gguf, tmp_path / ("deep" * 30)) as runtime:
+        assert await runtime.decode(await runtime.encode(["hello"])) == "hello"
 
 
 BAD_FILES = {
@@ -338,17 +350,17 @@ async def test_a_bad_model_file_is_a_permanent_failure_that_says_why(tmp_path: P
     assert set(os.listdir(tmp_path)) <= {"model.gguf"}
 
 
-async def test_a_truncated_model_is_named_as_such(smollm2: Path, tmp_path: Path) -> None:
+async def test_a_truncated_model_is_named_as_such(small_gguf: Path, tmp_path: Path) -> None:
     model = tmp_path / "model.gguf"
-    with smollm2.open("rb") as file:
-        model.write_bytes(file.read(20_000_000))
+    shutil.copy(small_gguf, model)
+    os.truncate(model, 2_000_000)
     with pytest.raises(StartFailed, match="corrupted or incomplete") as caught:
         await LlamaCpp(model_path=model, state_dir=tmp_path).start(print)
     assert caught.value.permanent
 
 
-async def test_a_llama_server_that_is_missing_is_a_permanent_failure(smollm2: Path, tmp_path: Path) -> None:
-    runtime = LlamaCpp(model_path=smollm2, state_dir=tmp_path / "state", llama_server=tmp_path / "llama-server")
+async def test_a_llama_server_that_is_missing_is_a_permanent_failure(small_gguf: Path, tmp_path: Path) -> None:
+    runtime = LlamaCpp(model_path=small_gguf, state_dir=tmp_path / "state", llama_server=tmp_path / "llama-server")
     with pytest.raises(StartFailed, match="llama-server") as caught:
         await runtime.start(print)
     assert caught.value.permanent
@@ -356,9 +368,9 @@ async def test_a_llama_server_that_is_missing_is_a_permanent_failure(smollm2: Pa
 
 
 @pytest.mark.parametrize("steps", range(1, 8))
-async def test_a_start_that_is_cancelled_leaves_nothing_behind(smollm2: Path, tmp_path: Path, steps: int) -> None:
+async def test_a_start_that_is_cancelled_leaves_nothing_behind(small_gguf: Path, tmp_path: Path, steps: int) -> None:
     """`steps`: turns of the event loop until then. In the first ones the pipes are made, in the last one the program loads."""
-    task = asyncio.create_task(LlamaCpp(model_path=smollm2, state_dir=tmp_path).start(print))
+    task = asyncio.create_task(LlamaCpp(model_path=small_gguf, state_dir=tmp_path).start(print))
     for _ in range(steps):
         await asyncio.sleep(0)
     await until(lambda: os.listdir(tmp_path))

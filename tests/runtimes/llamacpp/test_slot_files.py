@@ -132,9 +132,9 @@ def test_the_identity_changes_with_the_files_and_whatever_else_counts(tmp_path: 
     assert len(set(others)) == len(others)
 
 
-async def cached(smollm2: Path, folder: Path, texts: list[str], **options: Any) -> list[int]:
+async def cached(small_gguf: Path, folder: Path, texts: list[str], **options: Any) -> list[int]:
     """What a new engine has of these prompts in its cache, asked one after the other."""
-    runtime = LlamaCpp(model_path=smollm2, state_dir=folder, slots=2, keep_on_disk=10**8, **options)
+    runtime = LlamaCpp(model_path=small_gguf, state_dir=folder, slots=2, keep_on_disk=10**8, **options)
     await runtime.start(print)
     found = []
     for text in texts:
@@ -145,23 +145,25 @@ async def cached(smollm2: Path, folder: Path, texts: list[str], **options: Any) 
     return found
 
 
-async def test_two_conversations_survive_a_restart_but_not_another_context(smollm2: Path, tmp_path: Path) -> None:
+async def test_two_conversations_survive_a_restart_but_not_another_context(small_gguf: Path, tmp_path: Path) -> None:
     one, two = "The lighthouse keeper counts ships. " * 15, "Bread needs flour, water and salt. " * 15
-    assert await cached(smollm2, tmp_path, [one, two], context=512) == [0, 0]
-    first, second = await cached(smollm2, tmp_path, [two + "And yeast.", one + "And gulls."], context=512)
+    assert await cached(small_gguf, tmp_path, [one, two], context=512) == [0, 0]
+    first, second = await cached(small_gguf, tmp_path, [two + "And yeast.", one + "And gulls."], context=512)
     assert first > 80
     assert second > 80
-    assert await cached(smollm2, tmp_path, [one], context=768) == [0]
+    assert await cached(small_gguf, tmp_path, [one], context=768) == [0]
 
 
-async def test_an_engine_that_dies_of_a_file_is_a_failure_that_a_restart_cures(smollm2: Path, tmp_path: Path) -> None:
+async def test_an_engine_that_dies_of_a_file_is_a_failure_that_a_restart_cures(
+    small_gguf: Path, tmp_path: Path
+) -> None:
     text = "The lighthouse keeper counts ships. " * 15
-    assert await cached(smollm2, tmp_path, [text], context=512) == [0]
-    folder = folder_of(tmp_path, smollm2, 10**8)
+    assert await cached(small_gguf, tmp_path, [text], context=512) == [0]
+    folder = folder_of(tmp_path, small_gguf, 10**8)
     cut_off(folder)
     with pytest.raises(RuntimeFailure):  # llama.cpp aborts
-        await cached(smollm2, tmp_path, [text], context=512)
-    assert await cached(smollm2, tmp_path, [text], context=512) == [0]
+        await cached(small_gguf, tmp_path, [text], context=512)
+    assert await cached(small_gguf, tmp_path, [text], context=512) == [0]
 
 
 def cut_off(folder: Path) -> None:
