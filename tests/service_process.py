@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,12 +12,15 @@ from typing import Any
 
 import httpx
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.preloaded import ROOT, Started, start
+
+__all__ = ["ROOT"]
+
 PATIENCE = 90.0  # seconds: ten times what a start takes on a busy machine
 
 
 class ServiceProcess:
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, process: Started, log: Path) -> None:
         self.process = process
         self.log = log
         self.url = ""
@@ -69,10 +70,11 @@ def service_process(*arguments: str) -> Iterator[ServiceProcess]:
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "output"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("QWEN_")}
-        command = [sys.executable, "-m", "qwen_service", "serve", "--port", "0", "--host", "127.0.0.1"]
+        command = ["serve", "--port", "0", "--host", "127.0.0.1"]
         command += ["--state-dir", f"{folder}/state", "--models-dir", f"{folder}/models", *arguments]
-        with log.open("wb") as output:
-            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
+        with log.open("wb") as output, open(os.devnull, "rb") as nothing:
+            files = [nothing.fileno(), output.fileno(), output.fileno()]
+            process = start(*command, files=files, env=environment)
         service = ServiceProcess(process, log)
         try:
             service.until("starting", service.is_ready)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from tests.service_process import ROOT
+from tests.preloaded import ROOT, Started, start
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("QWEN_")}
 
@@ -18,12 +18,15 @@ class Terminal:
 
     def __init__(self, *arguments: str, script: str = "") -> None:
         self._ours, its = pty.openpty()
-        program = ["-c", script] if script else ["-m", "qwen_service"]
-        command = [sys.executable, *program, *arguments]
         environment = {**ENVIRONMENT, "TERM": "dumb", "COLUMNS": "200"}
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdin=its, stdout=its, stderr=its, start_new_session=True
-        )
+        self.process: subprocess.Popen[bytes] | Started
+        if script:
+            command = [sys.executable, "-c", script, *arguments]
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdin=its, stdout=its, stderr=its, start_new_session=True
+            )
+        else:
+            self.process = start(*arguments, files=[its] * 3, env=environment, new_session=True)
         os.close(its)
         self.shown = ""
 

@@ -1,11 +1,12 @@
 """qwen-service bench, as an owner runs it, against a server of known timing."""
 
 import json
+import os
 import subprocess
-import sys
 
 import pytest
 
+from tests import preloaded
 from tests.bench.conftest import StartServer, timed_server
 
 __all__ = ["timed_server"]  # a fixture
@@ -14,8 +15,7 @@ FAST = {"ttft_ms": 200, "token_ms": 20, "tokens": 8}
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "qwen_service", "bench", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    return preloaded.run("bench", *arguments, env=os.environ)
 
 
 def test_the_table_has_a_row_for_each_number_of_clients(timed_server: StartServer) -> None:  # a fixture

@@ -15,6 +15,7 @@ import pytest
 from qwen_service import cli
 from qwen_service.commands.agents import AGENTS, INSTRUCTIONS, KEY_VARIABLE, Target
 from qwen_service.commands.launch import LaunchFailed, demand_room
+from tests import preloaded
 from tests.case_service import PLAIN_TEMPLATE, Script, scripted_service
 from tests.clients.conftest import served
 from tests.service_process import ROOT
@@ -41,7 +42,9 @@ class Stage:
         return bare | {"PYTHONPATH": str(ROOT)} | more
 
     def launch(self, *arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
-        return self.run([sys.executable, "-m", "qwen_service", "launch", *arguments, "--url", self.url], **more)
+        """With its own URL last, unless the arguments have one."""
+        url = [] if "--url" in arguments else ["--url", self.url]
+        return preloaded.run("launch", *arguments, *url, env=self.environment(**more))
 
     def run(self, command: list[str], **more: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
@@ -74,8 +77,7 @@ def stage(tmp_path: Path, url: str) -> Stage:
 
 @each_agent
 def test_the_agent_gets_model_address_bounds_and_its_arguments(stage: Stage, agent: str) -> None:
-    command = [sys.executable, "-m", "qwen_service", "launch", agent, "--url", f"{stage.url}/v1/", "--api-key", "k3y"]
-    done = stage.run([*command, "--", "--resume", "a b"])
+    done = stage.launch(agent, "--url", f"{stage.url}/v1/", "--api-key", "k3y", "--", "--resume", "a b")
     assert done.returncode == 7  # the agent's own
     seen = stage.seen()
     assert seen["arguments"][-2:] == ["--resume", "a b"]
@@ -157,7 +159,7 @@ def test_a_context_that_is_too_small_is_told_with_both_numbers(
     stage: Stage, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with served(scripted_service(tmp_path_factory.mktemp("small"), Script(context=600), {})) as url:
-        done = stage.run([sys.executable, "-m", "qwen_service", "launch", "claude", "--url", url])
+        done = stage.launch("claude", "--url", url)
     assert done.returncode == 1
     assert "claude needs a context of 1612 tokens" in done.stderr
     assert "tiny has one of 600" in done.stderr

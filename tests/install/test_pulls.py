@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +14,7 @@ import pytest
 
 from tests.case_service import Script, scripted_service
 from tests.hub_server import HubServer, hub_server, put
+from tests.preloaded import start
 
 REPO, REVISION = "people/mini", "a" * 40
 CONTENT = bytes(range(256)) * 8192  # 2 MiB
@@ -32,19 +31,21 @@ def service(folder: Path, endpoint: str) -> Iterator[httpx.Client]:
     (folder / "models/manifests").mkdir(parents=True)
     (folder / "models/manifests/mini.yaml").write_text(MANIFEST)
     flags = ["--models-dir", folder / "models", "--state-dir", folder / "state", "--host", "127.0.0.1", "--port", "0"]
-    argv = [sys.executable, "-m", "qwen_service", "serve", *map(str, flags)]
     environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "hf-home"), "NO_PROXY": "*"}
-    with subprocess.Popen(argv, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
+    shown, output = os.pipe()
+    with open(os.devnull, "rb") as nothing, open(shown) as log:
+        process = start("serve", *map(str, flags), files=[nothing.fileno(), output, output], env=environment)
+        os.close(output)
         try:
-            address = next(found[1] for line in process.stderr if (found := re.search(r"listening on (http\S+)", line)))
-            drain = threading.Thread(target=process.stderr.read)
+            address = next(found[1] for line in log if (found := re.search(r"listening on (http\S+)", line)))
+            drain = threading.Thread(target=log.read)
             drain.start()
             with httpx.Client(base_url=address, timeout=100) as client:
                 yield client
         finally:
             process.terminate()
             drain.join()
+            process.wait()
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -15,8 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests import preloaded
 from tests.card_service import free_ports
-from tests.conftest import ROOT
 from tests.hub_server import hub_server, put
 from tests.service_process import ServiceProcess, service_process
 
@@ -127,8 +125,7 @@ def test_a_second_service_with_the_same_state_dir_is_refused_and_told_which_proc
     state = ("--state-dir", str(tmp_path / "state"))
     flags = ["--model-path", str(small_gguf), *state]
     with service_process(*flags) as first:
-        command = [sys.executable, "-m", "qwen_service", "serve", "--port", "0", *flags]
-        second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        second = preloaded.run("serve", "--port", "0", *flags, env=os.environ)
         assert second.returncode != 0
         assert f"process {first.process.pid}" in second.stderr
         assert "--state-dir" in second.stderr
