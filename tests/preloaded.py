@@ -73,11 +73,14 @@ def start(*arguments: str, files: Sequence[int], env: Mapping[str, str], new_ses
     return Started(ours, arguments)
 
 
-def run(*arguments: str, env: Mapping[str, str], timeout: float = 100) -> "subprocess.CompletedProcess[str]":
-    """Without any input. Raises subprocess.TimeoutExpired, and then kills it."""
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, open(os.devnull, "rb") as nothing:
-        files = [file.fileno() for file in (nothing, out, err)]
-        started = start(*arguments, files=files, env=env)
+def run(
+    *arguments: str, env: Mapping[str, str], typed: bytes = b"", timeout: float = 100
+) -> "subprocess.CompletedProcess[str]":
+    """`typed`: its whole input. Raises subprocess.TimeoutExpired, and then kills it."""
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        given.write(typed)
+        given.seek(0)
+        started = start(*arguments, files=[file.fileno() for file in (given, out, err)], env=env)
         try:
             code = started.wait(timeout)
         finally:

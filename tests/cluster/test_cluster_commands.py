@@ -16,6 +16,7 @@ import yaml
 
 from qwen_service.cluster.ray_command import MARK, PORTS
 from qwen_service.process.marked import end_marked, marked
+from tests import preloaded
 from tests.card_service import CardHost, free_ports
 from tests.service_process import ROOT
 
@@ -59,14 +60,7 @@ class Owner:
             "SIM_STEP": "0.01",
             "SIM_TOKEN": "0.01",
         }
-        return subprocess.run(
-            [sys.executable, "-m", "qwen_service", "cluster", *arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-        )
+        return preloaded.run("cluster", *arguments, env=environment, timeout=200)
 
     def status(self, machine: str) -> dict[str, Any]:
         document: dict[str, Any] = json.loads(self.types(machine, "status", "--json").stdout)

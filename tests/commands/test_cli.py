@@ -13,6 +13,7 @@ from qwen_service import cli
 from qwen_service.commands.serve import listen
 from qwen_service.config import ConfigError
 from qwen_service.settings import Settings
+from tests import preloaded
 from tests.live_service import ScriptedEngine, live_service
 from tests.service_process import ROOT, is_alive
 from tests.terminal import ENVIRONMENT, terminal
@@ -113,17 +114,8 @@ def test_one_of_several_addresses_may_be_missing(caplog: pytest.LogCaptureFixtur
 
 
 async def run_chat(*arguments: str, typed: bytes = b"") -> tuple[int, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "qwen_service", "chat", *arguments),
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    output, errors = await asyncio.wait_for(process.communicate(typed), 90)
-    assert process.returncode is not None
-    return process.returncode, output.decode(), errors.decode()
+    done = await asyncio.to_thread(preloaded.run, "chat", *arguments, env=ENVIRONMENT, typed=typed)
+    return done.returncode, done.stdout, done.stderr
 
 
 def talking(reply: str = "Hello!") -> ScriptedEngine:
