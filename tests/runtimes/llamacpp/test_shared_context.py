@@ -23,8 +23,8 @@ LONG = Sampling(temperature=0.0, max_tokens=TOKENS, logit_bias={END: -100.0})
 
 
 @pytest_asyncio.fixture
-async def engine(small_gguf: Path, tmp_path: Path) -> AsyncIterator[LlamaCpp]:
-    runtime = LlamaCpp(model_path=small_gguf, state_dir=tmp_path, slots=4, context=CONTEXT)
+async def engine(smollm2: Path, tmp_path: Path) -> AsyncIterator[LlamaCpp]:
+    runtime = LlamaCpp(model_path=smollm2, state_dir=tmp_path, slots=4, context=CONTEXT)
     limits = await runtime.start(print)
     assert (limits.context, limits.slots) == (CONTEXT, 4)
     yield runtime
