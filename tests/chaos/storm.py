@@ -70,6 +70,7 @@ class Storm:
     async def run(self, seconds: float) -> Figures:
         """Raises Violation, in an ExceptionGroup."""
         await self._well(LOAD)
+        await self._clients.learn()
         self.figures.worst_health = 0.0  # reading a tokenizer at the first start holds everything up for a second
         await asyncio.gather(*(self._clients.any() for _ in range(8)))  # caches fill, lazy imports happen
         self.figures.before = self._service.sample()

@@ -157,7 +157,7 @@ async def test_an_error_of_the_service_is_told_and_the_exit_code_is_1(tmp_path: 
 
 def test_a_talk_at_the_terminal_with_an_engine_of_its_own(smollm2: Path, tmp_path: Path) -> None:
     with terminal(
-        "chat", "--local", "--max-tokens", "200", "--model-path", str(smollm2), "--state-dir", str(tmp_path)
+        "chat", "--local", "--max-tokens", "100", "--model-path", str(smollm2), "--state-dir", str(tmp_path)
     ) as talk:
         assert "smollm2" in talk.until("\n> ")
         children = Path(f"/proc/{talk.process.pid}/task/{talk.process.pid}/children")
