@@ -1,8 +1,8 @@
 """`qwen-service`, started in 30 ms instead of 0.6 to 1.5 s: forked from a process that has imported all its modules.
 
-Each worker of pytest has one such process. What it starts differs from a real start in this only: the imports are done.
-The tests of start_qwen.sh, of the packages, of the systemd unit and of the page in front of the real service start it
-as users do.
+Each worker of pytest has one such process. What it starts differs from a real start in two things: the imports are done,
+and /proc shows the arguments and the environment of the process that forked. The tests of start_qwen.sh, of the packages,
+of the systemd unit and of the page in front of the real service start it as users do.
 """
 
 import atexit
@@ -36,7 +36,7 @@ class Started:
     def __init__(self, reports: socket.socket, args: Sequence[str]) -> None:
         self._reports = reports
         self.args = ["qwen-service", *args]
-        self.pid = int.from_bytes(reports.recv(STATUS), "little")
+        self.pid = self._next_report()
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
@@ -49,7 +49,7 @@ class Started:
         if self.returncode is None:
             if not select.select([self._reports], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired(self.args, timeout or 0)
-            self.returncode = int.from_bytes(self._reports.recv(STATUS), "little", signed=True)
+            self.returncode = self._next_report()
             self._reports.close()
         return self.returncode
 
@@ -62,6 +62,12 @@ class Started:
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
+
+    def _next_report(self) -> int:
+        """First its PID, then its status, negative for a signal."""
+        if not (report := self._reports.recv(STATUS)):
+            raise ConnectionError("the process that forks has ended")
+        return int.from_bytes(report, "little", signed=True)
 
 
 def start(*arguments: str, files: Sequence[int], env: Mapping[str, str], new_session: bool = False) -> Started:
@@ -131,7 +137,7 @@ def serve(requests: socket.socket) -> int:
             for descriptor in files[:3]:
                 os.close(descriptor)
             running[pid] = socket.socket(fileno=files[3])
-            running[pid].send(pid.to_bytes(STATUS, "little"))
+            running[pid].send(pid.to_bytes(STATUS, "little", signed=True))
 
 
 def _report(running: dict[int, socket.socket]) -> None:
