@@ -21,6 +21,7 @@ from qwen_service.operation.logs import OTHER_LOGGERS
 from qwen_service.operation.logs import ROOT as ROOT_LOGGER
 from qwen_service.settings import TOKENIZER_LOGGER
 from qwen_service.text.tokenizer import LocalTokenizer
+from tests import ROOT
 from tests.simulated_card import Card, simulated_card
 from tests.simulated_repl import Rig, repl_rig
 from tests.small_gguf import write_small_gguf
@@ -30,7 +31,6 @@ MOST_SHOWN = 4000  # characters of a failed try
 TESTS = Path(__file__).resolve().parent
 TRIED_AGAIN = ("chaos", "web")  # storms of faults and a browser: they depend on what else the machine does
 NOT_MEASURED = ("bench", "chaos", "clients", "live", "simulators", "web")  # mostly they run other processes
-ROOT = TESTS.parent
 TEST_FILES = Path(os.environ.get("QWEN_VENV", ROOT / ".venv")) / "share" / "qwen-test"
 AXCL_SMI = str(ROOT / "tests" / "simulators" / "axcl-smi")
 Weather = Callable[..., None]

@@ -18,14 +18,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module, reload
-from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
 
 from qwen_service.cli import COMMANDS, main
+from tests import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 LARGEST = 1 << 18  # bytes of a request: arguments and environment
 STATUS = 4  # bytes
 
@@ -105,8 +104,12 @@ def _server() -> socket.socket:
     with its:
         command = [sys.executable, "-m", "tests.preloaded", str(its.fileno())]
         process = subprocess.Popen(command, cwd=ROOT, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL)
-    atexit.register(process.wait)  # it ends when nobody has the other end of its socket
-    atexit.register(ours.close)
+
+    def end() -> None:
+        ours.close()  # the process reads this as the end
+        process.wait()
+
+    atexit.register(end)
     return ours
 
 

@@ -12,9 +12,7 @@ from typing import Any
 
 import httpx
 
-from tests.preloaded import ROOT, Started, start
-
-__all__ = ["ROOT"]
+from tests.preloaded import Started, start
 
 PATIENCE = 90.0  # seconds: ten times what a start takes on a busy machine
 

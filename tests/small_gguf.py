@@ -11,8 +11,15 @@ from pathlib import Path
 LAYERS = 2  # of 30
 NARROWER = 3  # 3 query heads and 1 KV head remain, of 9 and 3; a head is as wide as before
 WIDTH = 576 // NARROWER  # of an embedding
-WIDTHS = ("embedding_length", "feed_forward_length", "attention.head_count", "attention.head_count_kv")
 TOKENS, ALL_TOKENS = 8192, 49152
+NUMBERS = {
+    "llama.block_count": LAYERS,
+    "llama.vocab_size": TOKENS,
+    "llama.embedding_length": WIDTH,
+    "llama.feed_forward_length": 1536 // NARROWER,
+    "llama.attention.head_count": 9 // NARROWER,
+    "llama.attention.head_count_kv": 3 // NARROWER,
+}
 LISTS = tuple(f"tokenizer.ggml.{name}" for name in ("tokens", "token_type", "merges"))
 # GGUF, version 3: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of a number, by its kind
@@ -51,8 +58,7 @@ class _Reader:
         self.at += length
         return self.content[self.at - length : self.at].decode()
 
-    def skip(self, kind: int, count: int = 1) -> bytes:
-        """The bytes of `count` values."""
+    def values(self, kind: int, count: int = 1) -> bytes:
         start = self.at
         for _ in range(count if kind == STRING else 0):
             self.string()
@@ -68,18 +74,13 @@ def _entry(whole: _Reader) -> bytes:
     before = whole.content[start : whole.at]
     if kind == ARRAY:
         of, count = whole.take("IQ")
-        kept = count - (ALL_TOKENS - TOKENS) * (name in LISTS)
-        values = whole.skip(of, kept)
-        whole.skip(of, count - kept)
-        return before + struct.pack("<IQ", of, kept) + values
-    value = whole.skip(kind)
-    of_model = name.removeprefix("llama.")
-    if of_model == "block_count":
-        value = struct.pack("<I", LAYERS)
-    elif of_model == "vocab_size":
-        value = struct.pack("<I", TOKENS)
-    elif of_model in WIDTHS:
-        value = struct.pack("<I", struct.unpack("<I", value)[0] // NARROWER)
+        left_out = ALL_TOKENS - TOKENS if name in LISTS else 0
+        values = whole.values(of, count - left_out)
+        whole.values(of, left_out)
+        return before + struct.pack("<IQ", of, count - left_out) + values
+    value = whole.values(kind)
+    if name in NUMBERS:
+        value = struct.pack("<I", NUMBERS[name])
     return before + value
 
 

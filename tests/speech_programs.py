@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from qwen_service.audio.sound import wav_bytes
+from tests import ROOT
 from tests.live_service import Live
-from tests.service_process import ROOT
 from tests.waiting import until
 
 SIMULATORS = ROOT / "tests" / "simulators"

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from tests.preloaded import ROOT, Started, start
+from tests import ROOT
+from tests.preloaded import Started, start
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("QWEN_")}
 

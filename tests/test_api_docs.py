@@ -17,7 +17,7 @@ from qwen_service.runtimes.axera import repl as ax_repl
 from qwen_service.runtimes.axera.api import AxApi
 from qwen_service.runtimes.axllm.runtime import AxLlm
 from qwen_service.runtimes.llamacpp.runtime import LlamaCpp
-from tests.service_process import ROOT
+from tests import ROOT
 
 PAGE = (ROOT / "docs" / "api.md").read_text()
 

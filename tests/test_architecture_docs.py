@@ -3,7 +3,7 @@ from statistics import median
 
 import pytest
 
-from tests.service_process import ROOT
+from tests import ROOT
 from tests.test_layers import PATHS, imports
 
 PAGE = (ROOT / "docs" / "architecture.md").read_text()

@@ -18,8 +18,8 @@ from qwen_service.engines.choice import ModelChoice
 from qwen_service.errors import Unavailable, UnknownModel
 from qwen_service.models.catalog import Catalog
 from qwen_service.models.machine import Machine
+from tests import ROOT
 from tests.live_service import ScriptedEngine, live_service
-from tests.service_process import ROOT
 from tests.serving import settings_with_models
 
 HELLO = {"messages": [{"role": "user", "content": "Hello!"}]}

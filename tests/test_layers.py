@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests import ROOT
+
 PACKAGE = "qwen_service"
 
 RUNTIMES = ("runtimes.llamacpp.runtime", "runtimes.axera.repl", "runtimes.axera.api", "runtimes.axllm.runtime")

@@ -14,8 +14,8 @@ import yaml
 from qwen_service.cli import COMMANDS
 from qwen_service.config import load_settings
 from qwen_service.models.catalog import Catalog
+from tests import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 UNITS = {name: (ROOT / "systemd" / name).read_text() for name in ("qwen-chat.service", "qwen3-4b.service")}
 SHELL = [*ROOT.glob("scripts/*.sh"), *ROOT.glob("packaging/*.sh"), *ROOT.glob("packaging/debian/p*"), ROOT / ".ci/run"]
 

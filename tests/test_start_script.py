@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from tests.card_service import free_ports
-from tests.conftest import ROOT
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from bench.hostile_connections import Report
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests import ROOT
 
 
 async def run(small_gguf: Path, figures: Path, *arguments: str) -> None:

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from bench.soak_figures import growth, percentiles
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests import ROOT
 
 
 @pytest.mark.parametrize("target", ["ax_repl", "ax_api"])

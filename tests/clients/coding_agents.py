@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.service_process import ROOT
+from tests import ROOT
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "qwen-service-agents"
 PROGRAMS = Path(os.environ.get("QWEN_SERVICE_AGENTS", CACHE)) / "node_modules" / ".bin"

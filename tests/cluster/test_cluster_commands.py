@@ -16,9 +16,8 @@ import yaml
 
 from qwen_service.cluster.ray_command import MARK, PORTS
 from qwen_service.process.marked import end_marked, marked
-from tests import preloaded
+from tests import ROOT, preloaded
 from tests.card_service import CardHost, free_ports
-from tests.service_process import ROOT
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
 

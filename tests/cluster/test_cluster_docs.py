@@ -4,7 +4,7 @@ import re
 
 from qwen_service.cluster.ray_command import PORT, PORTS
 from qwen_service.cluster.settings import ClusterSettings
-from tests.service_process import ROOT
+from tests import ROOT
 
 PAGE = (ROOT / "docs" / "cluster.md").read_text()
 

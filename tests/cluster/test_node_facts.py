@@ -8,9 +8,9 @@ from qwen_service.cluster.node_facts import look_at_this_node, pull_on_this_node
 from qwen_service.config import load_settings
 from qwen_service.errors import UnknownModel
 from qwen_service.models.machine import Machine
+from tests import ROOT
 from tests.card_service import SIMULATORS, CardHost
 from tests.hub_server import hub_server, put
-from tests.service_process import ROOT
 
 REPO, REVISION = "people/mini", "a" * 40
 MANIFEST = f"""\

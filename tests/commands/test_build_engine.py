@@ -16,7 +16,7 @@ from qwen_service.errors import ChecksumMismatch, InstallError
 from qwen_service.install.engine_source import PINNED, EngineSource, fetch_source, unpack
 from qwen_service.install.progress import LogSink
 from qwen_service.settings import Settings
-from tests.conftest import ROOT
+from tests import ROOT
 
 INNER = "thing-1/thirdparty/llama.cpp"
 CMAKE = """\

@@ -13,9 +13,9 @@ from qwen_service import cli
 from qwen_service.commands.serve import listen
 from qwen_service.config import ConfigError
 from qwen_service.settings import Settings
-from tests import preloaded
+from tests import ROOT, preloaded
 from tests.live_service import ScriptedEngine, live_service
-from tests.service_process import ROOT, is_alive
+from tests.service_process import is_alive
 from tests.terminal import ENVIRONMENT, terminal
 
 

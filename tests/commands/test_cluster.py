@@ -13,8 +13,8 @@ from qwen_service.cluster.ray_command import ClusterError
 from qwen_service.commands.cluster_node import cards_of, own_address
 from qwen_service.config import load_settings
 from qwen_service.models.machine import Machine
+from tests import ROOT
 from tests.card_service import SIMULATORS, CardHost
-from tests.service_process import ROOT
 
 WITHOUT_RAY = "import sys; sys.modules['ray'] = None; from qwen_service.cli import main; sys.exit(main(sys.argv[1:]))"
 

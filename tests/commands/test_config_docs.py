@@ -1,6 +1,6 @@
 from qwen_service.commands.config_docs import SECTIONS, configuration_page
 from qwen_service.settings import Settings
-from tests.service_process import ROOT
+from tests import ROOT
 
 
 def test_the_page_in_docs_is_current() -> None:

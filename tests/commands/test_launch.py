@@ -15,10 +15,9 @@ import pytest
 from qwen_service import cli
 from qwen_service.commands.agents import AGENTS, INSTRUCTIONS, KEY_VARIABLE, Target
 from qwen_service.commands.launch import LaunchFailed, demand_room
-from tests import preloaded
+from tests import ROOT, preloaded
 from tests.case_service import PLAIN_TEMPLATE, Script, scripted_service
 from tests.clients.conftest import served
-from tests.service_process import ROOT
 
 PLAYER = """\
 #!{python}

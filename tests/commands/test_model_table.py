@@ -12,7 +12,7 @@ from qwen_service.models.catalog import Catalog
 from qwen_service.models.machine import Machine
 from qwen_service.models.personas import Persona, Personas
 from qwen_service.settings import Settings
-from tests.service_process import ROOT
+from tests import ROOT
 
 
 def listed(capsys: pytest.CaptureFixture[str], folder: Path, *flags: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests import ROOT
 from tests.doctor.examined import only, the
 from tests.recorded_machine import RecordedMachine
 

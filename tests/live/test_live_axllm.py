@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests import ROOT
 from tests.live.test_live_pictures import seeing
-from tests.service_process import ROOT
 
 TOKEN = 0.05  # seconds
 WORDS = " ".join(f"w{number}" for number in range(60))  # of a reply: 3 s

@@ -13,11 +13,11 @@ import pytest
 
 from qwen_service.app import create_app
 from qwen_service.config import load_settings
+from tests import ROOT
 from tests.api.test_pictures import png
 from tests.live_service import listening
 from tests.runtimes.axllm.test_program import model_folder, put_on_path
 from tests.runtimes.simulators.test_simulator_main_api import free_port
-from tests.service_process import ROOT
 
 PICTURE = base64.b64encode(png()).decode()
 URI = f"data:image/png;base64,{PICTURE}"

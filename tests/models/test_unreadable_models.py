@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.service_process import ROOT
+from tests import ROOT
 
 # Root reads everything, unless it has lost these two capabilities.
 AS_ANYBODY = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.getuid() == 0 else []
